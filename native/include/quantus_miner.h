@@ -1,0 +1,67 @@
+/* The C ABI of the native search core. Thread-safe; no global state; no Python.
+ *
+ * Multi-byte integers in byte arrays are big-endian, as in the proof-of-work specifications.
+ * The part between the two "cdef" marks is what the Python binding is generated from. */
+#ifndef QUANTUS_MINER_H
+#define QUANTUS_MINER_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* begin cdef */
+
+/* Raised with every change of this header; the binding refuses any other. */
+#define QM_ABI_VERSION 1
+
+enum qm_pow { QM_POSEIDON2 = 0, QM_SHA3 = 1 };
+
+enum qm_outcome {
+    QM_EXHAUSTED = 0, /* every nonce of the slice was tested, none is valid */
+    QM_FOUND = 1,     /* the last nonce tested is valid, all before it are not */
+    QM_STOPPED = 2,   /* qm_control_stop was noticed; the nonces tested so far are not valid */
+    QM_INVALID = -1   /* no such kernel, kernel not supported here, or a slice that passes 2^512 - 1 */
+};
+
+/* One job as a kernel sees it. A nonce is valid if it is not zero and its hash (qpow-poseidon2)
+ * or distance (qpow-sha3) is <= limit. */
+typedef struct {
+    uint8_t header[32]; /* mining hash */
+    uint8_t limit[64];  /* inclusive */
+    uint8_t base[32];   /* qpow-sha3 only: m, below modulus */
+    uint8_t modulus[64]; /* qpow-sha3 only: n, odd */
+} qm_job;
+
+/* Shared by the one thread that searches and any thread that watches it. */
+typedef struct {
+    uint64_t hashes; /* nonces tested by the search under way, advances while it runs */
+    uint32_t stop;   /* non-zero: return as soon as possible */
+    uint32_t padding[13]; /* a cache line of its own */
+} qm_control;
+
+uint32_t qm_abi_version(void);
+
+/* Kernels are numbered 0 .. qm_kernel_count() - 1, of one proof of work from the slowest to the fastest. */
+int qm_kernel_count(void);
+int qm_kernel_pow(int kernel);          /* enum qm_pow */
+const char *qm_kernel_name(int kernel); /* "baseline", "scalar", ...; unique within a proof of work */
+int qm_kernel_supported(int kernel);    /* 1 if this processor and operating system can run it, else 0 */
+
+/* Tests the nonces start, start + 1, ... start + count - 1 in this order and stops at the first valid
+ * one. *tested is the number of nonces tested. Notices a stop within 2 ms. count >= 1. */
+int qm_search(int kernel, const qm_job *job, const uint8_t start[64], uint64_t count, qm_control *control,
+              uint64_t *tested);
+
+void qm_control_reset(qm_control *control);        /* before a search: no stop, no hashes */
+void qm_control_stop(qm_control *control);         /* from any thread */
+uint64_t qm_control_hashes(const qm_control *control); /* from any thread */
+
+/* end cdef */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

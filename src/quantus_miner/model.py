@@ -1,0 +1,81 @@
+"""The nouns of mining, shared by every part: proof of work, nonce range, job, solution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+MAX: Final = 2**512 - 1
+"""Largest 512-bit integer: the largest nonce, and the numerator of every difficulty."""
+
+
+class Pow(StrEnum):
+    """The two proofs of work that have been consensus on Quantus."""
+
+    POSEIDON2 = "qpow-poseidon2"
+    SHA3 = "qpow-sha3"
+
+
+class Status(StrEnum):
+    """Where a job stands, in the words of the HTTP API."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class NonceRange:
+    """All nonces from ``start`` to ``end``, both inclusive; 0 <= start <= end <= MAX."""
+
+    start: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start <= self.end <= MAX:
+            raise ValueError("a nonce range needs 0 <= start <= end <= 2^512 - 1")
+
+    @property
+    def size(self) -> int:
+        """Number of nonces, 1 .. 2^512."""
+        return self.end - self.start + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work from a source.
+
+    ``header``: the 32-byte mining hash. ``limit``: the largest valid hash (qpow-poseidon2) or distance
+    (qpow-sha3), inclusive, 0 .. MAX. ``ranges``: what to search, in this order, without overlap.
+    """
+
+    id: str
+    pow: Pow
+    header: bytes
+    limit: int
+    ranges: tuple[NonceRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A valid nonce, re-hashed by the reference. ``value``: its hash or distance, <= the job's limit."""
+
+    nonce: int
+    value: int
+
+
+def limit_from_difficulty(difficulty: int) -> int:
+    """Largest hash that is valid at ``difficulty`` (1 .. MAX): ``floor(MAX / difficulty) - 1``.
+
+    The chain's rule is strict, ``hash < floor(MAX / difficulty)``; limits here are inclusive.
+    """
+    if not 1 <= difficulty <= MAX:
+        raise ValueError("a difficulty is from 1 to 2^512 - 1")
+    return MAX // difficulty - 1
+
+
+def achieved_difficulty(value: int) -> int:
+    """Difficulty that a hash of ``value`` achieves: ``floor(MAX / value)``; MAX for 0."""
+    return MAX // value if value else MAX

@@ -1,0 +1,57 @@
+"""What the miner asks of an engine."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal, Protocol
+
+from quantus_miner import native
+from quantus_miner.model import Job, Pow
+from quantus_miner.native import Outcome
+
+
+class Control:
+    """Stop signal and progress of one worker, shared by its thread and the miner."""
+
+    def __init__(self) -> None:
+        self.native = native.Control()
+        self._stopped = threading.Event()
+
+    @property
+    def hashes(self) -> int:
+        """Nonces tested since the last reset; moves during a search."""
+        return self.native.hashes
+
+    def reset(self) -> None:
+        """Before a slice: no stop, no hashes."""
+        self._stopped.clear()
+        self.native.reset()
+
+    def stop(self) -> None:
+        """Ends the search or sleep under way at once, and all later ones until the next reset."""
+        self._stopped.set()
+        self.native.stop()
+
+    def sleep(self, seconds: float) -> bool:
+        """Waits, or less when stopped; whether it was stopped."""
+        return self._stopped.wait(min(seconds, threading.TIMEOUT_MAX))
+
+
+class Engine(Protocol):
+    """Searches nonces; ``workers`` threads may call ``search`` at the same time."""
+
+    name: str
+    kind: Literal["cpu", "gpu"]
+    workers: int
+
+    def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
+        """Name of the kernel that searches ``pow``; None where this engine cannot."""
+
+    def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+        """Tests nonces ``start``, ``start + 1``, … ``start + count - 1`` and ends at the first valid one.
+
+        Ends early, with fewer tested, only when ``control`` is stopped.
+        """
+
+    def job_solved(self) -> None:
+        """Hears of every job that the miner solved, with whichever engine."""

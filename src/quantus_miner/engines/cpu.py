@@ -1,0 +1,56 @@
+"""CPU engines: a native kernel for each proof of work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from quantus_miner import native
+from quantus_miner.errors import EngineUnavailableError, SettingError
+from quantus_miner.model import Job, Pow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from quantus_miner.engines.base import Control
+
+
+class CpuEngine:
+    """Searches on ``workers`` threads with one kernel a proof of work."""
+
+    kind: Literal["cpu"] = "cpu"
+
+    def __init__(self, name: str, workers: int, kernels: Mapping[Pow, native.Kernel]) -> None:
+        self.name = name
+        self.workers = workers
+        self._kernels = kernels
+
+    def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
+        """Name of the kernel for ``pow``."""
+        return self._kernels[pow].name
+
+    def search(self, job: Job, start: int, count: int, control: Control) -> native.Outcome:
+        """See Engine.search."""
+        return native.search(self._kernels[job.pow], native.prepare(job), start, count, control.native)
+
+    def job_solved(self) -> None:
+        """Nothing to learn from it."""
+
+
+def baseline_kernels() -> dict[Pow, native.Kernel]:
+    """The yardstick of each proof of work: every nonce in full, nothing shared between nonces."""
+    return {pow_: native.find_kernel(pow_, "baseline") for pow_ in Pow}
+
+
+def fast_kernels(name: str | None) -> dict[Pow, native.Kernel]:
+    """The fastest kernel of each proof of work, or the one called ``name`` where there is one.
+
+    Raises SettingError if no kernel has that name, EngineUnavailableError if this processor cannot run it.
+    """
+    named = [kernel for kernel in native.kernels() if kernel.name == name]
+    if name is not None and not named:
+        known = sorted({kernel.name for kernel in native.kernels()})
+        raise SettingError(f"--kernel: there is no kernel {name!r}; allowed: {', '.join(known)}")
+    if any(not kernel.supported for kernel in named):
+        raise EngineUnavailableError(f"kernel {name!r} is not available: this processor cannot run it; leave it unset")
+    chosen = {pow_: native.find_kernel(pow_, None) for pow_ in Pow}
+    return chosen | {kernel.pow: kernel for kernel in named}

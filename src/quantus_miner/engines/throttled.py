@@ -1,0 +1,103 @@
+"""cpu-chain-manipulator: a fast engine that slows down with every solved job, so that a test network's difficulty sinks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Literal
+
+from quantus_miner.native import Outcome
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from quantus_miner.engines.base import Control
+    from quantus_miner.engines.cpu import CpuEngine
+    from quantus_miner.model import Job, Pow
+
+log = logging.getLogger("miner.throttle")
+
+
+class ThrottledEngine:
+    """Sleeps ``min(solved_blocks, cap) * base_delay_ns`` after each ``step_batch`` nonces of a worker.
+
+    ``solved_blocks`` starts at the given number, or where the state file of the last run ended, and grows by one
+    a solved job. ``throttle_cap`` 0: no cap.
+    """
+
+    kind: Literal["cpu"] = "cpu"
+
+    def __init__(
+        self,
+        name: str,
+        inner: CpuEngine,
+        *,
+        solved_blocks: int | None,
+        base_delay_ns: int,
+        step_batch: int,
+        throttle_cap: int,
+        state_file: Path,
+    ) -> None:
+        self.name = name
+        self.workers = inner.workers
+        self._inner = inner
+        self._base_delay_ns = base_delay_ns
+        self._step_batch = step_batch
+        self._throttle_cap = throttle_cap
+        self._state_file = state_file
+        self._lock = threading.Lock()
+        self._thread = threading.local()
+        self.solved_blocks = self._load() if solved_blocks is None else solved_blocks
+
+    @property
+    def delay(self) -> float:
+        """Seconds of one sleep."""
+        counted = min(self.solved_blocks, self._throttle_cap) if self._throttle_cap else self.solved_blocks
+        return counted * self._base_delay_ns / 1e9
+
+    def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
+        """Name of the kernel for ``pow``."""
+        return self._inner.kernel(pow)
+
+    def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+        """See Engine.search; batches go on over the borders of slices."""
+        tested = 0
+        while tested < count:
+            due: int = getattr(self._thread, "due", self._step_batch)
+            batch = min(due, count - tested)
+            outcome = self._inner.search(job, start + tested, batch, control)
+            tested += outcome.tested
+            self._thread.due = due - outcome.tested
+            if outcome.nonce is not None or outcome.tested < batch:
+                return Outcome(tested, outcome.nonce)
+            if self._thread.due == 0:
+                self._thread.due = self._step_batch
+                if control.sleep(self.delay):
+                    break
+        return Outcome(tested, None)
+
+    def job_solved(self) -> None:
+        """One solved job more: longer sleeps, also after a restart."""
+        with self._lock:
+            self.solved_blocks += 1
+            temporary = self._state_file.with_suffix(".new")
+            try:
+                self._state_file.parent.mkdir(parents=True, exist_ok=True)
+                temporary.write_text(f"{self.solved_blocks}\n", encoding="ascii")
+                os.replace(temporary, self._state_file)  # noqa: PTH105 - the atomic step, spelled out
+            except OSError as error:
+                log.warning("Cannot keep the count of solved blocks in %s: %s", self._state_file, error)
+
+    def _load(self) -> int:
+        try:
+            text = self._state_file.read_text(encoding="ascii")
+        except FileNotFoundError:
+            return 0
+        except (OSError, UnicodeDecodeError) as error:
+            log.warning("Cannot read the count of solved blocks from %s: %s; starting at 0", self._state_file, error)
+            return 0
+        if not (text.strip().isdigit() and len(text) <= 30):
+            log.warning("The count of solved blocks in %s is damaged; starting at 0", self._state_file)
+            return 0
+        return int(text)

@@ -1,0 +1,336 @@
+"""The miner: keeps a fixed set of workers busy with slices of the active jobs' nonces, in turn.
+
+A worker is a thread that belongs to an engine. It takes the next slice of the job whose turn it is, sized by its
+measured speed to take about a chunk of time, and searches it without holding any lock or the GIL. Whoever needs
+the worker earlier (a cancel, a new job, the end) stops its search; the untested rest goes back to the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final
+
+from quantus_miner import pow as reference
+from quantus_miner.engines.base import Control, Engine
+from quantus_miner.host.cpus import pin_thread, yield_priority
+from quantus_miner.model import Job, Pow, Solution, Status
+from quantus_miner.ranges import NonceRanges
+from quantus_miner.stats import MinerStats, RateMeter, ThreadStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from quantus_miner.native import Outcome
+
+log = logging.getLogger("miner")
+
+FIRST_SPEED: Final = 1_000.0
+"""Nonces a second that a worker is taken to do before it is measured: a first slice of a few milliseconds."""
+SMALLEST_SLICE_S: Final = 0.001
+"""Slices shrink toward the end of a range, so that all workers end together, but not below this."""
+
+
+class Search:
+    """One submitted job. Identity is its generation: a result that arrives after the end is dropped and counted."""
+
+    def __init__(self, job: Job, on_end: Callable[[Search], None], now: float) -> None:
+        self.job = job
+        self.status = Status.RUNNING
+        self.solution: Solution | None = None
+        self.engine: str | None = None  # that found the solution
+        self.started = now
+        self.ended: float | None = None
+        self.on_end = on_end
+        self.todo = NonceRanges(job.ranges)
+        self.workers: set[_Worker] = set()
+        self.done: Counter[_Worker] = Counter()
+        self.meters: dict[_Worker, RateMeter] = {}
+
+    def hashes_of(self, worker: _Worker) -> int:
+        """Nonces tested by ``worker``, the slice under way included."""
+        return self.done[worker] + (worker.control.hashes if worker in self.workers else 0)
+
+
+class _Worker:
+    """A thread of an engine and what it is doing; all but ``control`` is guarded by the miner's lock."""
+
+    def __init__(self, index: int, engine: Engine, now: float) -> None:
+        self.index = index
+        self.engine = engine
+        self.control = Control()
+        self.search: Search | None = None
+        self.slice_started = 0.0
+        self.speeds: dict[Pow, float] = {}
+        self.done = 0
+        self.meter = RateMeter(now)
+        self.alive = True
+
+    @property
+    def hashes(self) -> int:
+        return self.done + (self.control.hashes if self.search else 0)
+
+    def can(self, search: Search) -> bool:
+        return self.alive and self.engine.kernel(search.job.pow) is not None
+
+
+class Miner:
+    """Owns the active jobs and the workers. All methods may be called from any thread.
+
+    ``chunk_s``: seconds a slice should take. ``cpus``: CPUs to pin the CPU workers to, one each; empty: not pinned.
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        *,
+        chunk_s: float,
+        cpus: Sequence[int] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._chunk_s = chunk_s
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._turns: deque[Search] = deque()  # the active searches, next one first
+        self._closing = False
+        self._engines = tuple(engines)
+        self._rejected = self._stale = 0
+        self._solved_by: Counter[str] = Counter({engine.name: 0 for engine in engines})
+        now = clock()
+        self._workers = [
+            _Worker(index, engine, now)
+            for index, engine in enumerate(engine for engine in engines for _ in range(engine.workers))
+        ]
+        pins = iter(cpus)
+        self._threads = [
+            threading.Thread(
+                target=self._run,
+                args=(worker, next(pins, None) if worker.engine.kind == "cpu" else None),
+                name=f"miner-{worker.index}",
+                daemon=True,
+            )
+            for worker in self._workers
+        ]
+
+    @property
+    def engine_names(self) -> str:
+        """Names of the engines, separated by commas."""
+        return ",".join(dict.fromkeys(engine.name for engine in self._engines))
+
+    @property
+    def healthy(self) -> bool:
+        """Whether any worker is left to take work."""
+        with self._lock:
+            return not self._closing and any(worker.alive for worker in self._workers)
+
+    def supports(self, pow_: Pow) -> bool:
+        """Whether any engine can search for ``pow_``."""
+        return any(engine.kernel(pow_) is not None for engine in self._engines)
+
+    def start(self) -> None:
+        """Starts the workers."""
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job, on_end: Callable[[Search], None]) -> Search:
+        """Adds a job; it gets a worker at once, and from then on its turn among the active ones.
+
+        ``on_end`` is called once, from a worker's thread, when the job is completed (``search.solution``) or
+        failed (its ranges are exhausted); not after a cancel.
+        """
+        search = Search(job, on_end, self._clock())
+        with self._lock:
+            self._turns.appendleft(search)
+            able = [worker for worker in self._workers if worker.can(search)]
+            if able and all(worker.search for worker in able):
+                min(able, key=lambda worker: worker.slice_started).control.stop()
+            self._work.notify_all()
+        return search
+
+    def cancel(self, search: Search) -> None:
+        """Ends a job; its workers are on other work within milliseconds. Nothing happens if it has ended."""
+        with self._lock:
+            if search.status is Status.RUNNING:
+                self._end(search, Status.CANCELLED)
+
+    def close(self, timeout: float) -> bool:
+        """Stops all workers; whether they all ended within ``timeout`` seconds."""
+        with self._lock:
+            self._closing = True
+            for worker in self._workers:
+                worker.control.stop()
+            self._work.notify_all()
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def hashes(self, search: Search) -> int:
+        """Nonces of ``search`` really tested so far."""
+        with self._lock:
+            return sum(search.hashes_of(worker) for worker in search.workers | search.done.keys())
+
+    def elapsed(self, search: Search) -> float:
+        """Seconds since ``search`` began, until its end."""
+        return (search.ended if search.ended is not None else self._clock()) - search.started
+
+    def tick(self) -> None:
+        """Samples the hash rates; to be called about once a second."""
+        with self._lock:
+            now = self._clock()
+            for worker in self._workers:
+                worker.meter.sample(now, worker.hashes)
+            for search in self._turns:
+                for worker, meter in search.meters.items():
+                    meter.sample(now, search.hashes_of(worker))
+
+    def stats(self) -> MinerStats:
+        """A snapshot."""
+        with self._lock:
+            now = self._clock()
+            rates = {"cpu": 0.0, "gpu": 0.0}
+            for worker in self._workers:
+                rates[worker.engine.kind] += worker.meter.rate(now, worker.hashes)
+            return MinerStats(
+                workers=len(self._workers),
+                cpu_workers=sum(worker.engine.kind == "cpu" for worker in self._workers),
+                gpu_devices=sum(worker.engine.kind == "gpu" for worker in self._workers),
+                busy_workers=sum(worker.search is not None for worker in self._workers),
+                active_jobs=len(self._turns),
+                hashes=sum(worker.hashes for worker in self._workers),
+                hash_rates=rates,
+                rejected_solutions=self._rejected,
+                stale_solutions=self._stale,
+                solved_by_engine=dict(self._solved_by),
+                kernels=frozenset(
+                    (engine.name, str(pow_), kernel)
+                    for engine in self._engines
+                    for pow_ in Pow
+                    if (kernel := engine.kernel(pow_)) is not None
+                ),
+            )
+
+    def thread_stats(self, search: Search) -> tuple[ThreadStats, ...]:
+        """What each worker that took part has done for ``search``; no rate after its end."""
+        with self._lock:
+            now = self._clock()
+            running = search.status is Status.RUNNING
+            return tuple(
+                ThreadStats(
+                    worker.engine.name,
+                    worker.index,
+                    hashes := search.hashes_of(worker),
+                    meter.rate(now, hashes) if running else 0.0,
+                )
+                for worker, meter in search.meters.items()
+            )
+
+    # --- a worker's thread ---
+
+    def _run(self, worker: _Worker, cpu: int | None) -> None:
+        yield_priority()
+        if cpu is not None and not pin_thread(cpu):
+            log.warning("Cannot pin worker %d to CPU %d; it runs unpinned", worker.index, cpu)
+        while (taken := self._next_slice(worker)) is not None:
+            search, start, count = taken
+            try:
+                outcome = worker.engine.search(search.job, start, count, worker.control)
+            except Exception:
+                log.exception("Worker %d of engine %s failed and is retired", worker.index, worker.engine.name)
+                self._retire(worker, search, start, count)
+                return
+            solution = None if outcome.nonce is None else self._check(worker, search.job, outcome.nonce)
+            self._finish_slice(worker, search, start, count, outcome, solution)
+
+    def _next_slice(self, worker: _Worker) -> tuple[Search, int, int] | None:
+        """The next (search, start, count) for ``worker``, waiting for one; None at the end of the service."""
+        with self._lock:
+            while not self._closing:
+                search = next((search for search in self._turns if search.todo.size and worker.can(search)), None)
+                if search is None:
+                    self._work.wait()
+                    continue
+                self._turns.remove(search)
+                self._turns.append(search)
+                start, count = search.todo.take(self._slice_size(worker, search))
+                now = self._clock()
+                worker.control.reset()
+                worker.search, worker.slice_started = search, now
+                search.workers.add(worker)
+                if worker not in search.meters:
+                    search.meters[worker] = RateMeter(now)
+                return search, start, count
+        return None
+
+    def _slice_size(self, worker: _Worker, search: Search) -> int:
+        speed = worker.speeds.get(search.job.pow, FIRST_SPEED)
+        even_share = -(-search.todo.size // len(self._workers))
+        return max(1, min(int(speed * self._chunk_s), max(even_share, int(speed * SMALLEST_SLICE_S))))
+
+    def _check(self, worker: _Worker, job: Job, nonce: int) -> Solution | None:
+        """The hit as a solution if the reference agrees that it is one."""
+        value = reference.evaluate(job.pow, job.header, nonce)
+        if nonce != 0 and value <= job.limit:
+            return Solution(nonce, value)
+        log.error(
+            "Engine %s (kernel %s) reported nonce %x for job %r, which the reference rejects; dropped",
+            worker.engine.name,
+            worker.engine.kernel(job.pow),
+            nonce,
+            job.id,
+        )
+        return None
+
+    def _finish_slice(
+        self, worker: _Worker, search: Search, start: int, count: int, outcome: Outcome, solution: Solution | None
+    ) -> None:
+        with self._lock:
+            elapsed = self._clock() - worker.slice_started
+            self._leave(worker, search, outcome.tested)
+            if outcome.tested:
+                worker.speeds[search.job.pow] = outcome.tested / max(elapsed, 1e-6)
+            self._rejected += outcome.nonce is not None and solution is None
+            if search.status is not Status.RUNNING:
+                self._stale += solution is not None
+                return
+            if outcome.tested < count:
+                search.todo.give_back(start + outcome.tested, count - outcome.tested)
+                self._work.notify_all()
+            if solution is not None:
+                search.solution, search.engine = solution, worker.engine.name
+                self._solved_by[worker.engine.name] += 1
+                self._end(search, Status.COMPLETED)
+            elif not search.todo.size and not search.workers:
+                self._end(search, Status.FAILED)
+            else:
+                return
+        if solution is not None:
+            for engine in self._engines:
+                engine.job_solved()
+        search.on_end(search)
+
+    def _retire(self, worker: _Worker, search: Search, start: int, count: int) -> None:
+        with self._lock:
+            worker.alive = False
+            tested = worker.control.hashes
+            self._leave(worker, search, tested)
+            if search.status is Status.RUNNING:
+                # What the broken engine says it tested is not trusted.
+                search.todo.give_back(start, count)
+                self._work.notify_all()
+
+    def _leave(self, worker: _Worker, search: Search, tested: int) -> None:
+        worker.search = None
+        worker.done += tested
+        search.workers.discard(worker)
+        search.done[worker] += tested
+
+    def _end(self, search: Search, status: Status) -> None:
+        search.status, search.ended = status, self._clock()
+        self._turns.remove(search)
+        for worker in search.workers:
+            worker.control.stop()

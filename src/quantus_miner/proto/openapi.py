@@ -1,0 +1,112 @@
+"""The OpenAPI description of the job API, from the message types themselves."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from quantus_miner import __version__
+from quantus_miner.proto.api import MAX_JOB_ID, MineResponse, MiningResult
+
+_HEX: Final = "[0-9a-fA-F]"
+_DECIMAL: Final = {"type": "string", "pattern": "^[0-9]{1,155}$"}
+
+
+def _reply(schema: str, description: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {"description": description, "content": content}
+
+
+def _replies(schema: str, **descriptions: str) -> dict[str, Any]:
+    return {code.removeprefix("_"): _reply(schema, text) for code, text in descriptions.items()}
+
+
+_REQUEST: Final = {
+    "type": "object",
+    "description": (
+        "Exactly one of distance_threshold (a job of qpow-sha3) and difficulty (a job of qpow-poseidon2); "
+        "both nonces or neither. Unknown fields are ignored."
+    ),
+    "required": ["job_id", "mining_hash"],
+    "properties": {
+        "job_id": {"type": "string", "minLength": 1, "maxLength": MAX_JOB_ID, "description": "A UUID is recommended."},
+        "mining_hash": {"type": "string", "pattern": f"^{_HEX}{{64}}$"},
+        "nonce_start": {"type": "string", "pattern": f"^{_HEX}{{128}}$", "description": "Inclusive."},
+        "nonce_end": {"type": "string", "pattern": f"^{_HEX}{{128}}$", "description": "Inclusive."},
+        "distance_threshold": {**_DECIMAL, "description": "Decimal, below 2^512; valid: distance <= threshold."},
+        "difficulty": {**_DECIMAL, "description": "Decimal, 1 .. 2^512 - 1; valid: hash < (2^512 - 1) / difficulty."},
+    },
+    "oneOf": [{"required": ["distance_threshold"]}, {"required": ["difficulty"]}],
+    "dependentRequired": {"nonce_start": ["nonce_end"], "nonce_end": ["nonce_start"]},
+}
+
+_JOB_ID: Final = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+_TOKEN: Final[list[dict[str, list[str]]]] = [{}, {"token": []}]
+
+_, _COMPONENTS = msgspec.json.schema_components(
+    [MiningResult, MineResponse], ref_template="#/components/schemas/{name}"
+)
+
+
+def _plain(path: str, summary: str, **descriptions: str) -> dict[str, Any]:
+    responses = {
+        code.removeprefix("_"): {"description": text, "content": {"application/json": {"schema": {"type": "object"}}}}
+        for code, text in descriptions.items()
+    }
+    return {path: {"get": {"summary": summary, "responses": responses}}}
+
+
+DOCUMENT: Final[dict[str, Any]] = {
+    "openapi": "3.1.0",
+    "info": {"title": "Quantus external miner", "version": __version__, "license": {"name": "Apache-2.0"}},
+    "paths": {
+        "/mine": {
+            "post": {
+                "summary": "Give the miner a job",
+                "security": _TOKEN,
+                "requestBody": {
+                    "required": True,
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/MineRequest"}}},
+                },
+                "responses": _replies(
+                    "MineResponse",
+                    _200="The job is accepted.",
+                    _400="The request is not valid; message says why.",
+                    _401="A token is required.",
+                    _408="The body did not arrive in time.",
+                    _409="A job with this id exists; it goes on untouched.",
+                    _413="The body is too large.",
+                    _415="The content type is not application/json.",
+                    _503="No room for one more job.",
+                ),
+            }
+        },
+        "/result/{job_id}": {
+            "get": {
+                "summary": "Where a job stands",
+                "parameters": [_JOB_ID],
+                "responses": _replies("MiningResult", _200="The job.", _404="No such job: status not_found."),
+            }
+        },
+        "/cancel/{job_id}": {
+            "post": {
+                "summary": "End a job; a solution that was found stays",
+                "security": _TOKEN,
+                "parameters": [_JOB_ID],
+                "responses": _replies(
+                    "MineResponse", _200="The job has ended.", _401="A token is required.", _404="No such job."
+                ),
+            }
+        },
+        **_plain("/health", "Whether the miner takes jobs", _200="Ready.", _503="Not ready."),
+        **_plain("/openapi.json", "This document", _200="This document."),
+        **_plain("/version", "Name and version", _200="Name and version."),
+    },
+    "components": {
+        "schemas": {"MineRequest": _REQUEST, **_COMPONENTS},
+        "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+    },
+}
+
+OPENAPI: Final = msgspec.json.encode(DOCUMENT)

@@ -1,0 +1,139 @@
+"""The service: builds the parts from the settings, runs them until a signal, shuts down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+from typing import TYPE_CHECKING, Final
+
+from quantus_miner import metrics, server
+from quantus_miner.engines import create_engines
+from quantus_miner.host import cpus
+from quantus_miner.miner import Miner
+from quantus_miner.model import Pow
+from quantus_miner.sources.http import HttpSource
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quantus_miner.host.cpus import EffectiveCpus
+    from quantus_miner.settings import Settings
+
+log = logging.getLogger("miner")
+
+TICK_S: Final = 1.0
+GRACE_S: Final = 0.3
+"""Seconds that requests under way get at the end."""
+
+
+def run(settings: Settings) -> None:
+    """Runs the service until SIGTERM or SIGINT. Raises MinerError where it cannot start."""
+    log.info("Starting external miner service...")
+    log.info("Effective config: %s", settings.summary())
+    effective = detect_cpus()
+    workers = choose_workers(settings.workers, effective)
+    log.info(
+        "Using %d worker thread(s) for mining (effective logical CPUs available: %d)", workers, effective.count
+    )
+    engines = create_engines(settings, workers)
+    log.info("Using engine: %s", ", ".join(settings.engine))
+    for engine in engines:
+        for pow_ in Pow:
+            if kernel := engine.kernel(pow_):
+                log.info("Engine %s searches %s with kernel %s", engine.name, pow_, kernel)
+    # With a worker for every CPU the machine is ours; with fewer the scheduler knows better where there is room.
+    pins = sorted(effective.cpus) if workers == len(effective.cpus) else []
+    miner = Miner(engines, chunk_s=settings.progress_chunk_ms / 1000, cpus=pins)
+    asyncio.run(_serve(settings, miner, effective))
+
+
+def detect_cpus() -> EffectiveCpus:
+    """The CPUs that this process can really use, told to the log."""
+    effective = cpus.detect()
+    for warning in effective.warnings:
+        log.warning("%s", warning)
+    if effective.mask is None:
+        log.debug("No cpuset mask detected; using full logical CPU count")
+    else:
+        log.debug("Detected cpuset mask: %s", effective.mask)
+    if effective.quota is not None:
+        log.debug("Detected CPU quota: %g CPUs", effective.quota)
+    return effective
+
+
+def choose_workers(requested: int | None, effective: EffectiveCpus) -> int:
+    """``requested`` CPU workers if that many CPUs are there, else what is sensible; the log says why."""
+    available = effective.count
+    if requested is not None and requested > available:
+        log.warning(
+            "Requested %d workers exceeds available logical CPUs in cpuset (%d). Clamping to %d.",
+            requested,
+            available,
+            available,
+        )
+        return available
+    if requested:
+        return requested
+    workers = cpus.default_workers(available)
+    (log.info if requested is None else log.warning)(
+        "%s Defaulting to %d (leaving ~%d for other processes) based on effective %d logical CPUs.",
+        "No --workers specified." if requested is None else "--workers 0 is no number of workers.",
+        workers,
+        available - workers,
+        available,
+    )
+    return workers
+
+
+async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _on_signal, number, stop)
+
+    source = HttpSource(miner, token=settings.api_token, expiry_s=settings.job_expiry_s)
+    api_socket = server.listen(settings.bind, settings.port, "--port")
+    servers = [server.Server(source.app, api_socket)]
+    if settings.metrics_port is None:
+        log.info("Metrics disabled (no --metrics-port provided)")
+    else:
+        metrics_socket = server.listen(settings.bind, settings.metrics_port, "--metrics-port")
+        collector = metrics.MinerCollector(miner.stats, source.stats, effective.count)
+        servers.append(server.Server(metrics.create_app([collector]), metrics_socket))
+        log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
+    if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:
+        log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", settings.bind)
+
+    miner.start()
+    source.accepting = True
+    # What was imported until now stays: no collection has to look at it again.
+    gc.collect()
+    gc.freeze()
+    async with asyncio.TaskGroup() as tasks:
+        for part in servers:
+            tasks.create_task(part.run_until_stopped())
+        ticks = tasks.create_task(_tick(miner.tick, source.tick))
+        log.info("Server starting on %s", server.endpoint(api_socket))
+        await stop.wait()
+        source.accepting = False
+        ticks.cancel()
+        for part in servers:
+            part.stop(GRACE_S)
+        if not await asyncio.to_thread(miner.close, GRACE_S):
+            log.warning("Some workers did not stop in time")
+    stats = miner.stats()
+    log.info("Stopped: %d hashes, %d solutions", stats.hashes, sum(stats.solved_by_engine.values()))
+
+
+def _on_signal(number: int, stop: asyncio.Event) -> None:
+    log.info("Received %s: stopping", signal.Signals(number).name)
+    stop.set()
+
+
+async def _tick(*parts: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        for part in parts:
+            part()

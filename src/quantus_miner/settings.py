@@ -1,0 +1,281 @@
+"""The one table of settings: flags, environment variables, config file and documentation come from it.
+
+Precedence: flag, environment, file, default. An empty environment value counts as unset.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from quantus_miner.errors import SettingError
+from quantus_miner.logs import parse_filter
+
+ENGINE_NAMES: Final = ("cpu-fast", "cpu-baseline", "cpu-chain-manipulator", "gpu-cuda", "gpu-opencl")
+LOG_FORMATS: Final = ("auto", "text", "journald", "json")
+U64: Final = 2**64 - 1
+
+Parser = Callable[[str], Any]
+"""Text to value; raises ValueError whose text says what is allowed."""
+
+
+def _integer(low: int, high: int) -> Parser:
+    allowed = f"a whole number from {low} to {high}"
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,20}", text) or not low <= int(text) <= high:
+            raise ValueError(allowed)
+        return int(text)
+
+    return parse
+
+
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        raise ValueError("an IP address, such as 127.0.0.1, 0.0.0.0 or ::1") from None
+
+
+def _engines(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if len(set(names)) != len(names) or not set(names) <= set(ENGINE_NAMES):
+        raise ValueError(f"one or more of {', '.join(ENGINE_NAMES)}, each once, separated by commas")
+    return names
+
+
+def _word(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_-]{1,32}", text):
+        raise ValueError("a kernel name as `quantus-miner devices` lists them")
+    return text
+
+
+def _choice(*choices: str) -> Parser:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _token(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,512}", text):
+        raise ValueError("1 to 512 printable ASCII characters without spaces")
+    return text
+
+
+def _filter(text: str) -> str:
+    parse_filter(text)
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the table. ``default`` is written as a user would write it; None means unset."""
+
+    name: str
+    parse: Parser
+    default: str | None
+    help: str
+    metavar: str
+    short: str | None = None
+    envs: tuple[str, ...] = ()
+    secret: bool = False
+
+    @property
+    def flag(self) -> str:
+        """The long flag, ``--metrics-port``."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def environment(self) -> tuple[str, ...]:
+        """Environment variables, the first that is set and not empty wins."""
+        return self.envs or ("MINER_" + self.name.upper(),)
+
+
+SETTINGS: Final = (
+    Setting("port", _integer(0, 65535), "9833", "TCP port of the HTTP job API; 0 picks a free one.", "PORT", short="-p"),
+    Setting("bind", _address, "127.0.0.1", "Address that the job API and the metrics exporter listen on.", "ADDRESS"),
+    Setting("engine", _engines, "cpu-fast", "Engine, or several separated by commas.", "NAME[,NAME]"),
+    Setting("kernel", _word, None, "CPU kernel of the fast engines; unset: the fastest for this processor.", "NAME"),
+    Setting("workers", _integer(0, 8192), None, "CPU worker threads; unset: about half of the effective CPUs.", "N"),
+    Setting("metrics_port", _integer(0, 65535), None, "TCP port of the Prometheus exporter; unset: no exporter.", "PORT"),
+    Setting(
+        "progress_chunk_ms",
+        _integer(1, 60_000),
+        "2000",
+        "Milliseconds that one slice of nonces should take a worker.",
+        "MS",
+    ),
+    Setting(
+        "job_expiry_s",
+        _integer(1, 31_536_000),
+        "600",
+        "Seconds after which a running job that nobody polls is cancelled.",
+        "S",
+    ),
+    Setting(
+        "manip_solved_blocks",
+        _integer(0, U64),
+        None,
+        "cpu-chain-manipulator: solved blocks to start from; unset: as many as before the restart, at first 0.",
+        "N",
+    ),
+    Setting(
+        "manip_base_delay_ns",
+        _integer(0, 10**12),
+        "500000",
+        "cpu-chain-manipulator: nanoseconds of sleep a solved block.",
+        "NS",
+    ),
+    Setting("manip_step_batch", _integer(1, U64), "10000", "cpu-chain-manipulator: nonces between two sleeps.", "N"),
+    Setting(
+        "manip_throttle_cap",
+        _integer(0, U64),
+        "0",
+        "cpu-chain-manipulator: most solved blocks that count; 0: no cap.",
+        "N",
+    ),
+    Setting(
+        "api_token", _token, None, "Bearer token that /mine and /cancel require; unset: none.", "TOKEN", secret=True
+    ),
+    Setting("api_token_file", Path, None, "File that holds the API token.", "FILE"),
+    Setting(
+        "state_dir",
+        Path,
+        None,
+        "Folder for what survives a restart; unset: the user's state folder.",
+        "DIR",
+        envs=("MINER_STATE_DIR", "STATE_DIRECTORY"),
+    ),
+    Setting(
+        "log",
+        _filter,
+        "info",
+        "Log filter, such as info,miner=debug; levels off, error, warn, info, debug, trace.",
+        "FILTER",
+        envs=("MINER_LOG", "RUST_LOG"),
+    ),
+    Setting("log_format", _choice(*LOG_FORMATS), "auto", f"One of {', '.join(LOG_FORMATS)}.", "FORMAT"),
+)
+
+BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, parsed and checked. None: unset."""
+
+    port: int
+    bind: str
+    engine: tuple[str, ...]
+    kernel: str | None
+    workers: int | None
+    metrics_port: int | None
+    progress_chunk_ms: int
+    job_expiry_s: int
+    manip_solved_blocks: int | None
+    manip_base_delay_ns: int
+    manip_step_batch: int
+    manip_throttle_cap: int
+    api_token: str | None
+    state_dir: Path
+    log: str
+    log_format: str
+
+    def summary(self) -> str:
+        """``port=9833, bind=127.0.0.1, …`` for the log; secrets are named, not shown."""
+
+        def show(name: str) -> str:
+            value = getattr(self, name)
+            if value is None:
+                return "unset"
+            if BY_NAME[name].secret:
+                return "(set)"
+            return ",".join(value) if isinstance(value, tuple) else str(value)
+
+        return ", ".join(f"{field.name}={show(field.name)}" for field in fields(self))
+
+
+def load(flags: Mapping[str, str], environ: Mapping[str, str], config: Path | None) -> Settings:
+    """Settings from all their sources.
+
+    ``flags``: setting name to text as given on the command line. Raises SettingError, one line that names the
+    setting, its source and what is allowed.
+    """
+    file = _read_config(config) if config else {}
+    values: dict[str, Any] = {}
+    for setting in SETTINGS:
+        text, source = _lookup(setting, flags, environ, file, f"config file {config}")
+        values[setting.name] = None if text is None else _parse(setting, text, source)
+    token_file: Path | None = values.pop("api_token_file")
+    if token_file is not None:
+        if values["api_token"] is not None:
+            raise SettingError("--api-token and --api-token-file are both set; set one of them")
+        values["api_token"] = _read_token(BY_NAME["api_token"], token_file)
+    if values["state_dir"] is None:
+        values["state_dir"] = _user_state_dir(environ)
+    return Settings(**values)
+
+
+def _lookup(
+    setting: Setting, flags: Mapping[str, str], environ: Mapping[str, str], file: Mapping[str, str], file_source: str
+) -> tuple[str | None, str]:
+    if setting.name in flags:
+        return flags[setting.name], "command line"
+    for variable in setting.environment:
+        if environ.get(variable, ""):
+            return environ[variable], f"environment variable {variable}"
+    if setting.name in file:
+        return file[setting.name], file_source
+    return setting.default, "default"
+
+
+def _parse(setting: Setting, text: str, source: str) -> Any:  # noqa: ANN401 - the table decides the type
+    try:
+        return setting.parse(text)
+    except ValueError as error:
+        shown = "the value" if setting.secret else repr(text[:80])
+        raise SettingError(f"{setting.flag}: {shown} ({source}) is not allowed; allowed: {error}") from None
+
+
+def _read_config(path: Path) -> dict[str, str]:
+    """The TOML file as setting name to text; underscores and dashes are the same in names."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(f"--config: cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingError(f"--config: {path} is not valid TOML: {error}") from None
+    texts = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in BY_NAME:
+            raise SettingError(f"--config: {path} has an unknown setting {key!r}; allowed: {', '.join(BY_NAME)}")
+        items = value if isinstance(value, list) else [value]
+        if not all(type(item) in (str, int) for item in items):
+            raise SettingError(f"--config: {path}: {key} has to be a string, a whole number, or a list of strings")
+        texts[name] = ",".join(str(item) for item in items)
+    return texts
+
+
+def _read_token(setting: Setting, path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(4096).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"{setting.flag}-file: cannot read {path}: {error}") from None
+    token: str = _parse(setting, text, f"file {path}")
+    return token
+
+
+def _user_state_dir(environ: Mapping[str, str]) -> Path:
+    base = environ.get("XDG_STATE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "quantus-miner"  # noqa: PTH117

@@ -1,0 +1,1 @@
+"""The I/O around ``proto``: where jobs come from and solutions go to."""

@@ -1,0 +1,275 @@
+"""The HTTP job API as a source: requests become searches, polls read them."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from quantus_miner import __version__
+from quantus_miner.model import Status
+from quantus_miner.proto import api
+from quantus_miner.proto.jobbook import BookFullError, DuplicateJobError, Event, JobBook, Record
+from quantus_miner.proto.openapi import OPENAPI
+from quantus_miner.stats import ApiStats, JobStats
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from quantus_miner.miner import Miner, Search
+
+log = logging.getLogger("miner.http")
+
+BODY_TIMEOUT_S: Final = 10.0
+"""Seconds that a client may take to send a request's body."""
+METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+
+ENDINGS: Final = {Status.COMPLETED: Event.SOLVED, Status.FAILED: Event.EXHAUSTED}
+
+
+class HttpSource:
+    """Jobs over HTTP, owned by the event loop's thread; only ``stats`` may be called from any. ``tick`` once a second.
+
+    ``token``: what /mine and /cancel require as a bearer token; None: nothing. ``expiry_s``: seconds after which a
+    running job that nobody polls is cancelled.
+    """
+
+    def __init__(
+        self,
+        miner: Miner,
+        *,
+        token: str | None,
+        expiry_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.accepting = False
+        self._miner = miner
+        self._token = token
+        self._expiry_s = expiry_s
+        self._clock = clock
+        self._book: JobBook[Search] = JobBook()
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._mine_requests: Counter[str] = Counter(dict.fromkeys(("accepted", "duplicate", "invalid", "error"), 0))
+        self._ended: Counter[tuple[str, str]] = Counter()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def app(self) -> ASGIApp:
+        """The ASGI application."""
+        routes: tuple[tuple[str, str, Callable[[Request], Awaitable[Response]]], ...] = (
+            ("/mine", "POST", self._mine),
+            ("/result/{job_id:path}", "GET", self._result),
+            ("/cancel/{job_id:path}", "POST", self._cancel),
+            ("/health", "GET", self._health),
+            ("/openapi.json", "GET", self._openapi),
+            ("/version", "GET", self._version),
+        )
+        return _single_slash(
+            Starlette(
+                routes=[
+                    *(Route(path, self._counted(path, handler), methods=[method]) for path, method, handler in routes),
+                    Route("/{path:path}", self._counted("other", self._nothing_here), methods=METHODS),
+                ],
+            )
+        )
+
+    def tick(self) -> None:
+        """Ends jobs that nobody polls, forgets those that nobody can want."""
+        now = self._clock()
+        for record in self._book.unpolled_since(now - self._expiry_s):
+            if self._finish(record, Event.EXPIRE):
+                log.warning("Job %s was not polled for %g s: cancelled as expired", record.job_id, self._expiry_s)
+        self._book.forget(now)
+
+    def stats(self) -> ApiStats:
+        """A snapshot."""
+        return ApiStats(
+            requests=dict(self._requests),
+            mine_requests=dict(self._mine_requests),
+            ended_jobs=dict(self._ended),
+            jobs=tuple(
+                JobStats(
+                    record.job_id,
+                    self._miner.engine_names,
+                    record.status,
+                    self._miner.thread_stats(record.work),
+                )
+                for record in self._book.records
+            ),
+        )
+
+    # --- requests ---
+
+    async def _mine(self, request: Request) -> Response:
+        if refusal := self._refuse_stranger(request):
+            self._mine_requests["invalid"] += 1
+            return refusal
+        if not self.accepting:
+            self._mine_requests["error"] += 1
+            return _error(503, "", "the miner is shutting down")
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            self._mine_requests["invalid"] += 1
+            return _error(415, "", "content type must be application/json")
+        body = await _read_body(request)
+        if isinstance(body, Response):
+            self._mine_requests["invalid"] += 1
+            return body
+        try:
+            job = api.parse_mine(body, secrets.randbits(512))
+            if not self._miner.supports(job.pow):
+                raise api.InvalidRequestError(job.id, f"no engine here searches {job.pow}")  # noqa: TRY301
+            self._book.check_room(job.id)
+        except api.InvalidRequestError as error:
+            self._mine_requests["invalid"] += 1
+            return _error(400, error.job_id, error.message)
+        except DuplicateJobError:
+            self._mine_requests["duplicate"] += 1
+            return _error(409, job.id, "Job already exists")
+        except BookFullError:
+            self._mine_requests["error"] += 1
+            return _error(503, job.id, "too many jobs")
+        # Events of the search come back through the loop, so after the record is in the book.
+        search = self._miner.submit(job, lambda search: self._loop.call_soon_threadsafe(self._on_end, search))
+        self._book.add(job.id, search, self._clock())
+        self._mine_requests["accepted"] += 1
+        log.info("Job %s accepted: %s, header %s", job.id, job.pow, job.header.hex())
+        return _json(200, api.encode_reply("accepted", job.id))
+
+    async def _result(self, request: Request) -> Response:
+        job_id: str = request.path_params["job_id"]
+        record = self._book.get(job_id)
+        if record is None:
+            return _json(404, api.encode_unknown_result(job_id))
+        search = record.work
+        self._on_end(search)
+        self._book.poll(record, self._clock())
+        solution = search.solution if record.status is Status.COMPLETED else None
+        hashes, elapsed = self._miner.hashes(search), self._miner.elapsed(search)
+        return _json(200, api.encode_result(job_id, record.status, solution, hashes, elapsed))
+
+    async def _cancel(self, request: Request) -> Response:
+        if refusal := self._refuse_stranger(request):
+            return refusal
+        job_id: str = request.path_params["job_id"]
+        record = self._book.get(job_id)
+        if record is None:
+            return _json(404, api.encode_reply("not_found", job_id, "Job not found"))
+        if self._finish(record, Event.CANCEL):
+            log.info("Job %s cancelled", job_id)
+        return _json(200, api.encode_reply("cancelled", job_id))
+
+    async def _health(self, _: Request) -> Response:
+        ready = self.accepting and self._miner.healthy
+        return _json(200 if ready else 503, msgspec.json.encode({"status": "ready" if ready else "not_ready"}))
+
+    async def _openapi(self, _: Request) -> Response:
+        return _json(200, OPENAPI)
+
+    async def _version(self, _: Request) -> Response:
+        return _json(200, msgspec.json.encode({"name": "quantus-miner", "version": __version__}))
+
+    async def _nothing_here(self, _: Request) -> Response:
+        return _error(404, "", "no such call")
+
+    # --- what happens to jobs ---
+
+    def _on_end(self, search: Search) -> None:
+        """Brings the book up to date with a search that may have ended; harmless to call at any time."""
+        record = self._book.get(search.job.id)
+        if record is None or record.work is not search or record.status is not Status.RUNNING:
+            return
+        if search.status not in ENDINGS:
+            return
+        self._end(record, ENDINGS[search.status])
+        hashes, elapsed = self._miner.hashes(search), self._miner.elapsed(search)
+        found = "range exhausted" if search.solution is None else f"nonce {search.solution.nonce:x}"
+        log.info("Job %s %s: %s, %d hashes in %.3f s", record.job_id, record.status, found, hashes, elapsed)
+
+    def _finish(self, record: Record[Search], event: Event) -> bool:
+        """Ends a job from our side; whether it was still running."""
+        self._miner.cancel(record.work)
+        # If it was solved or exhausted just before, and only the news is under way, that stands.
+        if record.work.status is not Status.CANCELLED:
+            self._on_end(record.work)
+        if record.status is not Status.RUNNING:
+            return False
+        self._end(record, event)
+        return True
+
+    def _end(self, record: Record[Search], event: Event) -> None:
+        self._book.happen(record, event, self._clock())
+        label = "expired" if event is Event.EXPIRE else str(record.status)
+        self._ended[record.work.engine or self._miner.engine_names, label] += 1
+
+    def _refuse_stranger(self, request: Request) -> Response | None:
+        if self._token is None:
+            return None
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        # In bytes: compare_digest takes only ASCII text.
+        if scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self._token.encode()):
+            return None
+        return _error(401, "", "a valid bearer token is required", {"www-authenticate": "Bearer"})
+
+    def _counted(
+        self, endpoint: str, handler: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def counted(request: Request) -> Response:
+            try:
+                response = await handler(request)
+            except Exception:
+                log.exception("%s failed", endpoint)
+                if endpoint == "/mine":
+                    self._mine_requests["error"] += 1
+                response = _error(500, "", "internal error")
+            self._requests[endpoint.replace(":path", ""), response.status_code] += 1
+            return response
+
+        return counted
+
+
+async def _read_body(request: Request) -> bytes | Response:
+    """The body, or the reply to one that is too large, too slow or broken off."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > api.MAX_BODY:
+                    message = f"request body must be at most {api.MAX_BODY} bytes"
+                    return _error(413, "", message, {"connection": "close"})
+    except TimeoutError:
+        return _error(408, "", f"request body must arrive within {BODY_TIMEOUT_S:g} seconds", {"connection": "close"})
+    except ClientDisconnect:
+        return _error(400, "", "request body broke off")
+    return bytes(body)
+
+
+def _json(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _error(status: int, job_id: str, message: str, headers: dict[str, str] | None = None) -> Response:
+    return _json(status, api.encode_reply("error", job_id, message), headers)
+
+
+def _single_slash(app: ASGIApp) -> ASGIApp:
+    """``//mine`` is ``/mine``: what nodes ask for whose base URL ends in a slash."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("//"):
+            scope["path"] = "/" + scope["path"].lstrip("/")
+        await app(scope, receive, send)
+
+    return wrapped

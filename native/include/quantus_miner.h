@@ -36,7 +36,7 @@ typedef struct {
 
 /* Shared by the one thread that searches and any thread that watches it. */
 typedef struct {
-    uint64_t hashes; /* nonces tested by the search under way, advances while it runs */
+    uint64_t hashes; /* nonces tested since the last reset, advances while a search runs */
     uint32_t stop;   /* non-zero: return as soon as possible */
     uint32_t padding[13]; /* a cache line of its own */
 } qm_control;
@@ -54,7 +54,7 @@ int qm_kernel_supported(int kernel);    /* 1 if this processor and operating sys
 int qm_search(int kernel, const qm_job *job, const uint8_t start[64], uint64_t count, qm_control *control,
               uint64_t *tested);
 
-void qm_control_reset(qm_control *control);        /* before a search: no stop, no hashes */
+void qm_control_reset(qm_control *control);            /* no stop, no hashes */
 void qm_control_stop(qm_control *control);         /* from any thread */
 uint64_t qm_control_hashes(const qm_control *control); /* from any thread */
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from quantus_miner import __version__, logs
+from quantus_miner import __version__, logs, units
 from quantus_miner.errors import MinerError
+from quantus_miner.model import Pow
 from quantus_miner.settings import SETTINGS, Settings, load
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def settings_options(command: Command) -> Command:
     return click.option("--config", metavar="FILE", help="TOML file with settings, named as the flags.")(command)
 
 
-def load_settings(given: dict[str, str | None]) -> Settings:
+def load_settings(given: dict[str, Any]) -> Settings:
     """The settings from the given flags, the environment and the config file; the log is set up by them."""
     config = given.pop("config", None)
     flags = {name: text for name, text in given.items() if text is not None}
@@ -65,6 +67,94 @@ def serve(**given: str | None) -> None:
     from quantus_miner import service
 
     service.run(settings)
+
+
+@cli.command()
+@click.option("--engine", metavar="NAME[,NAME]", default="cpu-baseline,cpu-fast", show_default=True, help="Engines.")
+@click.option("--kernel", metavar="NAME", help="CPU kernel of the fast engines; unset: the fastest.")
+@click.option("--pow", "pow_", type=click.Choice([*Pow]), default=Pow.POSEIDON2, show_default=True)
+@click.option("--workers", metavar="N", help="CPU worker threads; unset: as the service.")
+@click.option("--seconds", type=click.FloatRange(0.1, 86400), default=5.0, show_default=True, help="For each engine.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+def bench(engine: str, kernel: str | None, pow_: str, workers: str | None, seconds: float, as_json: bool) -> None:
+    """Measure the hash rate of each engine."""
+    settings = load_settings({"engine": engine, "kernel": kernel, "workers": workers, "log": "warn"})
+    import msgspec
+
+    from quantus_miner import bench as bench_, service
+    from quantus_miner.engines import create_engines
+
+    live = sys.stderr.isatty() and not as_json
+    count = service.choose_workers(settings.workers, service.detect_cpus())
+    results = []
+    # One at a time: each engine gets all the workers, and none disturbs another's measurement.
+    engines = [part for name in settings.engine for part in create_engines(replace(settings, engine=(name,)), count)]
+    proof = Pow(pow_)
+    for part in engines:
+        if part.kernel(proof) is None:
+            raise MinerError(f"--pow: engine {part.name} has no kernel for {proof}")
+
+        def progress(elapsed: float, rate: float, name: str = part.name) -> None:
+            if live:
+                click.echo(f"\r  {name:22} {units.hash_rate(rate):>12}  {elapsed:4.1f} s ", nl=False, err=True)
+
+        results.append(bench_.measure(part, proof, seconds, progress))
+        if live:
+            click.echo("\r\x1b[K", nl=False, err=True)
+        if not as_json:
+            click.echo(bench_.row(results[-1], results))
+    if as_json:
+        click.echo(msgspec.json.encode(bench_.BenchReport(results)))
+
+
+@cli.command()
+@click.option("--pow", "pow_", type=click.Choice([*Pow]), help="Default: by --difficulty or --threshold.")
+@click.option("--header", metavar="HEX", help="Mining hash, 64 hex digits.")
+@click.option("--nonce", metavar="HEX", help="Nonce, 1 to 128 hex digits.")
+@click.option("--difficulty", metavar="N", help="Decimal; qpow-poseidon2: valid if hash < (2^512 - 1) / difficulty.")
+@click.option("--threshold", metavar="N", help="Decimal; qpow-sha3: valid if distance <= threshold.")
+@click.option("--block", metavar="FILE", help="JSON file with a sealed block header, instead of header and nonce.")
+def verify(**given: str | None) -> None:
+    """Check a nonce with the reference implementation; exit code 0 if it is valid, 1 if not."""
+    from quantus_miner.verify import verdict
+
+    result = verdict(**given)
+    for line in result.lines():
+        click.echo(line)
+    sys.exit(0 if result.valid else 1)
+
+
+@cli.command()
+def devices() -> None:
+    """Show the processor, its kernels, and which engines can run here."""
+    from quantus_miner.devices import describe
+
+    for line in describe():
+        click.echo(line)
+
+
+@cli.command("dev-node")
+@click.option("--miner", metavar="URL", help="Base URL of a running miner's job API; unset: start one for this run.")
+@click.option("--api-token", metavar="TOKEN", envvar="MINER_API_TOKEN", help="Bearer token that the miner requires.")
+@click.option("--pow", "pow_", type=click.Choice([*Pow]), default=Pow.POSEIDON2, show_default=True)
+@click.option("--block-time", type=click.FloatRange(0.05, 3600), default=3.0, show_default=True, help="Target seconds.")
+@click.option("--difficulty", type=click.IntRange(1, 2**128), default=100_000, show_default=True, help="Of block 1.")
+@click.option("--blocks", type=click.IntRange(1), help="Stop after so many blocks; unset: on Ctrl-C.")
+@click.option("--poll-ms", type=click.IntRange(1, 60_000), default=500, show_default=True, help="Between two polls.")
+def dev_node(
+    miner: str | None,
+    api_token: str | None,
+    pow_: str,
+    block_time: float,
+    difficulty: int,
+    blocks: int | None,
+    poll_ms: int,
+) -> None:
+    """Play a node: give a miner headers, check the blocks it finds, retarget."""
+    from quantus_miner import dev_node as node
+
+    chain = node.Chain(Pow(pow_), difficulty, block_time)
+    sys.exit(node.run(chain, miner, api_token, blocks, poll_ms / 1000))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def read(path: Path) -> str | None:
-    """The text of a kernel file without white space around it; None where it is missing, unreadable or empty."""
+    """Text of a kernel file without white space around it; None where it is missing, unreadable or empty."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape").strip() or None
     except (OSError, ValueError):  # ValueError: a NUL in the path
@@ -45,4 +45,5 @@ def _up(mount: Path, path: str) -> list[Path]:
     parts = [part for part in path.split("/") if part]
     if ".." in parts:
         parts = []  # outside our cgroup namespace: of that tree only the mount's root can concern us
-    return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    own = mount.joinpath(*parts)
+    return [own, *own.parents[: len(parts)]]

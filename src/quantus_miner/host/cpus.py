@@ -34,7 +34,7 @@ class EffectiveCpus:
 
 
 def parse_cpu_list(text: str) -> frozenset[int]:
-    """The CPUs of a list as the kernel writes it: ``0-3,6,8-11`` is 9 CPUs. Overlaps count once.
+    """CPUs of a list as the kernel writes it: ``0-3,6,8-11`` is 9 CPUs. Overlaps count once.
 
     Raises ValueError, in one line, where ``text`` is no such list, or is empty.
     """
@@ -49,7 +49,7 @@ def parse_cpu_list(text: str) -> frozenset[int]:
 
 
 def detect(root: Path = ROOT, affinity: frozenset[int] | None = None) -> EffectiveCpus:
-    """The CPUs this process can use: its cgroup's cpuset and its affinity mask, limited by its cgroup's quota.
+    """CPUs that this process can use: its cgroup's cpuset and its affinity mask, limited by its cgroup's quota.
 
     ``root``: where ``/proc`` and ``/sys`` are. ``affinity``: the affinity mask, None for the calling thread's. What
     is missing does not limit; what is malformed is ignored with a warning. Never raises.
@@ -73,7 +73,7 @@ def default_workers(effective: int) -> int:
 
 
 def pin_thread(cpu: int) -> bool:
-    """Keeps the calling thread on ``cpu``; False where that is refused (no such CPU, cpuset, system call filter)."""
+    """Keep the calling thread on ``cpu``; False where that is refused (no such CPU, cpuset, system call filter)."""
     try:
         os.sched_setaffinity(0, {cpu})
     except (OSError, ValueError, OverflowError):
@@ -82,7 +82,7 @@ def pin_thread(cpu: int) -> bool:
 
 
 def yield_priority() -> None:
-    """Makes the calling thread give way to this process's other threads; does nothing where that is refused.
+    """Make the calling thread give way to this process's other threads; do nothing where that is refused.
 
     Without this a request waits for its turn behind workers that never sleep. In the service's own cgroup it orders
     only our own threads: the share against other services is the cgroup's CPU weight.
@@ -96,7 +96,7 @@ def yield_priority() -> None:
 
 
 def processor_name(root: Path = ROOT) -> str:
-    """The processor's model as the kernel names it, for people; the architecture where it has no name."""
+    """Model of the processor as the kernel names it, for people; the architecture where it has no name."""
     fields: dict[str, str] = {}
     for line in (cgroup.read(root / "proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
@@ -116,7 +116,7 @@ def _affinity() -> frozenset[int]:
 
 
 def _cpuset(root: Path, warnings: list[str]) -> tuple[str | None, frozenset[int] | None]:
-    """The nearest well-formed cpuset, as text and as CPUs."""
+    """Nearest well-formed cpuset, as text and as CPUs."""
     v2, v1 = cgroup.own_folders(root, "cpuset")
     files = [folder / "cpuset.cpus.effective" for folder in v2]
     files += [folder / name for folder in v1 for name in ("cpuset.cpus", "cpuset.effective_cpus")]
@@ -130,14 +130,14 @@ def _cpuset(root: Path, warnings: list[str]) -> tuple[str | None, frozenset[int]
 
 
 def _quota(root: Path, warnings: list[str]) -> float | None:
-    """The tightest quota of the cgroup and all above it, in CPUs: each of them limits on its own."""
+    """Tightest quota of the cgroup and all above it, in CPUs: each of them limits on its own."""
     v2, v1 = cgroup.own_folders(root, "cpu")
-    texts = [(file := folder / "cpu.max", cgroup.read(file)) for folder in v2]
+    texts = {file: cgroup.read(file) for file in (folder / "cpu.max" for folder in v2)}
     for folder in v1:
-        quota, period = (file := folder / "cpu.cfs_quota_us", cgroup.read(file)), folder / "cpu.cfs_period_us"
-        texts.append((quota[0], quota[1] and f"{quota[1]} {cgroup.read(period)}"))
+        quota, period = (cgroup.read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        texts[folder / "cpu.cfs_quota_us"] = quota and f"{quota} {period}"
     tightest = math.inf
-    for file, text in texts:
+    for file, text in texts.items():
         if text is None or re.fullmatch(r"(max|-1)( .*)?", text):
             continue
         match = re.fullmatch(r"([1-9][0-9]{0,17}) ([1-9][0-9]{0,17})", text)

@@ -103,15 +103,15 @@ class SealedBlock:
         document = _object(_load(text), "the block")
         fields = _object(document.get("header", document), "header")
         header, nonce = _unseal(fields)
-        block = cls(header, int.from_bytes(nonce))
+        mining_hash = header.mining_hash()
         for stated in (document, fields):
-            _compare(stated, "mining_hash", block.mining_hash)
+            _compare(stated, "mining_hash", mining_hash)
             _compare(stated, "nonce", nonce)
-        return block
+        return cls(header, int.from_bytes(nonce))
 
 
 def _hash_to_elements(value: bytes) -> list[int]:
-    """32 bytes as 4 x 8 bytes little-endian; as the chain does, values from P on are left to wrap around."""
+    """32 bytes as 4 x 8 bytes little-endian; the permutation takes them mod P."""
     return [int.from_bytes(value[start : start + 8], "little") for start in range(0, 32, 8)]
 
 
@@ -159,7 +159,7 @@ def _nonce(seal: bytes) -> bytes:
 
 def _hex(value: object, name: str) -> bytes:
     # bytes.fromhex alone would let white space pass.
-    if not isinstance(value, str) or not re.fullmatch(r"([0-9a-fA-F]{2})*", value):
+    if not isinstance(value, str) or len(value) % 2 or not re.fullmatch(r"[0-9a-fA-F]*", value):
         raise ValueError(f"{name} has to be a string of hex digits, two a byte, without 0x")
     return bytes.fromhex(value)
 

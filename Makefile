@@ -1,0 +1,51 @@
+# make run: build, start a miner and a development node, watch blocks being found (Ctrl-C ends both).
+# make test: everything CI runs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
+
+.PHONY: run test check lock clean
+
+run: $(VENV)/run.stamp
+	@$(BIN)/quantus-miner dev-node
+
+test: $(VENV)/test.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+$(VENV)/bin/python: | check
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: requirements/run.txt $(SOURCES) | $(VENV)/bin/python
+	@echo "Installing into $(VENV) (about a minute the first time)"
+	@$(PIP) install --requirement requirements/run.txt
+	@$(PIP) install --no-build-isolation --no-deps --force-reinstall .
+	@touch $@
+
+$(VENV)/test.stamp: requirements/test.txt $(VENV)/run.stamp
+	@$(PIP) install --requirement requirements/test.txt
+	@touch $@
+
+# One line that says what is missing, instead of a page of build output.
+check:
+	@command -v "$(PYTHON)" >/dev/null || { echo "quantus-miner: '$(PYTHON)' is missing; install Python 3.11 or later, or name yours: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "quantus-miner: '$(PYTHON)' is older than 3.11; name a newer one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "quantus-miner: Python's venv is missing; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@for tool in "$${CC:-cc}" "$${CXX:-c++}"; do command -v "$$tool" >/dev/null || { echo "quantus-miner: the compiler '$$tool' is missing; on Debian and Ubuntu: apt install g++; or name yours: CC=clang CXX=clang++" >&2; exit 1; }; done
+
+# Writes the lock files anew from pyproject.toml.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --output-file requirements/run.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --group test --constraints requirements/run.txt --output-file requirements/test.txt
+
+clean:
+	rm -rf $(VENV) build

@@ -1,0 +1,14 @@
+// The searches that the kernel table in dispatch.cpp is made of, one from each kernel file.
+#pragma once
+
+#include <cstdint>
+
+#include "quantus_miner.h"
+#include "wide.hpp"
+
+using Search = int(const qm_job &job, U512 start, uint64_t count, qm_control *control, uint64_t *tested);
+
+Search search_poseidon2_baseline;
+Search search_poseidon2_scalar;
+Search search_sha3_baseline;
+Search search_sha3_scalar;

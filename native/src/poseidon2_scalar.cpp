@@ -1,0 +1,110 @@
+// Portable scalar code. Two permutations decide almost every nonce: the first two of the five are shared by all
+// nonces with the same high 32 bytes, the last matters only where the first 8 bytes of the hash do not decide.
+#include "kernels.hpp"
+#include "poseidon2.hpp"
+#include "search.hpp"
+
+namespace {
+
+constexpr uint64_t largest_diagonal() {
+    uint64_t largest = 0;
+    for (uint64_t entry : internal_diagonal) largest = entry > largest ? entry : largest;
+    return largest;
+}
+
+// External rounds take x[i] + constants[i] already added; the layer after them adds the next round's constants.
+inline void external_round(uint64_t (&x)[width], const uint64_t (&next_constants)[width]) {
+    u128 wide[width];
+    for (int i = 0; i < width; ++i) wide[i] = seventh_power(x[i]);
+    external_layer(wide);
+    // 28 * (2^64 - 1) + 2^64 < 2^96
+    for (int i = 0; i < width; ++i) x[i] = reduce96(wide[i] + next_constants[i]);
+}
+
+// Takes x[0] with this round's constant added, gives it with the next one's.
+inline void internal_round(uint64_t (&x)[width], uint64_t next_constant) {
+    // The products, the sum of twelve elements and a constant stay below 2^128.
+    static_assert(largest_diagonal() < ~uint64_t{0} - 16);
+    u128 rest = 0;
+    for (int i = 1; i < width; ++i) rest += x[i];
+    const uint64_t s = seventh_power(x[0]);
+    const u128 sum = rest + s;
+    x[0] = reduce128(static_cast<u128>(internal_diagonal[0]) * s + sum + next_constant);
+    for (int i = 1; i < width; ++i) x[i] = reduce128(static_cast<u128>(internal_diagonal[i]) * x[i] + sum);
+}
+
+constexpr uint64_t no_constants[width] = {};
+
+// From before the first S-boxes (constants added) to after the last ones (no layer applied).
+inline void rounds(uint64_t (&x)[width]) {
+    for (int r = 1; r < 4; ++r) external_round(x, external_round_constants_initial[r]);
+    constexpr uint64_t first_internal[width] = {internal_round_constants[0]};
+    external_round(x, first_internal);
+    for (int r = 1; r < 22; ++r) internal_round(x, internal_round_constants[r]);
+    internal_round(x, 0);
+    for (int i = 0; i < width; ++i) x[i] = add(x[i], external_round_constants_terminal[0][i]);
+    for (int r = 1; r < 4; ++r) external_round(x, external_round_constants_terminal[r]);
+    for (uint64_t &element : x) element = seventh_power(element);
+}
+
+class Scalar {
+  public:
+    static constexpr uint64_t lanes = 1, poll = 32;
+
+    explicit Scalar(const qm_job &job) : header_(job.header), limit_(load_be512(job.limit)) {}
+
+    void seek(const U512 &nonce) {
+        uint8_t bytes[64];
+        store_be512(bytes, nonce);
+        low_ = static_cast<uint32_t>(nonce.word[0]);
+        fixed_ = midstate(header_, bytes);
+        bytes[60] = bytes[61] = bytes[62] = bytes[63] = 0;
+        absorb(fixed_, bytes + 32);
+        State first = fixed_;
+        external_layer(first);
+        for (int i = 0; i < width; ++i) first_[i] = canonical(add(first.element[i], external_round_constants_initial[0][i]));
+    }
+
+    uint32_t next() {
+        const uint64_t varying = __builtin_bswap32(low_++);
+        uint64_t x[width];
+        for (int i = 0; i < width; ++i) x[i] = add(first_[i], column7[i] * varying);
+        rounds(x);
+
+        // The layer that ends one permutation and the one that begins the next, with the last block between them.
+        u128 wide[width];
+        for (int i = 0; i < width; ++i) wide[i] = x[i];
+        external_layer(wide);
+        wide[0] += 1;
+        wide[1] += 1;
+        external_layer(wide);
+        // 28^2 * 2^64 + 28 * 2 + 2^64 < 2^96
+        for (int i = 0; i < width; ++i) x[i] = reduce96(wide[i] + external_round_constants_initial[0][i]);
+        rounds(x);
+
+        // Row 0 of the last layer.
+        u128 out = 0;
+        for (int i = 0; i < width; ++i) out += static_cast<u128>(row0[i]) * x[i];
+        const uint64_t top = __builtin_bswap64(canonical(reduce96(out)));
+        if (__builtin_expect(top > limit_.word[7], 1)) return 0;
+        State state = fixed_;
+        state.element[7] = add(state.element[7], varying);
+        return less_or_equal(finish_hash(state), limit_);
+    }
+
+  private:
+    static constexpr uint64_t column7[width] = {1, 1, 3, 2, 2, 2, 6, 4, 1, 1, 3, 2};
+    static constexpr uint64_t row0[width] = {4, 6, 2, 2, 2, 3, 1, 1, 2, 3, 1, 1};
+
+    const uint8_t *header_;
+    const U512 limit_;
+    uint32_t low_ = 0;
+    State fixed_{};            // before the third permutation, the lowest four bytes of the nonce taken as zero
+    uint64_t first_[width]{};  // the same, before the first S-boxes
+};
+
+}  // namespace
+
+int search_poseidon2_scalar(const qm_job &job, U512 start, uint64_t count, qm_control *control, uint64_t *tested) {
+    return search<Scalar>(job, start, count, control, tested);
+}

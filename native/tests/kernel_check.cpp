@@ -1,0 +1,472 @@
+// Checks the field, the big integers and every kernel that this processor can run; built under ASan and UBSan.
+//
+// Without input: hostile constants, edges of the ABI, and every kernel against `baseline`, hit by hit.
+// On standard input, one vector a line, numbers in hexadecimal except COUNT (FIRST is `-` for none):
+//     permutation IN x 12 OUT x 12
+//     poseidon2-hash HEADER NONCE HASH
+//     poseidon2-search HEADER LIMIT START COUNT FIRST
+//     sha3-distance HEADER M N NONCE Y DISTANCE
+//     sha3-search HEADER M N LIMIT START COUNT FIRST
+// Exits with 1 and a line for every mismatch, the first 50 of them.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <iostream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "goldilocks.hpp"
+#include "keccak.hpp"
+#include "montgomery.hpp"
+#include "poseidon2.hpp"
+#include "quantus_miner.h"
+#include "wide.hpp"
+
+namespace {
+
+int failures = 0;
+
+void expect(bool passed, const std::string &what) {
+    if (passed) return;
+    if (++failures <= 50) std::cout << "mismatch: " << what << "\n";
+}
+
+// splitmix64
+struct Random {
+    uint64_t state = 1;
+    uint64_t next() {
+        uint64_t z = state += 0x9e3779b97f4a7c15;
+        z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9;
+        z = (z ^ z >> 27) * 0x94d049bb133111eb;
+        return z ^ z >> 31;
+    }
+};
+
+U512 small(uint64_t value) {
+    return {{value}};
+}
+
+U512 plus(const U512 &a, uint64_t b) {
+    U512 sum;
+    add(sum, a, small(b));
+    return sum;
+}
+
+U512 minus(const U512 &a, uint64_t b) {
+    U512 difference;
+    subtract(difference, a, small(b));
+    return difference;
+}
+
+bool equal(const U512 &a, const U512 &b) {
+    return std::memcmp(&a, &b, sizeof a) == 0;
+}
+
+// Hexadecimal digits as a big-endian integer of `size` bytes.
+std::vector<uint8_t> unhex(const std::string &text, size_t size) {
+    std::vector<uint8_t> bytes(size);
+    const std::string padded = std::string(2 * size - std::min(2 * size, text.size()), '0') + text;
+    for (size_t i = 0; i < size; ++i) bytes[i] = static_cast<uint8_t>(std::stoul(padded.substr(2 * i, 2), nullptr, 16));
+    return bytes;
+}
+
+U512 unhex512(const std::string &text) {
+    return load_be512(unhex(text, 64).data());
+}
+
+std::string kernel_label(int kernel) {
+    return std::string(qm_kernel_pow(kernel) == QM_SHA3 ? "sha3 " : "poseidon2 ") + qm_kernel_name(kernel);
+}
+
+std::vector<int> supported(int pow) {
+    std::vector<int> found;
+    for (int kernel = 0; kernel < qm_kernel_count(); ++kernel)
+        if (qm_kernel_supported(kernel) && (pow < 0 || qm_kernel_pow(kernel) == pow)) found.push_back(kernel);
+    return found;
+}
+
+struct Result {
+    int outcome;
+    uint64_t tested, hashes;
+};
+
+Result run(int kernel, const qm_job &job, const U512 &start, uint64_t count, bool stopped = false) {
+    qm_control control;
+    qm_control_reset(&control);
+    if (stopped) qm_control_stop(&control);
+    uint8_t bytes[64];
+    store_be512(bytes, start);
+    uint64_t tested = ~uint64_t{0};
+    const int outcome = qm_search(kernel, &job, bytes, count, &control, &tested);
+    return {outcome, tested, qm_control_hashes(&control)};
+}
+
+// Checks a search against the first valid nonce's place in the slice, or none where it is `count`.
+void expect_first(int kernel, const qm_job &job, const U512 &start, uint64_t count, uint64_t first,
+                  const std::string &what) {
+    const Result got = run(kernel, job, start, count);
+    const uint64_t tested = first < count ? first + 1 : count;
+    expect(got.outcome == (first < count ? QM_FOUND : QM_EXHAUSTED) && got.tested == tested && got.hashes == tested,
+           kernel_label(kernel) + ": " + what + ": outcome " + std::to_string(got.outcome) + ", tested " +
+               std::to_string(got.tested) + ", counted " + std::to_string(got.hashes) + ", expected tested " +
+               std::to_string(tested));
+}
+
+std::vector<uint64_t> valid_nonces(int kernel, const qm_job &job, U512 start, uint64_t count) {
+    std::vector<uint64_t> found;
+    for (uint64_t done = 0; done < count;) {
+        const Result got = run(kernel, job, plus(start, done), count - done);
+        done += got.tested;
+        if (got.outcome == QM_FOUND) found.push_back(done - 1);
+        if (got.outcome != QM_FOUND && got.outcome != QM_EXHAUSTED) return {};
+    }
+    return found;
+}
+
+void check_field() {
+    std::vector<uint64_t> values = {0,          1,          2,          7,          0xfffffffe, 0xffffffff,
+                                    0x100000000, 0x100000001, uint64_t{1} << 63, (uint64_t{1} << 63) - 1,
+                                    0xfffffffe00000000, 0xfffffffeffffffff, 0xffffffff00000000, 0xffffffff00000001,
+                                    0xffffffff00000002, 0xfffffffffffffffe, 0xffffffffffffffff, 0x00000001ffffffff,
+                                    0x80000000, 0x8000000080000000};
+    Random random;
+    for (int i = 0; i < 200; ++i) values.push_back(random.next());
+    const auto residue = [](u128 x) { return static_cast<uint64_t>(x % goldilocks_p); };
+    for (uint64_t a : values) {
+        expect(canonical(a) == residue(a), "canonical");
+        uint64_t power = 1;
+        for (int i = 0; i < 7; ++i) power = residue(static_cast<u128>(power) * residue(a));
+        expect(residue(seventh_power(a)) == power, "seventh_power");
+        for (uint64_t b : values) {
+            const u128 wide = static_cast<u128>(b) << 64 | a;
+            const u128 narrow = static_cast<u128>(b & epsilon) << 64 | a;
+            expect(residue(reduce128(wide)) == residue(wide), "reduce128");
+            expect(residue(reduce96(narrow)) == residue(narrow), "reduce96");
+            expect(residue(add(a, b)) == residue(static_cast<u128>(a) + b), "add");
+            expect(residue(mul(a, b)) == residue(static_cast<u128>(a) * b), "mul");
+            for (int i = 0; i < 20; ++i)
+                expect(residue(mul_add(a, b, values[static_cast<size_t>(i)])) ==
+                           residue(static_cast<u128>(a) * b % goldilocks_p + values[static_cast<size_t>(i)]),
+                       "mul_add");
+        }
+    }
+}
+
+// The external layer against its matrix, and the bound stated for it.
+void check_external_layer() {
+    const int matrix[4][4] = {{2, 3, 1, 1}, {1, 2, 3, 1}, {1, 1, 2, 3}, {3, 1, 1, 2}};
+    Random random;
+    for (int turn = 0; turn < 100; ++turn) {
+        u128 x[width], y[width] = {};
+        for (u128 &element : x) element = turn ? random.next() : ~uint64_t{0};
+        for (int i = 0; i < width; ++i)
+            for (int j = 0; j < width; ++j)
+                y[i] += x[j] * static_cast<u128>((i / 4 == j / 4 ? 2 : 1) * matrix[i % 4][j % 4]);
+        external_layer(x);
+        for (int i = 0; i < width; ++i) {
+            expect(x[i] == y[i], "external_layer");
+            expect(x[i] <= static_cast<u128>(~uint64_t{0}) * 28, "external_layer's bound");
+        }
+    }
+}
+
+// a * b mod n by doubling and adding.
+U512 slow_multiply(const U512 &a, const U512 &b, const U512 &n) {
+    U512 product{};
+    const auto add_mod = [&n](U512 &value, const U512 &addend) {
+        U512 less;
+        const bool carry = add(value, value, addend);
+        if (!subtract(less, value, n) || carry) value = less;
+    };
+    for (int i = 511; i >= 0; --i) {
+        add_mod(product, product);
+        if (b.word[i / 64] >> (i % 64) & 1) add_mod(product, a);
+    }
+    return product;
+}
+
+void check_montgomery() {
+    Random random;
+    std::vector<U512> moduli = {small(1), small(3), small(0xffffffffffffffff), max512, minus(max512, 2)};
+    for (int bits : {65, 256, 257, 511, 512})
+        for (int i = 0; i < 3; ++i) {
+            U512 n{};
+            for (int bit = 0; bit < bits - 1; ++bit) n.word[bit / 64] |= (random.next() & 1) << (bit % 64);
+            n.word[0] |= 1;
+            n.word[(bits - 1) / 64] |= uint64_t{1} << ((bits - 1) % 64);
+            moduli.push_back(n);
+        }
+    for (const U512 &n : moduli) {
+        const Modulus modulus(n);
+        std::vector<U512> values = {small(0), minus(n, 1)};
+        if (!equal(n, small(1))) values.push_back(small(1));
+        while (values.size() < 6) {
+            U512 value;
+            for (uint64_t &word : value.word) word = random.next();
+            values.push_back(slow_multiply(minus(n, 1), value, n));  // < n
+        }
+        for (const U512 &a : values) {
+            for (const U512 &b : values)
+                expect(equal(modulus.multiply(a, modulus.to_montgomery(b)), slow_multiply(a, b, n)), "multiply");
+            U512 power = slow_multiply(minus(n, 1), minus(n, 1), n);  // 1 mod n
+            for (uint64_t exponent = 0; exponent < 20; ++exponent) {
+                expect(equal(modulus.power(a, small(exponent)), power), "power");
+                power = slow_multiply(power, a, n);
+            }
+            // a^MAX = a^(2^512) / a: 512 squarings against the whole exponent
+            U512 square = a;
+            for (int i = 0; i < 512; ++i) square = slow_multiply(square, square, n);
+            expect(equal(slow_multiply(modulus.power(a, max512), a, n), square), "power of MAX");
+        }
+    }
+}
+
+void check_keccak() {
+    // hashlib.sha3_512(bytes(64)) and of bytes(range(64))
+    expect(equal(sha3_512(small(0)), unhex512("243d92f5a1328a4cc9f4cb6da60ee6f7b362472f7ad4fc117e3646c85061574c"
+                                            "12e110bdfcd98d90f0d19b6bff5b44a7c69da1975c3a8522095eb9217e553c28")), "sha3_512 of zeros");
+    U512 counting;
+    for (int i = 0; i < 8; ++i) counting.word[7 - i] = 0x0001020304050607 + 0x0808080808080808 * static_cast<uint64_t>(i);
+    expect(equal(sha3_512(counting), unhex512("cb29601efbee71f4dfbb7f1c2bdaeafdb212df6ae35f8bb1ee6c0a245b99f3f3"
+                                            "5a82957567a30cfb01ae28b94c7223a62c5c786e8624b8faddcb913e3ab2ce71")), "sha3_512 of 0..63");
+}
+
+qm_job example_job(int pow) {
+    qm_job job{};
+    Random random{static_cast<uint64_t>(pow) + 7};
+    for (uint8_t &byte : job.header) byte = static_cast<uint8_t>(random.next());
+    for (uint8_t &byte : job.base) byte = static_cast<uint8_t>(random.next());
+    for (uint8_t &byte : job.modulus) byte = static_cast<uint8_t>(random.next());
+    job.modulus[0] |= 0x80;
+    job.modulus[63] |= 1;
+    return job;
+}
+
+void set_limit(qm_job &job, uint64_t top) {
+    std::memset(job.limit, 0xff, sizeof job.limit);
+    store_be64(job.limit, top);
+}
+
+void check_invalid() {
+    for (int kernel : supported(-1)) {
+        const std::string label = kernel_label(kernel);
+        qm_job job = example_job(qm_kernel_pow(kernel));
+        expect(run(kernel, job, small(1), 0).outcome == QM_INVALID, label + ": count 0 is accepted");
+        expect(run(kernel, job, max512, 2).outcome == QM_INVALID, label + ": a slice past the last nonce is accepted");
+        expect(run(kernel, job, minus(max512, ~uint64_t{0} - 2), ~uint64_t{0}).outcome == QM_INVALID,
+               label + ": a long slice past the last nonce is accepted");
+        expect(run(kernel, job, max512, 1).outcome == QM_EXHAUSTED, label + ": the last nonce is refused");
+        if (qm_kernel_pow(kernel) != QM_SHA3) continue;
+        qm_job bad = job;
+        bad.modulus[63] &= 0xfe;
+        expect(run(kernel, bad, small(1), 1).outcome == QM_INVALID, label + ": an even modulus is accepted");
+        bad = job;
+        std::memset(bad.modulus, 0, 32);
+        std::memcpy(bad.modulus + 32, bad.base, 32);
+        bad.modulus[63] |= 1;
+        std::memcpy(bad.base, bad.modulus + 32, 32);
+        expect(run(kernel, bad, small(1), 1).outcome == QM_INVALID, label + ": base = modulus is accepted");
+        bad.base[31] &= 0xfe;
+        expect(run(kernel, bad, small(1), 1).outcome == QM_EXHAUSTED, label + ": base = modulus - 1 is refused");
+        std::memset(bad.modulus, 0, 64);
+        expect(run(kernel, bad, small(1), 1).outcome == QM_INVALID, label + ": modulus 0 is accepted");
+        bad.modulus[63] = 1;
+        expect(run(kernel, bad, small(1), 1).outcome == QM_INVALID, label + ": modulus 1, base not 0 is accepted");
+    }
+    const qm_job job = example_job(QM_POSEIDON2);
+    for (int kernel : {-1, qm_kernel_count(), 1 << 30}) {
+        expect(run(kernel, job, small(1), 1).outcome == QM_INVALID, "a kernel that is not there is accepted");
+        expect(!qm_kernel_supported(kernel) && qm_kernel_pow(kernel) == QM_INVALID && !*qm_kernel_name(kernel),
+               "a kernel that is not there is described");
+    }
+    for (int kernel = 0; kernel < qm_kernel_count(); ++kernel)
+        if (!qm_kernel_supported(kernel))
+            expect(run(kernel, job, small(1), 1).outcome == QM_INVALID, "a kernel not supported here runs");
+}
+
+void check_edges() {
+    const auto power_of_2 = [](int bit) {
+        U512 value{};
+        value.word[bit / 64] = uint64_t{1} << (bit % 64);
+        return value;
+    };
+    for (int kernel : supported(-1)) {
+        qm_job job = example_job(qm_kernel_pow(kernel));
+        set_limit(job, ~uint64_t{0});  // every nonce but zero is valid
+        expect_first(kernel, job, small(0), 1, 1, "the zero nonce alone");
+        expect_first(kernel, job, small(0), 2, 1, "nonces 0 and 1");
+        expect_first(kernel, job, small(1), 5, 0, "nonce 1");
+        expect_first(kernel, job, max512, 1, 0, "the last nonce");
+        for (int bit : {32, 64, 256}) expect_first(kernel, job, power_of_2(bit), 3, 0, "a power of two");
+        expect_first(kernel, job, minus(power_of_2(512 - 1), 1), ~uint64_t{0}, 0, "the longest count");
+
+        const Result stopped = run(kernel, job, small(1), 5, true);
+        expect(stopped.outcome == QM_STOPPED && stopped.tested == 0 && stopped.hashes == 0,
+               kernel_label(kernel) + ": a stop before the search");
+
+        std::memset(job.limit, 0, sizeof job.limit);
+        for (uint64_t count : {1, 2, 7, 8, 9, 31, 33, 70})
+            for (uint64_t before : {0, 1, 5}) {
+                expect_first(kernel, job, small(before), count, count, "none from zero");
+                expect_first(kernel, job, minus(power_of_2(32), before), count, count, "none across 2^32");
+            }
+        expect_first(kernel, job, minus(max512, 69), 70, 70, "none to the last nonce");
+    }
+}
+
+// Hit by hit against baseline, around every word boundary.
+void check_against_baseline() {
+    for (int pow : {int{QM_POSEIDON2}, int{QM_SHA3}}) {
+        const std::vector<int> kernels = supported(pow);
+        qm_job job = example_job(pow);
+        for (int turn = 0; turn < 12; ++turn) {
+            set_limit(job, turn % 2 ? ~uint64_t{0} / 3 : ~uint64_t{0} / 20);
+            U512 start{};
+            const char *const where[] = {"0", "2^32", "2^64", "2^256", "2^511", "2^512"};
+            const int bits[] = {-1, 32, 64, 256, 511, 512};
+            const int place = turn / 2;
+            const uint64_t count = pow == QM_SHA3 ? 150 : 1500;
+            if (place) {
+                if (bits[place] < 512) start.word[bits[place] / 64] = uint64_t{1} << (bits[place] % 64);
+                start = minus(start, bits[place] < 512 ? count / 2 : count);
+            }
+            if (turn == 3) {  // a modulus of 257 bits
+                std::memset(job.modulus, 0, 31);
+                job.modulus[31] = 1;
+            }
+            if (turn == 10) {  // the exponent of qpow-sha3 saturates within the slice
+                std::memset(job.header, 0, sizeof job.header);
+                job.header[31] = 70;
+            }
+            const auto wanted = valid_nonces(kernels[0], job, start, count);
+            expect(!wanted.empty(), "baseline finds no nonce to compare with");
+            for (int kernel : kernels)
+                expect(valid_nonces(kernel, job, start, count) == wanted,
+                       kernel_label(kernel) + ": not the nonces of baseline around " + where[place]);
+        }
+    }
+}
+
+// A stop from another thread ends a search without end; what it tested was counted.
+void check_stop() {
+    for (int kernel : supported(-1)) {
+        qm_job job = example_job(qm_kernel_pow(kernel));
+        qm_control control;
+        qm_control_reset(&control);
+        const uint8_t start[64] = {1};
+        uint64_t tested = 0;
+        int outcome = QM_INVALID;
+        std::thread searcher([&] { outcome = qm_search(kernel, &job, start, ~uint64_t{0}, &control, &tested); });
+        while (qm_control_hashes(&control) == 0) std::this_thread::yield();
+        qm_control_stop(&control);
+        searcher.join();
+        expect(outcome == QM_STOPPED && tested > 0 && tested == qm_control_hashes(&control),
+               kernel_label(kernel) + ": a stop from another thread");
+    }
+}
+
+qm_job read_job(std::istream &line, int pow) {
+    qm_job job{};
+    std::string header, m, n;
+    line >> header;
+    std::memcpy(job.header, unhex(header, 32).data(), 32);
+    if (pow == QM_SHA3) {
+        line >> m >> n;
+        std::memcpy(job.base, unhex(m, 64).data() + 32, 32);
+        std::memcpy(job.modulus, unhex(n, 64).data(), 64);
+    }
+    return job;
+}
+
+void check_permutation(std::istream &line, const std::string &what) {
+    State state;
+    std::string word;
+    for (uint64_t &element : state.element) {
+        line >> word;
+        element = std::stoull(word, nullptr, 16);
+    }
+    permute(state);
+    for (uint64_t element : state.element) {
+        line >> word;
+        expect(canonical(element) == std::stoull(word, nullptr, 16), what);
+    }
+}
+
+// The nonce's value, exactly: valid where the limit is the value, not valid where it is one less.
+void check_value(std::istream &line, int pow, const std::string &what) {
+    qm_job job = read_job(line, pow);
+    std::string nonce_text, y_text, value_text;
+    line >> nonce_text;
+    if (pow == QM_SHA3) {
+        line >> y_text;
+        const U512 nonce = unhex512(nonce_text);
+        U512 exponent;
+        if (add(exponent, load_be256(job.header), nonce)) exponent = max512;
+        expect(equal(Modulus(load_be512(job.modulus)).power(load_be256(job.base), exponent), unhex512(y_text)), what);
+    }
+    line >> value_text;
+    const U512 nonce = unhex512(nonce_text), value = unhex512(value_text);
+    for (int kernel : supported(pow)) {
+        store_be512(job.limit, value);
+        expect_first(kernel, job, nonce, 1, is_zero(nonce) ? 1 : 0, what);
+        if (is_zero(value)) continue;
+        store_be512(job.limit, minus(value, 1));
+        expect_first(kernel, job, nonce, 1, 1, what);
+    }
+}
+
+void check_search(std::istream &line, int pow, const std::string &what) {
+    qm_job job = read_job(line, pow);
+    std::string limit, start_text, first_text;
+    uint64_t count = 0;
+    line >> limit >> start_text >> count >> first_text;
+    std::memcpy(job.limit, unhex(limit, 64).data(), 64);
+    const U512 start = unhex512(start_text);
+    uint64_t first = count;
+    if (first_text != "-") {
+        U512 offset;
+        subtract(offset, unhex512(first_text), start);
+        first = offset.word[0];
+    }
+    for (int kernel : supported(pow)) {
+        // The yardsticks are slow: of a long search they do the last part before the hit.
+        const uint64_t most = pow == QM_SHA3 ? 300 : 4000;
+        const uint64_t last = first < count ? first : count - 1;
+        const bool slow = std::strcmp(qm_kernel_name(kernel), "baseline") == 0;
+        const uint64_t skip = slow && last >= most ? last - most : 0;
+        expect_first(kernel, job, plus(start, skip), slow ? last + 1 - skip : count,
+                     slow ? first - skip : first, what);
+    }
+}
+
+}  // namespace
+
+int main() {
+    check_field();
+    check_external_layer();
+    check_montgomery();
+    check_keccak();
+    check_invalid();
+    check_edges();
+    check_against_baseline();
+    check_stop();
+
+    int lines = 0;
+    for (std::string text; std::getline(std::cin, text); ++lines) {
+        std::istringstream line(text);
+        std::string kind;
+        line >> kind;
+        const std::string what = "line " + std::to_string(lines + 1) + ": " + text;
+        if (kind == "permutation") check_permutation(line, what);
+        else if (kind == "poseidon2-hash") check_value(line, QM_POSEIDON2, what);
+        else if (kind == "sha3-distance") check_value(line, QM_SHA3, what);
+        else if (kind == "poseidon2-search") check_search(line, QM_POSEIDON2, what);
+        else if (kind == "sha3-search") check_search(line, QM_SHA3, what);
+        else expect(false, what + ": no such kind of vector");
+        expect(!line.fail(), what + ": cut short");
+    }
+    std::cout << supported(-1).size() << " kernels, " << lines << " vectors, " << failures << " mismatches\n";
+    return failures != 0;
+}

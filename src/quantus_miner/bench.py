@@ -1,0 +1,83 @@
+"""``quantus-miner bench``: the hash rate of engines, bare, with nothing between kernel and clock."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from quantus_miner import units
+from quantus_miner.engines import Control
+from quantus_miner.model import MAX, Job, NonceRange, Pow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quantus_miner.engines import Engine
+
+PROGRESS_S: Final = 0.1
+SLICE: Final = 2**63
+
+
+class BenchResult(msgspec.Struct, frozen=True):
+    """One measurement. ``hashes``: nonces of all workers; ``hash_rate``: ``hashes / seconds``."""
+
+    engine: str
+    kernel: str
+    pow: str
+    workers: int
+    hashes: int
+    seconds: float
+    hash_rate: float
+
+
+class BenchReport(msgspec.Struct, frozen=True):
+    """What ``--json`` prints."""
+
+    results: list[BenchResult]
+
+
+def measure(engine: Engine, pow_: Pow, seconds: float, progress: Callable[[float, float], None]) -> BenchResult:
+    """Runs all workers of ``engine`` for ``seconds``, on a random header and a target that nothing meets.
+
+    ``progress(elapsed, hash_rate)`` is called about ten times a second.
+    """
+    header = secrets.token_bytes(32)
+    controls = [Control() for _ in range(engine.workers)]
+    ready = threading.Barrier(engine.workers + 1)
+
+    def work(index: int) -> None:
+        start = secrets.randbits(500) + (index << 502)
+        job = Job("bench", pow_, header, 0, (NonceRange(start, MAX),))
+        ready.wait()
+        engine.search(job, start, SLICE, controls[index])
+
+    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(engine.workers)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    began = time.perf_counter()
+    while (elapsed := time.perf_counter() - began) < seconds:
+        progress(elapsed, sum(control.hashes for control in controls) / elapsed)
+        time.sleep(min(PROGRESS_S, seconds - elapsed))
+    hashes = sum(control.hashes for control in controls)
+    elapsed = time.perf_counter() - began
+    for control in controls:
+        control.stop()
+    for thread in threads:
+        thread.join()
+    kernel = engine.kernel(pow_) or ""
+    return BenchResult(engine.name, kernel, pow_, engine.workers, hashes, elapsed, hashes / elapsed)
+
+
+def row(result: BenchResult, results: list[BenchResult]) -> str:
+    """``result`` as a line for people, with its ratio to cpu-baseline if that is among ``results``."""
+    baseline = next((other.hash_rate for other in results if other.engine == "cpu-baseline"), None)
+    ratio = f"  {result.hash_rate / baseline:6.2f} x cpu-baseline" if baseline else ""
+    return (
+        f"  {result.engine:22} {units.hash_rate(result.hash_rate):>12}{ratio}"
+        f"  ({result.pow}, kernel {result.kernel}, {result.workers} workers, {result.seconds:.1f} s)"
+    )

@@ -1,0 +1,38 @@
+"""``quantus-miner devices``: what this machine can mine with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from quantus_miner import native
+from quantus_miner.engines import unavailable_reason
+from quantus_miner.host import cpus
+from quantus_miner.model import Pow
+from quantus_miner.settings import ENGINE_NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def describe() -> Iterator[str]:
+    """The report, line by line."""
+    effective = cpus.detect()
+    yield f"CPU: {cpus.processor_name()}"
+    limits = [f"cpuset {effective.mask}" if effective.mask else "", f"quota {effective.quota:g}" if effective.quota else ""]
+    noted = ", ".join(filter(None, limits))
+    yield (
+        f"  effective CPUs: {effective.count}{f' ({noted})' if noted else ''};"
+        f" default workers: {cpus.default_workers(effective.count)}"
+    )
+    yield from (f"  warning: {warning}" for warning in effective.warnings)
+    yield "Kernels (slowest to fastest):"
+    for pow_ in Pow:
+        fastest = native.find_kernel(pow_, None)
+        for kernel in native.kernels():
+            if kernel.pow is pow_:
+                state = "used by cpu-fast" if kernel == fastest else "available" if kernel.supported else "not supported here"
+                yield f"  {pow_:15} {kernel.name:10} {state}"
+    yield "Engines:"
+    for name in ENGINE_NAMES:
+        reason = unavailable_reason(name)
+        yield f"  {name:22} {f'not available: {reason}' if reason else 'available'}"

@@ -1,0 +1,125 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VECTORS = Path(__file__).parent / "vectors"
+
+
+def vectors(name: str) -> Any:
+    """The golden vectors in ``vectors/NAME.json``."""
+    return json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+class MinerProcess:
+    """A real ``quantus-miner serve`` on free ports, with its log as it comes."""
+
+    def __init__(self, *args: str, **environ: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "quantus_miner", *args],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={key: value for key, value in os.environ.items() if not key.startswith("MINER_")} | environ,
+        )
+        self.log: list[str] = []
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._grown:
+                self.log.append(line.rstrip("\n"))
+                self._grown.notify_all()
+
+    def wait_for_line(self, text: str) -> str:
+        """The first log line with ``text`` in it."""
+        with self._grown:
+            assert self._grown.wait_for(lambda: any(text in line for line in self.log), timeout=20), self.log
+            return next(line for line in self.log if text in line)
+
+    def _port(self, text: str) -> int:
+        return int(self.wait_for_line(text).rsplit(":", 1)[1])
+
+    @property
+    def port(self) -> int:
+        return self._port("Server starting on ")
+
+    @property
+    def metrics_port(self) -> int:
+        return self._port("Starting metrics endpoint on ")
+
+    def call(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """Status code and decoded JSON of one request on a connection of its own."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
+            data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+            connection.request(method, path, data, {"content-type": "application/json"} | (headers or {}))
+            response = connection.getresponse()
+            assert response.headers["content-type"] == "application/json"
+            return response.status, json.loads(response.read())
+
+    def result(self, job_id: str) -> dict[str, Any]:
+        """Polls without a pause until the job has ended."""
+        while True:
+            _, result = self.call("GET", f"/result/{job_id}")
+            if result["status"] != "running":
+                assert isinstance(result, dict)
+                return result
+
+    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """All samples of a scrape by name and labels."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=20)) as connection:
+            connection.request("GET", "/metrics")
+            text = connection.getresponse().read().decode()
+        families = text_string_to_metric_families(text)
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Sends a signal; the exit code."""
+        self.process.send_signal(number)
+        code = self.process.wait(20)
+        self._reader.join(20)
+        return code
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(20)
+        self._reader.join(20)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def miner() -> Iterator[MinerProcess]:
+    """A running miner for tests that leave nothing behind."""
+    with MinerProcess("--port", "0", "--metrics-port", "0", "--workers", "1", "--log", "debug") as process:
+        assert process.port
+        yield process
+        assert process.stop() == 0

@@ -1,0 +1,299 @@
+"""The log through real streams: filters, formats, and lines that hostile text cannot break."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import pty
+import re
+import socket
+import subprocess
+import sys
+import warnings
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantus_miner import logs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OFF = logging.CRITICAL + 1
+ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+HOSTILE = "job\r\n<0>forged\x1b[2J\x00\x85\u2028\u202e\udcff end é"
+
+
+@pytest.fixture(autouse=True)
+def _own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("JOURNAL_STREAM", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    root = logging.getLogger()
+    handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
+    yield
+    logging.captureWarnings(capture=False)
+    root.handlers[:], logging.raiseExceptions = handlers, raises
+    root.setLevel(level)
+    for logger in root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.setLevel(logging.NOTSET)
+
+
+def logged(log_format: str, message: str = "hello", level: int = logging.INFO, name: str = "miner.http") -> str:
+    stream = io.StringIO()
+    logs.configure("debug", log_format, stream)
+    logging.getLogger(name).log(level, "%s", message)
+    return stream.getvalue()
+
+
+def fail() -> NoReturn:
+    raise RuntimeError(HOSTILE)
+
+
+def shown(filter_text: str, name: str) -> list[int]:
+    """The levels that the filter lets through for a logger."""
+    logs.configure(filter_text, "text", io.StringIO())
+    levels = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+    return [level for level in levels if logging.getLogger(name).isEnabledFor(level)]
+
+
+# --- filters ---
+
+
+@pytest.mark.parametrize(
+    ("text", "levels"),
+    [
+        ("", {"": 30, "miner": 20}),
+        (" , ", {"": 30, "miner": 20}),
+        ("info", {"": 30, "miner": 20}),
+        ("debug", {"": 30, "miner": 10}),
+        ("trace", {"": 30, "miner": 10}),
+        ("error", {"": 40, "miner": 40}),
+        ("off", {"": OFF, "miner": OFF}),
+        ("WARN", {"": 30, "miner": 30}),
+        ("info,debug", {"": 30, "miner": 10}),
+        ("info,miner=debug", {"": 30, "miner": 10}),
+        ("miner=debug,info", {"": 30, "miner": 10}),
+        ("miner=debug,miner=off", {"": 30, "miner": OFF}),
+        ("off, miner::http = warn", {"": OFF, "miner": OFF, "miner.http": 30}),
+        ("miner.http", {"": 30, "miner": 20, "miner.http": 10}),
+        ("miner.http=", {"": 30, "miner": 20, "miner.http": 10}),
+        ("uvicorn=info", {"": 30, "miner": 20, "uvicorn": 20}),
+    ],
+)
+def test_filter(text: str, levels: dict[str, int]) -> None:
+    assert logs.parse_filter(text) == levels
+
+
+@pytest.mark.parametrize(
+    "text", ["miner=loud", "=info", "a=b=c", "mi ner", "miner/regex", "miner[{x}]=info", "a..b", "info;debug"]
+)
+def test_malformed_filter(text: str) -> None:
+    line = (
+        "a comma list of LEVEL or TARGET=LEVEL, such as info,miner=debug; levels off, error, warn, info, debug, trace"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(line)} \\(not .*\\)$"):
+        logs.parse_filter(f"info,{text}")
+
+
+@given(st.one_of(st.text(), st.text("miner=:.,infodebug ", max_size=20)))
+def test_any_text_is_a_filter_or_one_clear_line(text: str) -> None:
+    try:
+        levels, line = logs.parse_filter(text), ""
+    except ValueError as error:
+        levels, line = {"": 0, "miner": 0}, str(error)
+    assert {"", "miner"} <= set(levels)
+    assert line.isprintable()
+
+
+def test_longest_target_wins_and_holds_for_all_below_it() -> None:
+    text = "miner.http=error,miner=debug,warn"
+    assert shown(text, "miner.http.auth") == shown(text, "miner.http") == [40, 50]
+    assert shown(text, "miner") == shown(text, "miner.metrics") == [10, 20, 30, 40, 50]
+    assert shown(text, "minerals") == [30, 40, 50]
+
+
+def test_libraries_start_at_warn_unless_named() -> None:
+    assert shown("debug", "uvicorn.error") == shown("debug", "asyncio") == [30, 40, 50]
+    assert shown("debug,uvicorn=info", "uvicorn.error") == [20, 30, 40, 50]
+    assert shown("error", "uvicorn.error") == [40, 50]
+    assert shown("off", "uvicorn.error") == shown("off", "miner") == []
+
+
+def test_configuring_again_leaves_nothing_of_before() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    logs.configure("off,miner.http=debug", "text", first)
+    logs.configure("warn", "text", second)
+    assert not logging.getLogger("miner.http").isEnabledFor(logging.INFO)
+    logging.getLogger("miner.http").warning("once")
+    assert (first.getvalue(), second.getvalue().count("once")) == ("", 1)
+
+
+# --- formats ---
+
+
+@pytest.mark.parametrize(
+    ("level", "name", "priority"),
+    [(10, "DEBUG", 7), (15, "DEBUG", 7), (20, "INFO", 6), (30, "WARN", 4), (40, "ERROR", 3), (50, "ERROR", 3)],
+)
+def test_levels(level: int, name: str, priority: int) -> None:
+    assert re.fullmatch(rf"{ISO} {name} miner\.http: hello\n", logged("text", level=level))
+    assert logged("journald", level=level) == f"<{priority}>miner.http: hello\n"
+    assert json.loads(logged("json", level=level))["level"] == name.lower()
+
+
+def test_json() -> None:
+    line = json.loads(logged("json", "hash rate é"))
+    assert re.fullmatch(ISO, line.pop("time"))
+    assert line == {"level": "info", "logger": "miner.http", "message": "hash rate é"}
+
+
+@pytest.mark.parametrize("log_format", ["text", "journald", "json"])
+def test_hostile_message_is_one_line(log_format: str) -> None:
+    text = logged(log_format, HOSTILE)
+    assert text.endswith("\n")
+    assert len(text.splitlines()) == 1
+    assert text[:-1].isprintable()
+    assert "\\r\\n<0>forged\\" in text
+    text.encode("utf-8")
+    if log_format == "json":
+        assert json.loads(text)["message"] == HOSTILE.replace("\udcff", "\\udcff")
+    else:
+        assert text.endswith("\\x1b[2J\\x00\\x85\\u2028\\u202e\\udcff end é\n")
+
+
+@given(st.text())
+def test_every_message_is_one_line(message: str) -> None:
+    for log_format in ("text", "journald", "json"):
+        assert len(logged(log_format, message).splitlines()) == 1
+
+
+@pytest.mark.parametrize("log_format", ["text", "journald", "json"])
+def test_traceback(log_format: str) -> None:
+    stream = io.StringIO()
+    logs.configure("info", log_format, stream)
+    try:
+        fail()
+    except RuntimeError:
+        logging.getLogger("miner").exception("it broke")
+    first, *rest = stream.getvalue().splitlines()
+    if log_format == "text":
+        assert first.endswith(" ERROR miner: it broke")
+        assert rest[0] == "    Traceback (most recent call last):"
+        assert all(line.startswith("    ") and line.isprintable() for line in rest)
+    elif log_format == "journald":
+        assert rest == []
+        assert first.startswith("<3>miner: it broke\\nTraceback (most recent call last):\\n")
+    else:
+        assert rest == []
+        exception = json.loads(first)["exception"].splitlines()
+        assert exception[0] == "Traceback (most recent call last):"
+        assert "RuntimeError: job\\r" in exception
+
+
+def test_exception_call_without_an_exception_has_no_traceback() -> None:
+    stream = io.StringIO()
+    logs.configure("info", "journald", stream)
+    logging.getLogger("miner").error("alone", exc_info=True)
+    assert stream.getvalue() == "<3>miner: alone\n"
+
+
+def test_python_warnings_are_logged() -> None:
+    stream = io.StringIO()
+    logs.configure("info", "journald", stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(capture=False)
+        logs.configure("info", "journald", stream)
+        warnings.warn("old thing", stacklevel=1)
+    assert re.fullmatch(r"<4>py\.warnings: .*UserWarning: old thing\\n.*\n", stream.getvalue())
+
+
+# --- where the stream leads ---
+
+
+def through(
+    write: int, read: int, monkeypatch: pytest.MonkeyPatch, journal: str | None, log_format: str = "auto"
+) -> str:
+    """What arrives at ``read`` of one record logged to ``write``; both are closed."""
+    if journal is not None:
+        monkeypatch.setenv("JOURNAL_STREAM", journal)
+    with os.fdopen(write, "w") as stream, os.fdopen(read, "rb") as other:
+        logs.configure("info", log_format, stream)
+        logging.getLogger("miner").warning("hello")
+        stream.flush()
+        return os.read(other.fileno(), 4096).decode()
+
+
+def identity(fd: int) -> str:
+    return f"{os.fstat(fd).st_dev}:{os.fstat(fd).st_ino}"
+
+
+def test_journald_is_recognized_by_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, journal = socket.socketpair()
+    write, read = ours.detach(), journal.detach()
+    assert through(write, read, monkeypatch, identity(write)) == "<4>miner: hello\n"
+
+
+@pytest.mark.parametrize("journal", [None, "", "1:2", "nonsense", "1:2:3"])
+def test_another_stream_than_journald_s_gets_text(monkeypatch: pytest.MonkeyPatch, journal: str | None) -> None:
+    read, write = os.pipe()
+    assert re.fullmatch(rf"{ISO} WARN miner: hello\n", through(write, read, monkeypatch, journal))
+
+
+def test_a_named_format_wins_over_journald(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    assert re.fullmatch(rf"{ISO} WARN miner: hello\n", through(write, read, monkeypatch, identity(write), "text"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("NO_COLOR", "", r"\d\d:\d\d:\d\d \x1b\[33mWARN \x1b\[0m miner: hello\r\n"),
+        ("NO_COLOR", "1", r"\d\d:\d\d:\d\d WARN  miner: hello\r\n"),
+        ("TERM", "dumb", r"\d\d:\d\d:\d\d WARN  miner: hello\r\n"),
+    ],
+)
+def test_terminal(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, line: str) -> None:
+    monkeypatch.setenv(variable, value)
+    read, write = pty.openpty()
+    assert re.fullmatch(line, through(write, read, monkeypatch, None))
+
+
+# --- a log that cannot be written ---
+
+PROGRAM = """
+import logging, sys
+from quantus_miner import logs
+logs.configure("info")
+for number in range(2000):
+    logging.getLogger("miner").info("record %d", number)
+logging.getLogger("miner").info("%d", "no number")
+print("done")
+"""
+
+
+def test_a_reader_of_stderr_that_has_gone_stops_nothing() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=write, check=False)
+    os.close(write)
+    assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+def test_a_closed_stderr_stops_nothing() -> None:
+    script = 'exec "$0" -c "$1" 2>&-'
+    done = subprocess.run(["/bin/sh", "-c", script, sys.executable, PROGRAM], stdout=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+def test_a_stream_closed_later_stops_nothing() -> None:
+    stream = io.StringIO()
+    stream.close()
+    logs.configure("info", "auto", stream)
+    logging.getLogger("miner").info("nobody hears this")

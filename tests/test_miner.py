@@ -1,0 +1,346 @@
+"""The miner: coverage of ranges, fairness, cancels, hits, broken engines."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from quantus_miner import pow as reference
+from quantus_miner.engines.cpu import CpuEngine, baseline_kernels, fast_kernels
+from quantus_miner.miner import Miner, Search
+from quantus_miner.model import MAX, Job, NonceRange, Pow, Status, limit_from_difficulty
+from quantus_miner.native import Outcome
+from quantus_miner.ranges import NonceRanges, endless_from
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from quantus_miner.engines import Control, Engine
+
+HEADER = bytes(range(32))
+WAIT_S = 30.0
+
+
+def job(ranges: Sequence[NonceRange], *, limit: int = 0, job_id: str = "a", pow_: Pow = Pow.POSEIDON2) -> Job:
+    return Job(job_id, pow_, HEADER, limit, tuple(ranges))
+
+
+class RecordingEngine:
+    """Says what it was asked to search; ends some slices early, as a stopped engine does, by a seeded dice."""
+
+    name = "recording"
+    kind: Literal["cpu"] = "cpu"
+
+    def __init__(self, workers: int, seed: int = 0) -> None:
+        self.workers = workers
+        self.tested: list[tuple[int, int]] = []
+        self.solved = 0
+        self._dice = random.Random(seed)
+        self._lock = threading.Lock()
+
+    def kernel(self, pow: Pow) -> str | None:
+        return "recording" if pow is Pow.POSEIDON2 else None
+
+    def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+        with self._lock:
+            tested = self._dice.choice((count, count, count, (count + 1) // 2, 0))
+            if tested:
+                self.tested.append((start, tested))
+            return Outcome(tested, None)
+
+    def job_solved(self) -> None:
+        self.solved += 1
+
+
+class BlockingEngine(RecordingEngine):
+    """Every search lasts until it is stopped, and then says that it tested ``tested`` nonces."""
+
+    tested_before_stop = 0
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.begun = threading.Semaphore(0)
+        self.jobs: list[str] = []
+
+    def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+        self.jobs.append(job.id)
+        self.begun.release()
+        assert control.sleep(WAIT_S)
+        return Outcome(min(self.tested_before_stop, count), None)
+
+
+class LyingEngine(RecordingEngine):
+    """Claims a hit at every first nonce of a slice."""
+
+    def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+        return Outcome(1, start)
+
+
+class BrokenEngine(RecordingEngine):
+    """Raises, as an engine does that has lost its device."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.called = threading.Event()
+
+    def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+        self.called.set()
+        raise RuntimeError("device lost")
+
+
+class Ends:
+    """Collects the ends of searches and lets a test wait for them."""
+
+    def __init__(self) -> None:
+        self._done = threading.Semaphore(0)
+        self.searches: list[Search] = []
+
+    def __call__(self, search: Search) -> None:
+        self.searches.append(search)
+        self._done.release()
+
+    def wait(self) -> Search:
+        assert self._done.acquire(timeout=WAIT_S)
+        return self.searches[-1]
+
+
+@contextmanager
+def running(*engines: Engine, chunk_s: float = 0.05) -> Iterator[Miner]:
+    miner = Miner(engines, chunk_s=chunk_s)
+    miner.start()
+    try:
+        yield miner
+    finally:
+        assert miner.close(WAIT_S)
+
+
+def nonce_ranges() -> st.SearchStrategy[NonceRange]:
+    edges = [0, 1, 2**32 - 1, 2**32, 2**64, 2**256, MAX - 1, MAX]
+    starts = st.one_of(st.sampled_from(edges), st.integers(0, MAX))
+    sizes = st.one_of(st.integers(1, 300), st.integers(1, MAX + 1))
+    return st.builds(lambda start, size: NonceRange(start, min(MAX, start + size - 1)), starts, sizes)
+
+
+@given(whole=nonce_ranges(), workers=st.integers(1, 4), seed=st.integers(0, 2**32))
+@example(whole=NonceRange(0, MAX), workers=3, seed=1)
+@example(whole=NonceRange(MAX, MAX), workers=4, seed=2)
+@example(whole=NonceRange(0, 0), workers=2, seed=3)
+@settings(max_examples=60, deadline=None)
+def test_every_nonce_of_a_range_is_tested_exactly_once(whole: NonceRange, workers: int, seed: int) -> None:
+    engine, ends = RecordingEngine(workers, seed), Ends()
+    with running(engine) as miner:
+        search = miner.submit(job([whole]), ends)
+        assert ends.wait() is search
+        assert search.status is Status.FAILED
+        assert miner.hashes(search) == whole.size == miner.stats().hashes
+    pieces = sorted(engine.tested)
+    assert pieces[0][0] == whole.start
+    assert pieces[-1][0] + pieces[-1][1] - 1 == whole.end
+    assert all(start + count == following for (start, count), (following, _) in itertools.pairwise(pieces))
+
+
+@given(st.integers(0, MAX))
+@example(0)
+@example(1)
+@example(MAX)
+def test_an_endless_search_goes_round_all_nonces(start: int) -> None:
+    ranges = endless_from(start)
+    assert ranges[0].start == start
+    assert sum(piece.size for piece in ranges) == 2**512
+    assert len({piece.start for piece in ranges}) == len(ranges)
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), max_size=40))
+def test_ranges_hand_out_what_was_given_back_and_nothing_twice(steps: list[tuple[int, int]]) -> None:
+    whole = [NonceRange(10, 99), NonceRange(1000, 1009)]
+    todo = NonceRanges(whole)
+    seen: list[int] = []
+    for take, back in steps:
+        if not todo.size:
+            break
+        start, count = todo.take(take)
+        kept = max(0, count - back)
+        seen.extend(range(start, start + kept))
+        if kept < count:
+            todo.give_back(start + kept, count - kept)
+    while todo.size:
+        start, count = todo.take(7)
+        seen.extend(range(start, start + count))
+    assert sorted(seen) == [*range(10, 100), *range(1000, 1010)]
+    with pytest.raises(IndexError):
+        todo.take(1)
+
+
+@pytest.mark.parametrize("pow_", Pow)
+@pytest.mark.parametrize("kernels", [baseline_kernels(), fast_kernels(None)], ids=["baseline", "fast"])
+def test_a_solution_is_confirmed_and_completes_the_job(pow_: Pow, kernels: dict[Pow, object]) -> None:
+    limit = limit_from_difficulty(200)
+    engine, ends = CpuEngine("cpu-test", 2, kernels), Ends()  # type: ignore[arg-type]  # dict is invariant
+    with running(engine) as miner:
+        search = miner.submit(job([NonceRange(0, MAX)], limit=limit, pow_=pow_), ends)
+        assert ends.wait() is search
+        stats = miner.stats()
+    assert search.status is Status.COMPLETED
+    assert search.solution is not None
+    assert search.solution.value == reference.evaluate(pow_, HEADER, search.solution.nonce) <= limit
+    assert search.solution.nonce != 0
+    assert search.engine == "cpu-test"
+    assert stats.solved_by_engine == {"cpu-test": 1}
+    assert stats.active_jobs == 0
+
+
+@pytest.mark.parametrize("whole", [NonceRange(MAX - 4999, MAX), NonceRange(0, 4999)], ids=["to the end", "from zero"])
+def test_real_kernels_exhaust_ranges_at_both_ends_of_the_nonce_space(whole: NonceRange) -> None:
+    engine, ends = CpuEngine("cpu-fast", 2, fast_kernels(None)), Ends()
+    with running(engine, chunk_s=0.001) as miner:
+        search = miner.submit(job([whole]), ends)
+        ends.wait()
+        assert search.status is Status.FAILED
+        assert miner.hashes(search) == 5000
+
+
+def test_a_cancelled_job_frees_its_workers_and_never_ends_again() -> None:
+    engine, ends = BlockingEngine(2), Ends()
+    with running(engine) as miner:
+        first = miner.submit(job([NonceRange(0, MAX)], job_id="first"), ends)
+        for _ in range(2):
+            assert engine.begun.acquire(timeout=WAIT_S)
+        assert miner.stats().busy_workers == 2
+        miner.cancel(first)
+        miner.cancel(first)
+        second = miner.submit(job([NonceRange(0, MAX)], job_id="second"), ends)
+        for _ in range(2):
+            assert engine.begun.acquire(timeout=WAIT_S)
+        assert engine.jobs[2:] == ["second", "second"]
+        assert first.status is Status.CANCELLED
+        assert second.status is Status.RUNNING
+    assert ends.searches == []
+
+
+def test_a_new_job_gets_a_worker_at_once_and_jobs_take_turns() -> None:
+    engine, ends = BlockingEngine(1), Ends()
+    with running(engine) as miner:
+        # Each newcomer stops the slice under way, whose rest goes back to its job.
+        for job_id in "abc":
+            miner.submit(job([NonceRange(0, MAX)], job_id=job_id), ends)
+            assert engine.begun.acquire(timeout=WAIT_S)
+            assert engine.jobs[-1] == job_id
+        assert miner.stats().active_jobs == 3
+
+
+def test_jobs_share_the_workers_evenly() -> None:
+    """With slices of equal time the turns decide: after n slices no job is ahead by more than a turn."""
+    turns: list[str] = []
+
+    class Turns(RecordingEngine):
+        def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+            turns.append(job.id)
+            return Outcome(1, None)
+
+    ends = Ends()
+    miner = Miner([Turns(1)], chunk_s=0.05)
+    for job_id in "abc":
+        miner.submit(job([NonceRange(0, 99)], job_id=job_id), ends)
+    miner.start()
+    for _ in range(3):
+        ends.wait()
+    assert miner.close(WAIT_S)
+    assert sorted(turns[:3]) == ["a", "b", "c"]
+    assert turns == turns[:3] * 100
+
+
+def test_a_hit_that_the_reference_rejects_is_dropped_and_the_search_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    engine, ends = LyingEngine(1), Ends()
+    with running(engine) as miner:
+        search = miner.submit(job([NonceRange(5, 24)], limit=0), ends)
+        ends.wait()
+        assert search.status is Status.FAILED
+        assert search.solution is None
+        assert miner.hashes(search) == 20
+        assert miner.stats().rejected_solutions == 20
+    assert "the reference rejects" in caplog.text
+
+
+def test_a_solution_of_a_cancelled_job_is_dropped_and_counted() -> None:
+    class Late(BlockingEngine):
+        def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+            super().search(job, start, count, control)
+            return Outcome(1, start)
+
+    engine, ends = Late(1), Ends()
+    miner = Miner([engine], chunk_s=0.05)
+    miner.start()
+    search = miner.submit(job([NonceRange(1, MAX)], limit=MAX), ends)
+    assert engine.begun.acquire(timeout=WAIT_S)
+    miner.cancel(search)
+    assert miner.close(WAIT_S)
+    assert search.solution is None
+    assert search.status is Status.CANCELLED
+    assert miner.stats().stale_solutions == 1
+    assert ends.searches == []
+
+
+def test_a_broken_engine_is_retired_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Patient(RecordingEngine):
+        def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+            assert broken.called.wait(WAIT_S)  # so that the broken one has taken a slice
+            return super().search(job, start, count, control)
+
+    broken, sound, ends = BrokenEngine(1), Patient(1), Ends()
+    with running(broken, sound) as miner:
+        search = miner.submit(job([NonceRange(0, 999_999)]), ends)
+        ends.wait()
+        assert search.status is Status.FAILED
+        assert miner.healthy
+    assert sum(count for _, count in sound.tested) == 1_000_000
+    assert "device lost" in caplog.text
+
+
+def test_without_a_worker_left_the_miner_is_not_healthy() -> None:
+    miner = Miner([BrokenEngine(1)], chunk_s=0.05)
+    miner.start()
+    miner.submit(job([NonceRange(0, 9)]), Ends())
+    for thread in miner._threads:
+        thread.join(WAIT_S)
+    assert not miner.healthy
+    assert miner.close(WAIT_S)
+
+
+def test_only_engines_that_can_search_a_proof_of_work_are_asked() -> None:
+    recording, real, ends = RecordingEngine(1), CpuEngine("cpu-fast", 1, fast_kernels(None)), Ends()
+    with running(recording, real) as miner:
+        assert miner.supports(Pow.SHA3)
+        search = miner.submit(job([NonceRange(1, 200)], pow_=Pow.SHA3), ends)
+        ends.wait()
+        assert miner.hashes(search) == 200
+    assert recording.tested == []
+    assert not Miner([recording], chunk_s=1).supports(Pow.SHA3)
+
+
+def test_counts_move_during_a_long_slice_and_rates_are_hashes_over_time() -> None:
+    now = 0.0
+    engine, ends = CpuEngine("cpu-fast", 1, fast_kernels(None)), Ends()
+    miner = Miner([engine], chunk_s=30.0, clock=lambda: now)
+    miner.start()
+    search = miner.submit(job([NonceRange(0, MAX)]), ends)
+    seen = set()
+    while len(seen) < 5:
+        seen.add(miner.hashes(search))
+    now = 1.0
+    miner.tick()
+    now = 2.0
+    stats, (thread,) = miner.stats(), miner.thread_stats(search)
+    assert stats.busy_workers == 1
+    assert 0 < stats.hash_rates["cpu"] <= stats.hashes / 2
+    assert 0 < thread.hash_rate <= miner.hashes(search) / 2
+    miner.cancel(search)
+    assert miner.elapsed(search) == 2.0
+    assert miner.close(WAIT_S)
+    assert miner.thread_stats(search)[0].hash_rate == 0.0

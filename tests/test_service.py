@@ -1,0 +1,319 @@
+"""The service as a process: a job's whole way, habits of real nodes, bad input, signals."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from typing import Any
+
+import pytest
+import schemathesis
+from schemathesis.specs.openapi.checks import unsupported_method
+
+from quantus_miner import pow as reference
+from quantus_miner.model import MAX, Pow, limit_from_difficulty
+from quantus_miner.proto.jobbook import MAX_ACTIVE
+
+from .conftest import MinerProcess, vectors
+
+HEADER = bytes(range(32)).hex()
+
+
+def request(**changes: str | None) -> dict[str, str]:
+    fields = {"job_id": str(uuid.uuid4()), "mining_hash": HEADER, "difficulty": "1000"} | changes
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def run_cli(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "quantus_miner", *args], capture_output=True, text=True, timeout=60, env=environ, check=False
+    )
+
+
+def test_a_job_of_today_s_network_is_solved(miner: MinerProcess) -> None:
+    job = request()
+    assert miner.call("POST", "/mine", job) == (200, {"status": "accepted", "job_id": job["job_id"]})
+    result = miner.result(job["job_id"])
+    assert result["status"] == "completed"
+    assert result["work"] == f"{int(result['nonce'], 16):0128x}"
+    assert reference.is_valid(
+        Pow.POSEIDON2, bytes.fromhex(HEADER), int(result["work"], 16), limit_from_difficulty(1000)
+    )
+    assert isinstance(result["hash_count"], int)
+    assert result["hash_count"] > 0
+    # The clock of an ended job stands still.
+    assert miner.call("GET", f"/result/{job['job_id']}") == (200, result)
+
+
+@pytest.mark.parametrize("case", vectors("qpow_sha3_search")["cases"], ids=lambda case: case["label"])
+def test_sha3_search_vectors_over_http(miner: MinerProcess, case: dict[str, Any]) -> None:
+    job = request(
+        mining_hash=case["header_hex"],
+        difficulty=None,
+        distance_threshold=case["distance_threshold"],
+        nonce_start=case["nonce_start"],
+        nonce_end=case["nonce_end"],
+    )
+    check_search(miner, job, case["winning_nonces"], case["winners"], case["length"])
+
+
+@pytest.mark.parametrize("case", vectors("qpow_poseidon2_search")["cases"], ids=lambda case: case["label"])
+def test_poseidon2_search_vectors_over_http(miner: MinerProcess, case: dict[str, Any]) -> None:
+    job = request(
+        mining_hash=case["header_hex"],
+        difficulty=case["difficulty"],
+        nonce_start=case["nonce_start"],
+        nonce_end=case["nonce_end"],
+    )
+    check_search(miner, job, case["winning_nonces"], case["chain_winners"], case["length"])
+
+
+def check_search(miner: MinerProcess, job: dict[str, str], listed: list[str], winners: int, length: int) -> None:
+    assert miner.call("POST", "/mine", job)[0] == 200
+    result = miner.result(job["job_id"])
+    if winners:
+        assert result["status"] == "completed"
+        assert result["work"] in listed or winners > len(listed)
+        assert int(result["work"], 16) != 0
+    else:
+        assert result["status"] == "failed"
+        assert result["hash_count"] == length
+        assert result["nonce"] is result["work"] is None
+
+
+def test_a_conversation_as_old_nodes_hold_it(miner: MinerProcess) -> None:
+    """Base URL with a slash at the end, a cancel before every job, the first poll at once, a job never finished."""
+    unknown = str(uuid.uuid4())
+    assert miner.call("POST", f"//cancel/{unknown}") == (
+        404,
+        {"status": "not_found", "job_id": unknown, "message": "Job not found"},
+    )
+    impossible = request(difficulty=None, distance_threshold="0", nonce_start=f"{1:0128x}", nonce_end="f" * 128)
+    assert miner.call("POST", "//mine", impossible)[1]["status"] == "accepted"
+    status, first = miner.call("GET", f"//result/{impossible['job_id']}")
+    assert (status, first["status"], first["nonce"], first["work"]) == (200, "running", None, None)
+    while (later := miner.call("GET", f"/result/{impossible['job_id']}")[1])["hash_count"] == 0:
+        pass
+    assert later["elapsed_time"] > first["elapsed_time"]
+    assert miner.call("POST", "//mine", impossible) == (
+        409,
+        {"status": "error", "job_id": impossible["job_id"], "message": "Job already exists"},
+    )
+    for _ in range(2):
+        assert miner.call("POST", f"/cancel/{impossible['job_id']}") == (
+            200,
+            {"status": "cancelled", "job_id": impossible["job_id"]},
+        )
+    assert miner.result(impossible["job_id"])["status"] == "cancelled"
+
+
+def test_a_cancel_after_the_solution_leaves_it_readable(miner: MinerProcess) -> None:
+    job = request(difficulty="1")
+    miner.call("POST", "/mine", job)
+    solved = miner.result(job["job_id"])
+    assert miner.call("POST", f"/cancel/{job['job_id']}")[1]["status"] == "cancelled"
+    assert miner.call("GET", f"/result/{job['job_id']}") == (200, solved)
+    assert solved["status"] == "completed"
+
+
+@pytest.mark.parametrize("job_id", ["a/b", "..", "%2e%2e", "näh", '"} 1\n# HELP x', "\\", "x" * 128, "\x00", "💎"])
+def test_hostile_job_ids_are_just_names(miner: MinerProcess, job_id: str) -> None:
+    from urllib.parse import quote
+
+    job = request(job_id=job_id, difficulty="1")
+    assert miner.call("POST", "/mine", job) == (200, {"status": "accepted", "job_id": job_id})
+    path = f"/result/{quote(job_id, safe='')}"
+    while (reply := miner.call("GET", path))[1]["status"] == "running":
+        pass
+    assert (reply[0], reply[1]["status"], reply[1]["job_id"]) == (200, "completed", job_id)
+    labels = frozenset({"engine": "cpu-fast", "job_id": job_id, "status": "completed"}.items())
+    assert miner.metrics()["miner_job_status", labels] == 1
+
+
+def test_bad_requests_get_one_clear_reply_and_the_service_goes_on(miner: MinerProcess) -> None:
+    error = {"status": "error", "job_id": ""}
+    assert miner.call("POST", "/mine", b"{") == (400, error | {"message": "request body must be valid JSON"})
+    assert miner.call("POST", "/mine", b" " * 70_000) == (
+        413,
+        error | {"message": "request body must be at most 65536 bytes"},
+    )
+    assert miner.call("POST", "/mine", b"{}", {"content-type": "text/plain"}) == (
+        415,
+        error | {"message": "content type must be application/json"},
+    )
+    job = request(difficulty="0")
+    assert miner.call("POST", "/mine", job)[1]["job_id"] == job["job_id"]
+    for method, path in (("GET", "/"), ("GET", "/mine"), ("PUT", "/mine"), ("DELETE", "/result/x"), ("GET", "/metrics")):
+        assert miner.call(method, path) == (404, error | {"message": "no such call"})
+    unknown = miner.call("GET", "/result/unknown")
+    assert unknown == (
+        404,
+        {"status": "not_found", "job_id": "unknown", "nonce": None, "work": None, "hash_count": 0, "elapsed_time": 0.0},
+    )
+    assert miner.call("GET", "/health") == (200, {"status": "ready"})
+    assert miner.call("GET", "/version")[1]["name"] == "quantus-miner"
+
+
+def test_a_request_that_breaks_off_does_no_harm(miner: MinerProcess) -> None:
+    for text in (b"POST /mine HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{", b"\xff\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", miner.port)) as connection:
+            connection.sendall(text)
+    assert miner.call("GET", "/health")[0] == 200
+    assert not [line for line in miner.log if "Traceback" in line]
+
+
+@pytest.fixture
+def api_schema(miner: MinerProcess) -> Any:
+    return schemathesis.openapi.from_url(f"http://127.0.0.1:{miner.port}/openapi.json")
+
+
+@schemathesis.pytest.from_fixture("api_schema").parametrize()
+def test_replies_are_as_the_served_openapi_says(case: Any) -> None:
+    # Whatever is not a call of this API is 404, a known path with another method too.
+    case.call_and_validate(excluded_checks=[unsupported_method])
+
+
+def test_many_jobs_at_once_are_bounded_and_none_is_lost() -> None:
+    with MinerProcess("--port", "0", "--workers", "1") as miner:
+        port = miner.port
+
+        def post(ids: range) -> list[tuple[int, str]]:
+            replies = []
+            import http.client
+
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            for number in ids:
+                job = json.dumps(request(job_id=str(number), difficulty=str(MAX)))
+                connection.request("POST", "/mine", job, {"content-type": "application/json"})
+                response = connection.getresponse()
+                replies.append((response.status, json.loads(response.read())["job_id"]))
+            connection.close()
+            return replies
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            replies = [reply for part in pool.map(post, [range(n, 10_000, 8) for n in range(8)]) for reply in part]
+        accepted = [job_id for status, job_id in replies if status == 200]
+        assert len(accepted) == MAX_ACTIVE
+        assert {status for status, _ in replies} == {200, 503}
+        assert all(miner.call("GET", f"/result/{job_id}")[1]["status"] == "running" for job_id in accepted[::100])
+        for job_id in accepted:
+            assert miner.call("POST", f"/cancel/{job_id}")[0] == 200
+        solvable = request()
+        assert miner.call("POST", "/mine", solvable)[0] == 200
+        assert miner.result(solvable["job_id"])["status"] == "completed"
+        assert miner.stop() == 0
+
+
+def test_a_job_that_nobody_polls_expires() -> None:
+    with MinerProcess("--port", "0", "--metrics-port", "0", "--workers", "1", "--job-expiry-s", "1") as miner:
+        orphan = request(difficulty=str(MAX))
+        miner.call("POST", "/mine", orphan)
+        miner.wait_for_line("expired")
+        assert miner.call("GET", f"/result/{orphan['job_id']}")[1]["status"] == "cancelled"
+        assert miner.metrics()["miner_jobs_total", frozenset({("status", "expired")})] == 1
+
+
+def test_a_token_guards_what_changes_state(tmp_path: Any) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    with MinerProcess("--port", "0", "--api-token-file", str(token)) as miner:
+        job = request(difficulty="1")
+        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}, {"authorization": "Bearer é"}):
+            assert miner.call("POST", "/mine", job, headers)[0] == 401
+            assert miner.call("POST", "/cancel/x", None, headers)[0] == 401
+        good = {"authorization": "Bearer s3cret"}
+        assert miner.call("POST", "/mine", job, good)[0] == 200
+        assert miner.result(job["job_id"])["status"] == "completed"
+        assert miner.call("POST", f"/cancel/{job['job_id']}", None, good)[0] == 200
+        assert "s3cret" not in "\n".join(miner.log)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_hashing_ends_the_service_in_order(number: signal.Signals) -> None:
+    with MinerProcess("--port", "0") as miner:
+        job = request(difficulty=str(MAX))
+        miner.call("POST", "/mine", job)
+        while miner.call("GET", f"/result/{job['job_id']}")[1]["hash_count"] == 0:
+            pass
+        with socket.create_connection(("127.0.0.1", miner.port)) as idle:  # a client that never says anything
+            assert miner.stop(number) == 0
+            assert idle.recv(1) == b""
+    assert f"Received {number.name}: stopping" in miner.log[-2]
+    assert re.search(r"Stopped: \d+ hashes, 0 solutions$", miner.log[-1])
+
+
+def test_the_log_has_the_lines_that_operators_grep_for() -> None:
+    with MinerProcess(MINER_PORT="0", MINER_WORKERS="99", MINER_METRICS_PORT="", RUST_LOG="info,miner=debug") as miner:
+        assert miner.port
+        miner.stop()
+    text = "\n".join(miner.log)
+    cpus = re.search(r"effective logical CPUs available: (\d+)", text)
+    assert cpus
+    n = cpus[1]
+    for line in (
+        "Starting external miner service...",
+        "Effective config: port=0, ",
+        f"Requested 99 workers exceeds available logical CPUs in cpuset ({n}). Clamping to {n}.",
+        f"Using {n} worker thread(s) for mining (effective logical CPUs available: {n})",
+        "Using engine: cpu-fast",
+        "Metrics disabled (no --metrics-port provided)",
+        "Server starting on 127.0.0.1:",
+    ):
+        assert line in text
+    assert "Detected cpuset mask: " in text or "No cpuset mask detected; using full logical CPU count" in text
+
+
+def test_log_levels_and_the_default_number_of_workers() -> None:
+    with MinerProcess("--port", "0", "--workers", "0", "--log-format", "json") as miner:
+        assert [json.loads(line)["level"] for line in miner.log if "Defaulting to" in line] == ["warn"]
+    with MinerProcess("--port", "0", "--log-format", "json") as miner:
+        line = json.loads(miner.wait_for_line("Defaulting to"))
+        pattern = r"No --workers specified\. Defaulting to \d+ \(leaving ~\d+ for other processes\) based on effective \d+ logical CPUs\."
+        assert line["level"] == "info"
+        assert re.fullmatch(pattern, line["message"])
+
+
+@pytest.mark.parametrize("engine", ["gpu-cuda", "gpu-opencl"])
+def test_an_engine_that_is_not_there_is_one_line_at_start(engine: str) -> None:
+    ended = run_cli("--port", "0", MINER_ENGINE=engine)
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert re.search(rf"engine '{engine}' is not available: .+; use cpu-fast or cpu-baseline$", last)
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "environ", "words"),
+    [
+        (["--port", "x"], {}, "--port: 'x' (command line) is not allowed"),
+        ([], {"MINER_WORKERS": "many"}, "environment variable MINER_WORKERS"),
+        (["serve", "--nonsense"], {}, "--nonsense"),
+        (["--nonsense"], {}, "--nonsense"),
+        (["nonsense"], {}, "nonsense"),
+        (["--kernel", "avx9"], {}, "--kernel: there is no kernel 'avx9'"),
+        (["--engine", "cpu-fast,cpu-baseline", "--workers", "1"], {}, "2 CPU engines need 2 workers"),
+        (["verify", "--header", "00", "--nonce", "1", "--difficulty", "1"], {}, "--header"),
+        (["bench", "--seconds", "0"], {}, "--seconds"),
+        (["dev-node", "--miner", "ftp://x"], {}, "--miner"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(args: list[str], environ: dict[str, str], words: str) -> None:
+    ended = run_cli(*args, **environ)
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("quantus-miner: ")]
+    assert ended.returncode == 2, ended.stderr
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_port_that_is_taken_is_one_line(miner: MinerProcess) -> None:
+    for flag, others in (("--port", []), ("--metrics-port", ["--port", "0"])):
+        ended = run_cli(flag, str(miner.port), *others)
+        assert ended.returncode == 1
+        assert ended.stderr.splitlines()[-1].startswith(f"quantus-miner: {flag}: cannot listen on 127.0.0.1:{miner.port}")

@@ -1,0 +1,128 @@
+"""Settings: sources and their precedence, and one clear line for every bad value."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantus_miner.errors import SettingError
+from quantus_miner.settings import BY_NAME, SETTINGS, Settings, load
+
+
+def test_defaults_are_those_of_the_specification() -> None:
+    settings = load({}, {"HOME": "/nowhere"}, None)
+    assert (settings.port, settings.bind, settings.engine) == (9833, "127.0.0.1", ("cpu-fast",))
+    assert settings.workers is settings.metrics_port is settings.api_token is None
+    assert settings.progress_chunk_ms == 2000
+    assert settings.manip_solved_blocks is None
+    assert (settings.manip_base_delay_ns, settings.manip_step_batch, settings.manip_throttle_cap) == (500_000, 10_000, 0)
+    assert settings.state_dir.name == "quantus-miner"
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    config = tmp_path / "miner.toml"
+    config.write_text('port = 1\nbind = "::1"\nworkers = "3"\nengine = ["cpu-fast", "cpu-baseline"]\nmetrics-port = 7\n')
+    environ = {"MINER_PORT": "2", "MINER_BIND": "0.0.0.0", "MINER_METRICS_PORT": ""}  # noqa: S104 - not bound
+    settings = load({"port": "3"}, environ, config)
+    assert (settings.port, settings.bind, settings.workers, settings.metrics_port) == (3, "0.0.0.0", 3, 7)  # noqa: S104
+    assert settings.engine == ("cpu-fast", "cpu-baseline")
+
+
+def test_an_empty_environment_value_counts_as_unset() -> None:
+    assert load({}, {"MINER_METRICS_PORT": "", "MINER_WORKERS": ""}, None).metrics_port is None
+
+
+def test_miner_log_wins_over_rust_log() -> None:
+    assert load({}, {"RUST_LOG": "debug"}, None).log == "debug"
+    assert load({}, {"RUST_LOG": "debug", "MINER_LOG": "warn"}, None).log == "warn"
+
+
+def test_state_dir_comes_from_systemd_or_the_user(tmp_path: Path) -> None:
+    assert load({}, {"STATE_DIRECTORY": "/var/lib/quantus-miner"}, None).state_dir == Path("/var/lib/quantus-miner")
+    assert load({}, {"XDG_STATE_HOME": str(tmp_path)}, None).state_dir == tmp_path / "quantus-miner"
+
+
+def test_the_token_may_come_from_a_file_and_never_shows(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(" s3cret \n")
+    settings = load({"api_token_file": str(token)}, {}, None)
+    assert settings.api_token == "s3cret"  # noqa: S105 - a test's
+    assert "s3cret" not in settings.summary()
+    assert "api_token=(set)" in settings.summary()
+    token.write_text("two words")
+    with pytest.raises(SettingError) as error:
+        load({"api_token_file": str(token)}, {}, None)
+    assert "two words" not in str(error.value)
+
+
+BAD = [
+    ({"port": "65536"}, {}, ["--port", "'65536'", "command line", "0 to 65535"]),
+    ({"port": "-1"}, {}, ["--port", "0 to 65535"]),
+    ({"port": "\u0663"}, {}, ["--port", "0 to 65535"]),
+    ({}, {"MINER_PORT": "abc"}, ["--port", "environment variable MINER_PORT", "0 to 65535"]),
+    ({}, {"MINER_WORKERS": "all"}, ["--workers", "MINER_WORKERS", "whole number"]),
+    ({"engine": "gpu"}, {}, ["--engine", "cpu-fast, cpu-baseline, cpu-chain-manipulator, gpu-cuda, gpu-opencl"]),
+    ({"engine": "cpu-fast,cpu-fast"}, {}, ["--engine", "each once"]),
+    ({"bind": "localhost"}, {}, ["--bind", "IP address"]),
+    ({"progress_chunk_ms": "0"}, {}, ["--progress-chunk-ms", "from 1"]),
+    ({"manip_step_batch": "0"}, {}, ["--manip-step-batch", "from 1"]),
+    ({"log": "loud"}, {}, ["--log", "'loud'"]),
+    ({}, {"RUST_LOG": "miner=loud"}, ["--log", "RUST_LOG"]),
+    ({"log_format": "xml"}, {}, ["--log-format", "auto, text, journald, json"]),
+    ({"api_token": "a b"}, {}, ["--api-token", "printable"]),
+    ({"api_token": "a", "api_token_file": "/x"}, {}, ["--api-token", "--api-token-file", "both"]),
+    ({"api_token_file": "/does/not/exist"}, {}, ["--api-token-file", "/does/not/exist"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "environ", "words"), BAD)
+def test_a_bad_value_is_one_line_that_names_setting_source_and_what_is_allowed(
+    flags: dict[str, str], environ: dict[str, str], words: list[str]
+) -> None:
+    with pytest.raises(SettingError) as error:
+        load(flags, environ, None)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("port = ", "not valid TOML"),
+        ("colour = 'red'", "unknown setting 'colour'"),
+        ("port = 1.5", "port has to be"),
+        ("port = true", "port has to be"),
+        ("[port]", "port has to be"),
+        ("port = 99999", "config file"),
+    ],
+)
+def test_a_bad_config_file_is_one_line(tmp_path: Path, text: str, words: str) -> None:
+    config = tmp_path / "miner.toml"
+    config.write_text(text)
+    with pytest.raises(SettingError, match=words) as error:
+        load({}, {}, config)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_config_file_is_one_line() -> None:
+    with pytest.raises(SettingError, match="cannot read /does/not/exist"):
+        load({}, {}, Path("/does/not/exist"))
+
+
+@given(st.sampled_from(SETTINGS), st.text(min_size=1))
+def test_any_text_is_a_value_or_one_clear_line(setting: object, text: str) -> None:
+    name = setting.name  # type: ignore[attr-defined]  # sampled_from loses the type
+    try:
+        load({name: text}, {}, None)
+    except SettingError as error:
+        assert str(error).startswith(BY_NAME[name].flag)
+
+
+def test_the_table_and_the_parsed_settings_name_the_same() -> None:
+    assert [field.name for field in fields(Settings)] == [name for name in BY_NAME if name != "api_token_file"]

@@ -21,7 +21,7 @@ def constants(parameters: Path, output: Path) -> None:
 
 def binding(header: Path, output: Path) -> None:
     """Writes the C source of the Python module ``quantus_miner._native``."""
-    from cffi import FFI  # noqa: PLC0415 - the native tests are built without it
+    from cffi import FFI  # here, because the native tests are built without it
 
     declarations = header.read_text().partition("/* begin cdef */")[2].partition("/* end cdef */")[0]
     ffi = FFI()

@@ -38,6 +38,7 @@ class MinerProcess:
             env={key: value for key, value in os.environ.items() if not key.startswith("MINER_")} | environ,
         )
         self.log: list[str] = []
+        self._ended = False
         self._grown = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -48,12 +49,17 @@ class MinerProcess:
             with self._grown:
                 self.log.append(line.rstrip("\n"))
                 self._grown.notify_all()
+        with self._grown:
+            self._ended = True
+            self._grown.notify_all()
 
     def wait_for_line(self, text: str) -> str:
         """The first log line with ``text`` in it."""
         with self._grown:
-            assert self._grown.wait_for(lambda: any(text in line for line in self.log), timeout=20), self.log
-            return next(line for line in self.log if text in line)
+            self._grown.wait_for(lambda: self._ended or any(text in line for line in self.log), timeout=20)
+            lines = [line for line in self.log if text in line]
+        assert lines, self.log
+        return lines[0]
 
     def _port(self, text: str) -> int:
         return int(self.wait_for_line(text).rsplit(":", 1)[1])

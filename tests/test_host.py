@@ -220,6 +220,14 @@ def test_no_tree_at_all_leaves_this_process_s_affinity(tmp_path: Path) -> None:
     assert found == EffectiveCpus(frozenset(os.sched_getaffinity(0)), len(os.sched_getaffinity(0)), None, None, ())
 
 
+def test_a_refused_affinity_mask_leaves_all_logical_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_pid: int) -> set[int]:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_getaffinity", refused)
+    assert detect(tmp_path).cpus == set(range(os.cpu_count() or 1))
+
+
 def test_this_machine() -> None:
     found = detect()
     assert found.cpus

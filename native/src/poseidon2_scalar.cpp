@@ -13,7 +13,7 @@ constexpr uint64_t largest_diagonal() {
 }
 
 // External rounds take x[i] + constants[i] already added; the layer after them adds the next round's constants.
-inline void external_round(uint64_t (&x)[width], const uint64_t (&next_constants)[width]) {
+__attribute__((noinline)) void external_round(uint64_t (&x)[width], const uint64_t (&next_constants)[width]) {
     u128 wide[width];
     for (int i = 0; i < width; ++i) wide[i] = seventh_power(x[i]);
     external_layer(wide);
@@ -27,16 +27,17 @@ inline void internal_round(uint64_t (&x)[width], uint64_t next_constant) {
     static_assert(largest_diagonal() < ~uint64_t{0} - 16);
     u128 rest = 0;
     for (int i = 1; i < width; ++i) rest += x[i];
+    const u128 rest0 = rest + next_constant;
     const uint64_t s = seventh_power(x[0]);
     const u128 sum = rest + s;
-    x[0] = reduce128(static_cast<u128>(internal_diagonal[0]) * s + sum + next_constant);
+    x[0] = reduce128(static_cast<u128>(internal_diagonal[0] + 1) * s + rest0);
     for (int i = 1; i < width; ++i) x[i] = reduce128(static_cast<u128>(internal_diagonal[i]) * x[i] + sum);
 }
 
 constexpr uint64_t no_constants[width] = {};
 
 // From before the first S-boxes (constants added) to after the last ones (no layer applied).
-inline void rounds(uint64_t (&x)[width]) {
+__attribute__((noinline)) void rounds(uint64_t (&x)[width]) {
     for (int r = 1; r < 4; ++r) external_round(x, external_round_constants_initial[r]);
     constexpr uint64_t first_internal[width] = {internal_round_constants[0]};
     external_round(x, first_internal);

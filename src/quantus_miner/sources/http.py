@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -35,6 +36,21 @@ log = logging.getLogger("miner.http")
 BODY_TIMEOUT_S: Final = 10.0
 """Seconds that a client may take to send a request's body."""
 METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
+
+
+class _AnyConvertor(Convertor[str]):
+    """The rest of a path, whatever is in it: a job id may hold slashes and line ends."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("any", _AnyConvertor())
 
 ENDINGS: Final = {Status.COMPLETED: Event.SOLVED, Status.FAILED: Event.EXHAUSTED}
 
@@ -70,8 +86,8 @@ class HttpSource:
         """The ASGI application."""
         routes: tuple[tuple[str, str, Callable[[Request], Awaitable[Response]]], ...] = (
             ("/mine", "POST", self._mine),
-            ("/result/{job_id:path}", "GET", self._result),
-            ("/cancel/{job_id:path}", "POST", self._cancel),
+            ("/result/{job_id:any}", "GET", self._result),
+            ("/cancel/{job_id:any}", "POST", self._cancel),
             ("/health", "GET", self._health),
             ("/openapi.json", "GET", self._openapi),
             ("/version", "GET", self._version),
@@ -80,7 +96,7 @@ class HttpSource:
             Starlette(
                 routes=[
                     *(Route(path, self._counted(path, handler), methods=[method]) for path, method, handler in routes),
-                    Route("/{path:path}", self._counted("other", self._nothing_here), methods=METHODS),
+                    Route("/{path:any}", self._counted("other", self._nothing_here), methods=METHODS),
                 ],
             )
         )
@@ -233,7 +249,7 @@ class HttpSource:
                 if endpoint == "/mine":
                     self._mine_requests["error"] += 1
                 response = _error(500, "", "internal error")
-            self._requests[endpoint.replace(":path", ""), response.status_code] += 1
+            self._requests[endpoint.replace(":any", ""), response.status_code] += 1
             return response
 
         return counted

@@ -1,0 +1,136 @@
+"""The native kernels: a thin typed face over the C ABI in ``native/include/quantus_miner.h``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from quantus_miner._native import ffi, lib
+from quantus_miner.model import MAX, Job, Pow
+from quantus_miner.pow import sha3
+
+if TYPE_CHECKING:
+    from cffi import FFI
+
+ABI_VERSION: Final = 1
+_POWS: Final = {lib.QM_POSEIDON2: Pow.POSEIDON2, lib.QM_SHA3: Pow.SHA3}
+
+if lib.qm_abi_version() != ABI_VERSION:
+    raise ImportError(
+        f"quantus_miner._native has ABI version {lib.qm_abi_version()}, this quantus-miner needs {ABI_VERSION}: "
+        "install it again"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One way to search; ``supported``: whether this processor and operating system can run it."""
+
+    index: int
+    pow: Pow
+    name: str
+    supported: bool
+
+
+class Outcome(NamedTuple):
+    """``tested``: nonces tested, in order from the start. ``nonce``: the last of them if it is valid, else None."""
+
+    tested: int
+    nonce: int | None
+
+
+class Control:
+    """Stop signal and progress of one search; any thread may use it while another searches."""
+
+    __slots__ = ("_control",)
+
+    def __init__(self) -> None:
+        self._control = ffi.new("qm_control *")
+
+    @property
+    def hashes(self) -> int:
+        """Nonces tested since the last reset; moves during a search."""
+        return lib.qm_control_hashes(self._control)
+
+    def stop(self) -> None:
+        """Ends the search under way within 2 ms, and later ones at once, until the next reset."""
+        lib.qm_control_stop(self._control)
+
+    def reset(self) -> None:
+        """Before a search: no stop, no hashes."""
+        lib.qm_control_reset(self._control)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeJob:
+    """A job as kernels read it; any number of threads may search it at the same time."""
+
+    pow: Pow
+    data: FFI.CData
+
+
+def kernels() -> tuple[Kernel, ...]:
+    """All kernels, those of one proof of work from the slowest to the fastest."""
+    return tuple(
+        Kernel(
+            index=index,
+            pow=_POWS[lib.qm_kernel_pow(index)],
+            name=_text(lib.qm_kernel_name(index)),
+            supported=lib.qm_kernel_supported(index) == 1,
+        )
+        for index in range(lib.qm_kernel_count())
+    )
+
+
+def find_kernel(pow: Pow, name: str | None) -> Kernel:  # noqa: A002 - the field's word
+    """The kernel of ``pow`` called ``name``; None: the fastest that this machine can run.
+
+    Raises ValueError, naming the kernels that are allowed, where there is none or it cannot run here.
+    """
+    usable = [kernel for kernel in kernels() if kernel.pow is pow and kernel.supported]
+    for kernel in reversed(usable):
+        if name in (None, kernel.name):
+            return kernel
+    allowed = ", ".join(kernel.name for kernel in usable)
+    raise ValueError(f"no kernel {name!r} for {pow} on this machine; allowed: {allowed}")
+
+
+def prepare(job: Job) -> NativeJob:
+    """``job`` for ``search``; of qpow-sha3 with its base and modulus, which take milliseconds the first time.
+
+    Raises ValueError unless the header has 32 bytes and the limit is from 0 to 2^512 - 1.
+    """
+    if len(job.header) != 32:
+        raise ValueError(f"a header has 32 bytes, not {len(job.header)}")
+    if not 0 <= job.limit <= MAX:
+        raise ValueError("a limit is from 0 to 2^512 - 1")
+    fields = {"header": job.header, "limit": job.limit.to_bytes(64)}
+    if job.pow is Pow.SHA3:
+        base, modulus = sha3.modulus(job.header)
+        fields |= {"base": base.to_bytes(32), "modulus": modulus.to_bytes(64)}
+    return NativeJob(job.pow, ffi.new("qm_job *", fields))
+
+
+def search(kernel: Kernel, job: NativeJob, start: int, count: int, control: Control) -> Outcome:
+    """Tests nonces ``start``, ``start + 1``, … ``start + count - 1`` and ends at the first valid one.
+
+    Other threads run meanwhile. ``tested`` is below ``count`` without a nonce only if ``control`` was stopped.
+    Raises ValueError unless ``kernel`` is of the job's proof of work and runs here, 0 <= start, 1 <= count < 2^64
+    and start + count <= 2^512.
+    """
+    if kernel.pow is not job.pow:
+        raise ValueError(f"kernel {kernel.name!r} of {kernel.pow} cannot search a job of {job.pow}")
+    if not (0 <= start <= MAX and 0 < count < 2**64):
+        raise ValueError("a slice needs 0 <= start, 1 <= count < 2^64 and start + count <= 2^512")
+    tested = ffi.new("uint64_t *")
+    outcome = lib.qm_search(kernel.index, job.data, start.to_bytes(64), count, control._control, tested)  # noqa: SLF001 - same file
+    if outcome == lib.QM_INVALID:
+        raise ValueError("kernel not supported on this machine, or a slice that passes nonce 2^512 - 1")
+    done: int = tested[0]
+    return Outcome(done, start + done - 1 if outcome == lib.QM_FOUND else None)
+
+
+def _text(data: FFI.CData) -> str:
+    text = ffi.string(data)
+    assert isinstance(text, bytes)  # noqa: S101 - what cffi makes of const char *
+    return text.decode()

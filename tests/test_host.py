@@ -322,30 +322,22 @@ def test_a_cpu_that_is_not_there_is_refused(cpu: int) -> None:
     assert in_thread(lambda: pin_thread(cpu)) is False
 
 
-def test_a_yielding_thread_is_idle_class_and_the_others_are_not() -> None:
-    before = os.sched_getscheduler(0)
-
+def test_a_yielding_thread_is_nicer_and_the_others_are_not() -> None:
     def work() -> int:
         yield_priority()
-        return os.sched_getscheduler(0)
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    assert in_thread(work) == os.SCHED_IDLE
-    assert os.sched_getscheduler(0) == before
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    assert in_thread(work) == min(19, before + 10)
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
-@pytest.mark.parametrize("refused", [{os.SCHED_IDLE}, {os.SCHED_IDLE, os.SCHED_BATCH}])
-def test_a_refused_scheduling_class_is_no_error(monkeypatch: pytest.MonkeyPatch, refused: set[int]) -> None:
-    real, asked = os.sched_setscheduler, []
+def test_a_refused_priority_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> int:
+        raise PermissionError
 
-    def filtered(pid: int, policy: int, param: os.sched_param) -> None:
-        asked.append(policy)
-        if policy in refused:
-            raise PermissionError
-        real(pid, policy, param)
-
-    monkeypatch.setattr(os, "sched_setscheduler", filtered)
+    monkeypatch.setattr(os, "nice", refuse)
     in_thread(yield_priority)
-    assert asked == [os.SCHED_IDLE, os.SCHED_BATCH]
 
 
 # --- processor ---

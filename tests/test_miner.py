@@ -330,7 +330,7 @@ def test_counts_move_during_a_long_slice_and_rates_are_hashes_over_time() -> Non
     miner = Miner([engine], chunk_s=30.0, clock=lambda: now)
     miner.start()
     search = miner.submit(job([NonceRange(0, MAX)]), ends)
-    seen = set()
+    seen: set[int] = set()
     while len(seen) < 5:
         seen.add(miner.hashes(search))
     now = 1.0

@@ -16,16 +16,22 @@ from quantus_miner.settings import BY_NAME, SETTINGS, Settings, load
 def test_defaults_are_those_of_the_specification() -> None:
     settings = load({}, {"HOME": "/nowhere"}, None)
     assert (settings.port, settings.bind, settings.engine) == (9833, "127.0.0.1", ("cpu-fast",))
-    assert settings.workers is settings.metrics_port is settings.api_token is None
+    assert (settings.workers, settings.metrics_port, settings.api_token) == (None, None, None)
     assert settings.progress_chunk_ms == 2000
     assert settings.manip_solved_blocks is None
-    assert (settings.manip_base_delay_ns, settings.manip_step_batch, settings.manip_throttle_cap) == (500_000, 10_000, 0)
+    assert (settings.manip_base_delay_ns, settings.manip_step_batch, settings.manip_throttle_cap) == (
+        500_000,
+        10_000,
+        0,
+    )
     assert settings.state_dir.name == "quantus-miner"
 
 
 def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
     config = tmp_path / "miner.toml"
-    config.write_text('port = 1\nbind = "::1"\nworkers = "3"\nengine = ["cpu-fast", "cpu-baseline"]\nmetrics-port = 7\n')
+    config.write_text(
+        'port = 1\nbind = "::1"\nworkers = "3"\nengine = ["cpu-fast", "cpu-baseline"]\nmetrics-port = 7\n'
+    )
     environ = {"MINER_PORT": "2", "MINER_BIND": "0.0.0.0", "MINER_METRICS_PORT": ""}  # noqa: S104 - not bound
     settings = load({"port": "3"}, environ, config)
     assert (settings.port, settings.bind, settings.workers, settings.metrics_port) == (3, "0.0.0.0", 3, 7)  # noqa: S104

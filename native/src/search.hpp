@@ -34,7 +34,8 @@ int search(const qm_job &job, U512 nonce, uint64_t count, qm_control *control, u
 
         while (low < end) {
             if (__atomic_load_n(&control->stop, __ATOMIC_RELAXED)) return QM_STOPPED;
-            for (const uint64_t pause = low + Kernel::poll < end ? low + Kernel::poll : end; low < pause; low += lanes) {
+            const uint64_t pause = low + Kernel::poll < end ? low + Kernel::poll : end;
+            for (; low < pause; low += lanes) {
                 uint32_t valid = kernel.next();
                 if (__builtin_expect(valid != 0, 0)) {
                     if (low < first) valid &= ~uint32_t{0} << (first - low);

@@ -72,7 +72,9 @@ def serve(**given: str | None) -> None:
 @cli.command()
 @click.option("--engine", metavar="NAME[,NAME]", default="cpu-baseline,cpu-fast", show_default=True, help="Engines.")
 @click.option("--kernel", metavar="NAME", help="CPU kernel of the fast engines; unset: the fastest.")
-@click.option("--pow", "pow_", type=click.Choice([pow_.value for pow_ in Pow]), default=Pow.POSEIDON2.value, show_default=True)
+@click.option(
+    "--pow", "pow_", type=click.Choice([pow_.value for pow_ in Pow]), default=Pow.POSEIDON2.value, show_default=True
+)
 @click.option("--workers", metavar="N", help="CPU worker threads; unset: as the service.")
 @click.option("--seconds", type=click.FloatRange(0.1, 86400), default=5.0, show_default=True, help="For each engine.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
@@ -81,7 +83,8 @@ def bench(engine: str, kernel: str | None, pow_: str, workers: str | None, secon
     settings = load_settings({"engine": engine, "kernel": kernel, "workers": workers, "log": "warn"})
     import msgspec
 
-    from quantus_miner import bench as bench_, service
+    from quantus_miner import bench as bench_
+    from quantus_miner import service
     from quantus_miner.engines import create_engines
 
     live = sys.stderr.isatty() and not as_json
@@ -108,7 +111,9 @@ def bench(engine: str, kernel: str | None, pow_: str, workers: str | None, secon
 
 
 @cli.command()
-@click.option("--pow", "pow_", type=click.Choice([pow_.value for pow_ in Pow]), help="Default: by --difficulty or --threshold.")
+@click.option(
+    "--pow", "pow_", type=click.Choice([pow_.value for pow_ in Pow]), help="Default: by --difficulty or --threshold."
+)
 @click.option("--header", metavar="HEX", help="Mining hash, 64 hex digits.")
 @click.option("--nonce", metavar="HEX", help="Nonce, 1 to 128 hex digits.")
 @click.option("--difficulty", metavar="N", help="Decimal; qpow-poseidon2: valid if hash < (2^512 - 1) / difficulty.")
@@ -136,7 +141,9 @@ def devices() -> None:
 @cli.command("dev-node")
 @click.option("--miner", metavar="URL", help="Base URL of a running miner's job API; unset: start one for this run.")
 @click.option("--api-token", metavar="TOKEN", envvar="MINER_API_TOKEN", help="Bearer token that the miner requires.")
-@click.option("--pow", "pow_", type=click.Choice([pow_.value for pow_ in Pow]), default=Pow.POSEIDON2.value, show_default=True)
+@click.option(
+    "--pow", "pow_", type=click.Choice([pow_.value for pow_ in Pow]), default=Pow.POSEIDON2.value, show_default=True
+)
 @click.option("--block-time", type=click.FloatRange(0.05, 3600), default=3.0, show_default=True, help="Target seconds.")
 @click.option("--difficulty", type=click.IntRange(1, 2**128), default=100_000, show_default=True, help="Of block 1.")
 @click.option("--blocks", type=click.IntRange(1), help="Stop after so many blocks; unset: on Ctrl-C.")

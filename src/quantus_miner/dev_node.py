@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import urlsplit
 
-from quantus_miner import pow as reference, units
+from quantus_miner import pow as reference
+from quantus_miner import units
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.model import MAX, Pow, limit_from_difficulty
 from quantus_miner.pow.block import Header
@@ -144,7 +145,7 @@ class Tally:
         average = f"{seconds / self.blocks:.2f} s" if self.blocks else "-"
         rate = units.hash_rate(self.hashes / self.mining_s if self.mining_s else 0.0)
         return (
-            f"{self.blocks} blocks in {seconds:.1f} s (a block in {average} on average, target {chain.block_time:g} s), "
+            f"{self.blocks} blocks in {seconds:.1f} s (one in {average} on average, target {chain.block_time:g} s), "
             f"{self.hashes:,} hashes at {rate}, difficulty now {chain.difficulty:,}, {self.invalid} invalid"
         )
 

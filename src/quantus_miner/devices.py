@@ -18,7 +18,10 @@ def describe() -> Iterator[str]:
     """The report, line by line."""
     effective = cpus.detect()
     yield f"CPU: {cpus.processor_name()}"
-    limits = [f"cpuset {effective.mask}" if effective.mask else "", f"quota {effective.quota:g}" if effective.quota else ""]
+    limits = [
+        f"cpuset {effective.mask}" if effective.mask else "",
+        f"quota {effective.quota:g}" if effective.quota else "",
+    ]
     noted = ", ".join(filter(None, limits))
     yield (
         f"  effective CPUs: {effective.count}{f' ({noted})' if noted else ''};"
@@ -30,7 +33,13 @@ def describe() -> Iterator[str]:
         fastest = native.find_kernel(pow_, None)
         for kernel in native.kernels():
             if kernel.pow is pow_:
-                state = "used by cpu-fast" if kernel == fastest else "available" if kernel.supported else "not supported here"
+                state = (
+                    "used by cpu-fast"
+                    if kernel == fastest
+                    else "available"
+                    if kernel.supported
+                    else "not supported here"
+                )
                 yield f"  {pow_:15} {kernel.name:10} {state}"
     yield "Engines:"
     for name in ENGINE_NAMES:

@@ -49,7 +49,12 @@ METRICS: Final = (
     Row("miner_cpu_hash_rate", "gauge", (), "Nonces a second of CPU engines, average of the last 10 seconds."),
     Row("miner_gpu_hash_rate", "gauge", (), "Nonces a second of GPU engines, average of the last 10 seconds."),
     Row("miner_hashes_total", "counter", (), "Nonces tested."),
-    Row("miner_mine_requests_total", "counter", ("result",), "POST /mine by result: accepted, duplicate, invalid, error."),
+    Row(
+        "miner_mine_requests_total",
+        "counter",
+        ("result",),
+        "POST /mine by result: accepted, duplicate, invalid, error.",
+    ),
     Row("miner_jobs_total", "counter", ("status",), "Ended jobs by status: completed, failed, cancelled, expired."),
     Row("miner_jobs_by_engine_total", "counter", ("engine", "status"), "Ended jobs by engine and status."),
     Row("miner_http_requests_total", "counter", ("endpoint", "code"), "API requests by route and HTTP status code."),
@@ -136,7 +141,7 @@ class MinerCollector(Collector):
         return {
             "miner_mine_requests_total": {(result,): count for result, count in stats.mine_requests.items()},
             "miner_jobs_total": by_status,
-            "miner_jobs_by_engine_total": dict(stats.ended_jobs),
+            "miner_jobs_by_engine_total": {(engine, status): n for (engine, status), n in stats.ended_jobs.items()},
             "miner_http_requests_total": {(route, str(code)): n for (route, code), n in stats.requests.items()},
             "miner_job_hashes_total": hashes,
             "miner_job_hash_rate": rates,

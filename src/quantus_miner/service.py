@@ -34,9 +34,7 @@ def run(settings: Settings) -> None:
     log.info("Effective config: %s", settings.summary())
     effective = detect_cpus()
     workers = choose_workers(settings.workers, effective)
-    log.info(
-        "Using %d worker thread(s) for mining (effective logical CPUs available: %d)", workers, effective.count
-    )
+    log.info("Using %d worker thread(s) for mining (effective logical CPUs available: %d)", workers, effective.count)
     engines = create_engines(settings, workers)
     log.info("Using engine: %s", ", ".join(settings.engine))
     for engine in engines:

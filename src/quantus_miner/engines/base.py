@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from quantus_miner import native
-from quantus_miner.model import Job, Pow
-from quantus_miner.native import Outcome
+
+if TYPE_CHECKING:
+    from quantus_miner.model import Job, Pow
+    from quantus_miner.native import Outcome
 
 
 class Control:
@@ -38,11 +40,19 @@ class Control:
 
 
 class Engine(Protocol):
-    """Searches nonces; ``workers`` threads may call ``search`` at the same time."""
+    """Searches nonces."""
 
-    name: str
-    kind: Literal["cpu", "gpu"]
-    workers: int
+    @property
+    def name(self) -> str:
+        """As in the setting ``engine``."""
+
+    @property
+    def kind(self) -> Literal["cpu", "gpu"]:
+        """What its workers run on."""
+
+    @property
+    def workers(self) -> int:
+        """Threads that may search at the same time."""
 
     def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
         """Name of the kernel that searches ``pow``; None where this engine cannot."""

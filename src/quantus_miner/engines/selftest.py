@@ -17,7 +17,7 @@ class _Case(NamedTuple):
 
     job: Job
     start: int
-    count: int
+    length: int
     nonce: int
 
 
@@ -33,7 +33,7 @@ _CASES: Final = (
             limit_from_difficulty(90),
         ),
         start=0xFFFFFF81,
-        count=255,
+        length=255,
         nonce=0x10000006C,
     ),
     _Case(
@@ -43,7 +43,7 @@ _CASES: Final = (
             148975643666028856661933611091176068083104064673248815308039571596908489223039410853354158868521149196555909535405400565041709809021628554960373877845378,
         ),
         start=0xFFFFFF81,
-        count=255,
+        length=255,
         nonce=0xFFFFFFFE,
     ),
 )
@@ -56,7 +56,7 @@ def self_test(engine: Engine) -> None:
             continue
         before = case.nonce - case.start
         nothing = _search(engine, case, before)
-        found = _search(engine, case, case.count)
+        found = _search(engine, case, case.length)
         if nothing != (before, None) or found != (before + 1, case.nonce):
             raise EngineUnavailableError(
                 f"engine '{engine.name}' is not available: its kernel {engine.kernel(case.job.pow)} fails the self test"

@@ -1,4 +1,4 @@
-"""cpu-chain-manipulator: a fast engine that slows down with every solved job, so that a test network's difficulty sinks."""
+"""cpu-chain-manipulator: slows down with every solved job, so that a test network's difficulty sinks."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -82,17 +83,14 @@ def pin_thread(cpu: int) -> bool:
 
 
 def yield_priority() -> None:
-    """Make the calling thread give way to this process's other threads; do nothing where that is refused.
+    """Makes the calling thread give way to this process's other threads.
 
-    Without this a request waits for its turn behind workers that never sleep. In the service's own cgroup it orders
-    only our own threads: the share against other services is the cgroup's CPU weight.
+    Without this a request waits for its turn behind workers that never sleep. Ten steps of nice are enough for that.
+    SCHED_IDLE would be too much: on a busy machine such a thread may not run for a second while it holds the GIL.
+    In a service's own cgroup this orders only our own threads; the share against others is the cgroup's CPU weight.
     """
-    for policy in (os.SCHED_IDLE, os.SCHED_BATCH):
-        try:
-            os.sched_setscheduler(0, policy, os.sched_param(0))  # 0: the calling thread
-        except OSError:
-            continue
-        return
+    with contextlib.suppress(OSError):
+        os.nice(10)  # Linux: of the calling thread alone
 
 
 def processor_name(root: Path = ROOT) -> str:

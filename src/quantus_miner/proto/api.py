@@ -52,17 +52,10 @@ def parse_mine(body: bytes, random_nonce: int) -> Job:
     ``random_nonce``, 0 .. MAX: where the search begins when the body gives no range. Raises InvalidRequestError.
     """
     fields = _fields(body)
-    job_id = fields["job_id"] or ""
     try:
-        if not job_id:
-            raise ValueError("job_id cannot be empty")
-        if len(job_id) > MAX_JOB_ID:
-            raise ValueError(f"job_id must be at most {MAX_JOB_ID} characters")
-        header = bytes.fromhex(_hex("mining_hash", 64, fields["mining_hash"] or ""))
-        pow_, limit = _target(fields["distance_threshold"], fields["difficulty"])
-        return Job(job_id, pow_, header, limit, _ranges(fields["nonce_start"], fields["nonce_end"], random_nonce))
+        return _job(fields, random_nonce)
     except ValueError as error:
-        raise InvalidRequestError(job_id[:MAX_JOB_ID], str(error)) from None
+        raise InvalidRequestError((fields["job_id"] or "")[:MAX_JOB_ID], str(error)) from None
 
 
 def encode_result(job_id: str, status: Status, solution: Solution | None, hashes: int, elapsed: float) -> bytes:
@@ -80,6 +73,18 @@ def encode_unknown_result(job_id: str) -> bytes:
 def encode_reply(status: str, job_id: str, message: str | None = None) -> bytes:
     """The reply of /mine and /cancel, and of every error beside them."""
     return msgspec.json.encode(MineResponse(status, job_id, message))
+
+
+def _job(fields: dict[str, str | None], random_nonce: int) -> Job:
+    """Raises ValueError with the contract's message; the order of the checks is part of the contract."""
+    job_id = fields["job_id"] or ""
+    if not job_id:
+        raise ValueError("job_id cannot be empty")
+    if len(job_id) > MAX_JOB_ID:
+        raise ValueError(f"job_id must be at most {MAX_JOB_ID} characters")
+    header = bytes.fromhex(_hex("mining_hash", 64, fields["mining_hash"] or ""))
+    pow_, limit = _target(fields["distance_threshold"], fields["difficulty"])
+    return Job(job_id, pow_, header, limit, _ranges(fields["nonce_start"], fields["nonce_end"], random_nonce))
 
 
 def _fields(body: bytes) -> dict[str, str | None]:

@@ -35,7 +35,7 @@ TRANSITIONS: Final = {
     (Status.RUNNING, Event.CANCEL): Status.CANCELLED,
     (Status.RUNNING, Event.EXPIRE): Status.CANCELLED,
 }
-"""Where an event leads. Ended jobs have no events: one that is not listed is a programming error and raises KeyError."""
+"""Where an event leads. Ended jobs have no events: whatever is not listed is our error and raises KeyError."""
 
 
 class DuplicateJobError(Exception):

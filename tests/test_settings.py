@@ -76,7 +76,7 @@ BAD = [
     ({"bind": "localhost"}, {}, ["--bind", "IP address"]),
     ({"progress_chunk_ms": "0"}, {}, ["--progress-chunk-ms", "from 1"]),
     ({"manip_step_batch": "0"}, {}, ["--manip-step-batch", "from 1"]),
-    ({"log": "loud"}, {}, ["--log", "'loud'"]),
+    ({"log": "miner=loud"}, {}, ["--log", "command line", "loud"]),
     ({}, {"RUST_LOG": "miner=loud"}, ["--log", "RUST_LOG"]),
     ({"log_format": "xml"}, {}, ["--log-format", "auto, text, journald, json"]),
     ({"api_token": "a b"}, {}, ["--api-token", "printable"]),

@@ -22,6 +22,7 @@
 #include "montgomery.hpp"
 #include "poseidon2.hpp"
 #include "quantus_miner.h"
+#include "search.hpp"
 #include "wide.hpp"
 
 namespace {
@@ -354,6 +355,36 @@ void check_against_baseline() {
     }
 }
 
+// The search loop with eight lanes: what is valid before the slice, after it or at zero does not count.
+struct Sieve {
+    static constexpr uint64_t lanes = 8, poll = 16;
+    explicit Sieve(const qm_job &) {}
+    static bool valid(uint64_t low) { return low % 11 == 0 || low % 13 == 0; }
+    void seek(const U512 &nonce) { low = nonce.word[0]; }
+    uint32_t next() {
+        uint32_t mask = 0;
+        for (uint64_t i = 0; i < lanes; ++i) mask |= uint32_t{valid(low++)} << i;
+        return mask;
+    }
+    uint64_t low = 0;
+};
+
+void check_lanes() {
+    for (uint64_t base : {uint64_t{0}, (uint64_t{1} << 32) - 40, ~uint64_t{0} - 40})
+        for (uint64_t start = base; start < base + 40; ++start)
+            for (uint64_t count = 1; count < 40; ++count) {
+                uint64_t first = 0;
+                while (first < count && ((start == 0 && first == 0) || !Sieve::valid(start + first))) ++first;
+                qm_control control;
+                qm_control_reset(&control);
+                uint64_t tested = 0;
+                const int outcome = search<Sieve>(qm_job{}, small(start), count, &control, &tested);
+                expect(outcome == (first < count ? QM_FOUND : QM_EXHAUSTED) &&
+                           tested == (first < count ? first + 1 : count) && qm_control_hashes(&control) == tested,
+                       "a search of " + std::to_string(count) + " from " + std::to_string(start) + " with 8 lanes");
+            }
+}
+
 // A stop from another thread ends a search without end; what it tested was counted.
 void check_stop() {
     for (int kernel : supported(-1)) {
@@ -456,6 +487,7 @@ int main() {
     check_invalid();
     check_edges();
     check_against_baseline();
+    check_lanes();
     check_stop();
 
     int lines = 0;

@@ -10,7 +10,6 @@ from quantus_miner import __version__
 from quantus_miner.proto.api import MAX_JOB_ID, MineResponse, MiningResult
 
 _HEX: Final = "[0-9a-fA-F]"
-_DECIMAL: Final = {"type": "string", "pattern": "^[0-9]{1,155}$"}
 
 
 def _reply(schema: str, description: str) -> dict[str, Any]:
@@ -34,8 +33,16 @@ _REQUEST: Final = {
         "mining_hash": {"type": "string", "pattern": f"^{_HEX}{{64}}$"},
         "nonce_start": {"type": "string", "pattern": f"^{_HEX}{{128}}$", "description": "Inclusive."},
         "nonce_end": {"type": "string", "pattern": f"^{_HEX}{{128}}$", "description": "Inclusive."},
-        "distance_threshold": {**_DECIMAL, "description": "Decimal, below 2^512; valid: distance <= threshold."},
-        "difficulty": {**_DECIMAL, "description": "Decimal, 1 .. 2^512 - 1; valid: hash < (2^512 - 1) / difficulty."},
+        "distance_threshold": {
+            "type": "string",
+            "pattern": "^[0-9]{1,155}$",
+            "description": "Decimal, below 2^512; valid: distance <= threshold.",
+        },
+        "difficulty": {
+            "type": "string",
+            "pattern": "^0*[1-9][0-9]{0,154}$",
+            "description": "Decimal, 1 .. 2^512 - 1; valid: hash < (2^512 - 1) / difficulty.",
+        },
     },
     "oneOf": [{"required": ["distance_threshold"]}, {"required": ["difficulty"]}],
     "dependentRequired": {"nonce_start": ["nonce_end"], "nonce_end": ["nonce_start"]},

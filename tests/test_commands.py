@@ -1,0 +1,203 @@
+"""The commands beside serve, as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quantus_miner import native, units
+from quantus_miner.model import MAX, Pow, achieved_difficulty
+
+from .conftest import VECTORS, MinerProcess, vectors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "quantus_miner", *args], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("pow_", Pow)
+def test_bench_json_is_one_object_and_nothing_else(pow_: Pow) -> None:
+    ended = run("bench", "--seconds", "0.1", "--workers", "1", "--pow", pow_, "--json")
+    assert ended.returncode == 0
+    assert ended.stderr == ""
+    report = json.loads(ended.stdout)
+    assert [result["engine"] for result in report.pop("results")] == ["cpu-baseline", "cpu-fast"]
+    assert report == {}
+
+
+def test_bench_measures_what_it_says() -> None:
+    ended = run("bench", "--engine", "cpu-fast", "--kernel", "scalar", "--seconds", "0.2", "--workers", "1", "--json")
+    (result,) = json.loads(ended.stdout)["results"]
+    assert (result["engine"], result["kernel"], result["pow"]) == ("cpu-fast", "scalar", "qpow-poseidon2")
+    assert result["workers"] == 1
+    assert result["seconds"] >= 0.2
+    assert result["hash_rate"] == pytest.approx(result["hashes"] / result["seconds"])
+    assert result["hashes"] > 0
+
+
+def test_bench_for_people_has_ratios_and_a_live_line_on_a_terminal() -> None:
+    master, slave = pty.openpty()
+    ended = subprocess.run(
+        [sys.executable, "-m", "quantus_miner", "bench", "--seconds", "0.3", "--workers", "1"],
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        timeout=60,
+        check=True,
+    )
+    os.close(slave)
+    live = os.read(master, 65536).decode()
+    os.close(master)
+    baseline, fast = ended.stdout.decode().splitlines()
+    assert "1.00 x cpu-baseline" in baseline
+    assert re.search(r"cpu-fast .* [0-9.]+ [kMG]H/s +[0-9.]+ x cpu-baseline  \(qpow-poseidon2, kernel ", fast)
+    assert re.search(r"\r  cpu-fast +[0-9.]+ [kMG]H/s +0\.[0-9] s", live)
+
+
+def test_devices_lists_every_kernel_and_engine() -> None:
+    ended = run("devices")
+    assert ended.returncode == 0
+    for kernel in native.kernels():
+        assert re.search(rf"{kernel.pow} +{kernel.name} ", ended.stdout)
+    assert re.search(r"gpu-cuda +not available: ", ended.stdout)
+    assert re.search(r"effective CPUs: \d+", ended.stdout)
+
+
+def test_verify_a_block_that_the_network_accepted(tmp_path: Path) -> None:
+    block = vectors("real_block")
+    ended = run("verify", "--block", str(VECTORS / "real_block.json"))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[0] == "valid"
+    for text in (
+        block["mining_hash"],
+        block["nonce"].lstrip("0"),
+        f"achieved difficulty  {block['achieved_difficulty']}",
+    ):
+        assert text in ended.stdout
+    achieved = int(block["achieved_difficulty"])
+    assert run("verify", "--block", str(VECTORS / "real_block.json"), "--difficulty", str(achieved)).returncode == 0
+    assert run("verify", "--block", str(VECTORS / "real_block.json"), "--difficulty", str(achieved + 2)).returncode == 1
+    block["header"]["number"] = 2
+    forged = tmp_path / "forged.json"
+    forged.write_text(json.dumps(block))
+    ended = run("verify", "--block", str(forged))
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert "mining_hash is not that of the header" in ended.stderr
+
+
+def test_verify_a_nonce() -> None:
+    case = vectors("qpow_poseidon2_hash")["cases"][1]
+    value = int(case["hash_hex"], 16)
+    given = ("verify", "--header", case["header_hex"], "--nonce", case["nonce_hex"])
+    ended = run(*given, "--difficulty", "1")
+    assert ended.returncode == 0
+    assert case["hash_hex"] in ended.stdout
+    assert f"achieved difficulty  {achieved_difficulty(value)}" in ended.stdout
+    ended = run(*given, "--difficulty", str(MAX))
+    assert ended.returncode == 1
+    assert ended.stdout.splitlines()[0] == "not valid"
+
+
+def test_verify_a_distance() -> None:
+    case = next(case for case in vectors("qpow_sha3_distance")["cases"] if int(case["nonce_hex"], 16))
+    threshold = int(case["distance_hex"], 16)
+    given = ("verify", "--header", case["header_hex"], "--nonce", case["nonce_hex"], "--threshold")
+    assert run(*given, str(threshold)).returncode == 0
+    assert run(*given, str(threshold - 1)).returncode == 1
+
+
+def test_the_zero_nonce_is_never_valid() -> None:
+    ended = run("verify", "--header", "00" * 32, "--nonce", "0", "--difficulty", "1")
+    assert ended.returncode == 1
+    assert "the zero nonce never is" in ended.stdout
+
+
+@pytest.mark.parametrize("pow_", Pow)
+def test_the_dev_node_finds_blocks_with_a_miner_of_its_own(pow_: Pow) -> None:
+    ended = run(
+        "dev-node", "--pow", pow_, "--blocks", "5", "--block-time", "0.05", "--difficulty", "500", "--poll-ms", "5"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert [line.split()[1] for line in ended.stdout.splitlines() if line.startswith("block ")] == list("12345")
+    assert re.search(r"dev-node: 5 blocks in .*, 0 invalid$", ended.stdout)
+    assert "miner | " in ended.stderr
+    assert "Stopped: " in ended.stderr
+
+
+def test_the_dev_node_mines_with_a_miner_that_runs(miner: MinerProcess) -> None:
+    url = f"http://127.0.0.1:{miner.port}/"
+    ended = run(
+        "dev-node", "--miner", url, "--blocks", "3", "--block-time", "0.05", "--difficulty", "500", "--poll-ms", "5"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "3 blocks in " in ended.stdout
+    assert miner.call("GET", "/health")[0] == 200
+
+
+def test_the_dev_node_replaces_a_proposal_that_nobody_seals(miner: MinerProcess) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "quantus_miner",
+            "dev-node",
+            "--miner",
+            f"http://127.0.0.1:{miner.port}",
+            "--difficulty",
+            str(2**128),
+            "--block-time",
+            "0.05",
+            "--poll-ms",
+            "5",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert any("new proposal" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    assert process.wait(20) == 0
+    assert "0 blocks in " in rest
+    process.stdout.close()
+
+
+def test_the_dev_node_without_a_miner_is_one_line() -> None:
+    ended = run("dev-node", "--miner", "http://127.0.0.1:1")
+    assert ended.returncode == 1
+    assert re.search(r"^quantus-miner: the miner does not answer POST /mine: ", ended.stderr)
+
+
+def test_version_and_help() -> None:
+    assert re.fullmatch(r"quantus-miner, version \d+\.\d+\.\d+\n", run("--version").stdout)
+    text = run("--help").stdout
+    for command in ("serve", "bench", "verify", "devices", "dev-node"):
+        assert re.search(rf"^  {command} ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [
+        (0, "0.00 H/s"),
+        (999.4, "999 H/s"),
+        (999.6, "1.00 kH/s"),
+        (12_345, "12.3 kH/s"),
+        (1.5e6, "1.50 MH/s"),
+        (1e15, "1000 TH/s"),
+    ],
+)
+def test_hash_rates_have_three_digits(rate: float, text: str) -> None:
+    assert units.hash_rate(rate) == text

@@ -1,0 +1,113 @@
+"""The exporter: the table is what is served, counts move, nothing fails a scrape."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from quantus_miner.metrics import METRICS, MinerCollector
+from quantus_miner.model import MAX, Status
+from quantus_miner.stats import ApiStats, JobStats, MinerStats, RateMeter, ThreadStats
+
+from .conftest import MinerProcess
+
+MINER = MinerStats(
+    workers=3,
+    cpu_workers=2,
+    gpu_devices=1,
+    busy_workers=2,
+    active_jobs=1,
+    hashes=1000,
+    hash_rates={"cpu": 10.0, "gpu": 5.0},
+    rejected_solutions=0,
+    stale_solutions=0,
+    solved_by_engine={"cpu-fast": 1},
+    kernels=frozenset({("cpu-fast", "qpow-sha3", "scalar")}),
+)
+API = ApiStats(
+    requests={("/mine", 200): 1},
+    mine_requests={"accepted": 1},
+    ended_jobs={("cpu-fast", "completed"): 1},
+    jobs=(
+        JobStats(
+            "j", "cpu-fast", Status.RUNNING, (ThreadStats("cpu-fast", 0, 7, 1.5), ThreadStats("cpu-fast", 1, 5, 0.5))
+        ),
+    ),
+)
+
+
+def scrape(collector: MinerCollector) -> dict[str, dict[tuple[str, ...], float]]:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    samples: dict[str, dict[tuple[str, ...], float]] = {}
+    labels = {row.name: row.labels for row in METRICS}
+    for family in families:
+        for sample in family.samples:
+            samples.setdefault(sample.name, {})[tuple(sample.labels[name] for name in labels[sample.name])] = (
+                sample.value
+            )
+    return samples
+
+
+def test_every_row_of_the_table_has_samples() -> None:
+    samples = scrape(MinerCollector(lambda: MINER, lambda: API, 4))
+    assert samples.keys() == {row.name for row in METRICS}
+    assert samples["miner_hash_rate"] == {(): 15.0}
+    assert samples["miner_job_hashes_total"] == {("cpu-fast", "j"): 12}
+    assert samples["miner_job_hash_rate"] == {("cpu-fast", "j"): 2.0}
+    assert samples["miner_thread_hashes_total"] == {("cpu-fast", "j", "0"): 7, ("cpu-fast", "j", "1"): 5}
+    assert samples["miner_job_status"]["cpu-fast", "j", "running"] == 1
+    assert sum(samples["miner_job_status"].values()) == 1
+    assert samples["miner_jobs_total"]["completed",] == 1
+
+
+def test_a_part_that_fails_costs_its_own_series_only(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> ApiStats:
+        raise RuntimeError("broken")
+
+    samples = scrape(MinerCollector(lambda: MINER, fail, 4))
+    assert samples["miner_workers"] == {(): 3}
+    assert "miner_jobs_total" not in samples
+    assert "could not be read" in caplog.text
+
+
+def test_counts_move_during_a_long_job_and_its_series_vanish_with_it() -> None:
+    with MinerProcess("--port", "0", "--metrics-port", "0", "--workers", "1", "--progress-chunk-ms", "60000") as miner:
+        job_id = str(uuid.uuid4())
+        job = {"job_id": job_id, "mining_hash": "00" * 32, "difficulty": str(MAX)}
+        assert miner.call("POST", "/mine", job)[0] == 200
+        of_job = frozenset({("engine", "cpu-fast"), ("job_id", job_id)})
+        seen: set[float] = set()
+        while len(seen) < 3:
+            seen.add(miner.metrics().get(("miner_job_hashes_total", of_job), 0.0))
+        while not (samples := miner.metrics())["miner_cpu_hash_rate", frozenset()]:
+            pass
+        assert samples["miner_hash_rate", frozenset()] > 0
+        assert samples["miner_active_jobs", frozenset()] == samples["miner_busy_workers", frozenset()] == 1
+        assert samples["miner_effective_cpus", frozenset()] >= 1
+        assert samples["miner_thread_hashes_total", of_job | {("thread_id", "0")}] > 0
+        assert miner.call("POST", "/mine", job)[0] == 409
+        assert miner.call("POST", "/mine", {})[0] == 400
+        miner.call("POST", f"/cancel/{job_id}")
+        samples = miner.metrics()
+        assert samples["miner_job_hash_rate", of_job] == 0
+        for result in ("accepted", "duplicate", "invalid"):
+            assert samples["miner_mine_requests_total", frozenset({("result", result)})] == 1
+        assert samples["miner_jobs_total", frozenset({("status", "cancelled")})] == 1
+        assert samples["miner_http_requests_total", frozenset({("endpoint", "/mine"), ("code", "409")})] == 1
+        assert samples["miner_http_requests_total", frozenset({("endpoint", "/cancel/{job_id}"), ("code", "200")})] == 1
+        assert samples["process_resident_memory_bytes", frozenset()] > 0
+
+
+def test_a_rate_is_counts_over_wall_time_in_a_moving_window() -> None:
+    meter = RateMeter(0.0)
+    assert meter.rate(0.0, 0) == 0.0
+    assert meter.rate(2.0, 10) == 5.0
+    for second in range(1, 31):
+        meter.sample(float(second), 100 * second if second <= 15 else 1500)
+    assert meter.rate(30.0, 1500) == 0.0
+    assert meter.rate(31.0, 1600) == pytest.approx(100 / 11)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import random
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantus_miner import native, units
+from quantus_miner.dev_node import Chain
 from quantus_miner.model import MAX, Pow, achieved_difficulty
 
 from .conftest import VECTORS, MinerProcess, vectors
@@ -201,3 +203,25 @@ def test_version_and_help() -> None:
 )
 def test_hash_rates_have_three_digits(rate: float, text: str) -> None:
     assert units.hash_rate(rate) == text
+
+
+def test_the_development_chain_aims_at_its_block_time() -> None:
+    """Fed with the times that a miner of a steady rate takes, the difficulty settles where a block takes block_time."""
+    dice = random.Random(1)
+    chain = Chain(Pow.POSEIDON2, 1000, block_time=2.0)
+    hash_rate, times = 50_000.0, []
+    for _ in range(300):
+        seconds = dice.expovariate(hash_rate / chain.difficulty)
+        times.append(seconds)
+        chain.append("00" * 64, seconds)
+    assert sum(times[50:]) / 250 == pytest.approx(2.0, rel=0.25)
+    assert chain.height == 300
+
+
+def test_the_development_chain_takes_only_work_that_seals() -> None:
+    chain = Chain(Pow.POSEIDON2, 1, block_time=1.0)
+    assert chain.seals(f"{1:0128x}")
+    for work in ("", "1", f"{0:0128x}", f"{1:0127x}", "g" * 128, "0x" + f"{1:0126x}"):
+        assert not chain.seals(work)
+    chain.difficulty = 2**128
+    assert not chain.seals(f"{1:0128x}")

@@ -22,7 +22,7 @@ enum qm_outcome {
     QM_EXHAUSTED = 0, /* every nonce of the slice was tested, none is valid */
     QM_FOUND = 1,     /* the last nonce tested is valid, all before it are not */
     QM_STOPPED = 2,   /* qm_control_stop was noticed; the nonces tested so far are not valid */
-    QM_INVALID = -1   /* no such kernel, kernel not supported here, or a slice that passes 2^512 - 1 */
+    QM_INVALID = -1   /* no such kernel, not supported here; an empty slice or one that passes 2^512 - 1; base or modulus as not allowed */
 };
 
 /* One job as a kernel sees it. A nonce is valid if it is not zero and its hash (qpow-poseidon2)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 REPLY_TIMEOUT_S: Final = 10.0
 REBUILD_BLOCK_TIMES: Final = 4
 """A proposal that nobody sealed for so many block times is replaced by a fresh one."""
+RETARGET_BLOCKS: Final = 10
 MOST_RETARGET: Final = 4.0
 """The difficulty changes by this factor at most from one block to the next."""
 PRE_RUNTIME: Final = b"\x06pow_\x80"
@@ -50,6 +52,7 @@ class Chain:
         self.author = secrets.token_bytes(32)
         self.tip = bytes(32)
         self.height = 0
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RETARGET_BLOCKS)
         self.proposal = self.propose()
 
     def propose(self) -> Header:
@@ -89,13 +92,18 @@ class Chain:
         return reference.is_valid(self.pow, self.proposal.mining_hash(), int(work, 16), self.limit)
 
     def append(self, work: str, seconds: float) -> None:
-        """Puts the sealed proposal on the chain; ``seconds`` is what it took, and moves the difficulty half way."""
+        """Puts the sealed proposal on the chain, which took ``seconds`` of mining, and retargets.
+
+        The next difficulty is the work a second of the last RETARGET_BLOCKS blocks, times the block time.
+        """
         seal = SEAL + bytes.fromhex(work)
         self.tip = replace(self.proposal, digest_logs=(*self.proposal.digest_logs, seal)).mining_hash()
         self.height += 1
-        ratio = (self.block_time / max(seconds, 1e-3)) ** 0.5
-        factor = min(max(ratio, 1 / MOST_RETARGET), MOST_RETARGET)
-        self.difficulty = min(max(1, int(self.difficulty * factor)), MAX)
+        self._recent.append((self.difficulty, seconds))
+        work_done, time_taken = (sum(column) for column in zip(*self._recent, strict=True))
+        aim = work_done / max(time_taken, 1e-3) * self.block_time
+        most, least = self.difficulty * MOST_RETARGET, self.difficulty / MOST_RETARGET
+        self.difficulty = max(1, int(min(max(aim, least), most)))
         self.propose()
 
 
@@ -177,7 +185,7 @@ def run(chain: Chain, url: str | None, token: str | None, blocks: int | None, po
 def _mine_block(chain: Chain, client: MinerClient, tally: Tally, poll_s: float) -> None:
     """Has the proposal sealed, however many jobs that takes."""
     began = time.monotonic()
-    hashes = 0
+    hashes, mining_s = 0, 0.0
     while True:
         job = chain.job()
         reply = client.call("POST", "/mine", job)
@@ -187,8 +195,7 @@ def _mine_block(chain: Chain, client: MinerClient, tally: Tally, poll_s: float) 
         # As real nodes do, before every new job, also when this one is completed.
         client.call("POST", f"/cancel/{job['job_id']}")
         hashes += result["hash_count"]
-        tally.hashes += result["hash_count"]
-        tally.mining_s += result["elapsed_time"]
+        mining_s += result["elapsed_time"]
         if result["status"] != "completed":
             print(f"dev-node: job {job['job_id']} is {result['status']}: new proposal", flush=True)
             chain.propose()
@@ -207,8 +214,10 @@ def _mine_block(chain: Chain, client: MinerClient, tally: Tally, poll_s: float) 
         flush=True,
     )
     # What it took the miner, not the time until our next poll.
-    chain.append(work, result["elapsed_time"])
+    chain.append(work, mining_s)
     tally.blocks += 1
+    tally.hashes += hashes
+    tally.mining_s += mining_s
 
 
 def _await_result(client: MinerClient, job_id: str, poll_s: float, patience_s: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
 
-.PHONY: run test check lock clean
+.PHONY: run test bench bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node
@@ -21,6 +21,16 @@ test: $(VENV)/test.stamp
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# Figures of this machine: the service's own cost, every kernel, and (with cargo) the network's own hash crate.
+bench: $(VENV)/run.stamp
+	$(BIN)/python -m benchmarks.service
+	$(BIN)/python -m benchmarks.kernels
+
+bench-peers: $(VENV)/run.stamp
+	@command -v cargo >/dev/null || { echo "quantus-miner: cargo is missing; install Rust to build the peer" >&2; exit 1; }
+	cargo build --quiet --release --manifest-path benchmarks/peers/Cargo.toml
+	$(BIN)/python -m benchmarks.against_peers
 
 $(VENV)/bin/python: | check
 	@$(PYTHON) -m venv $(VENV)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,16 +88,15 @@ def program_input() -> str:
     return "".join(" ".join(line) + "\n" for line in lines)
 
 
-@pytest.fixture(scope="session")
-def program() -> Path:
-    """The native test program, built under ASan and UBSan."""
+def build_program(name: str, *options: str) -> Path:
+    """The native test program, built in build/NAME."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     cmake, ninja = shutil.which("cmake", path=path), shutil.which("ninja", path=path)
     assert cmake, "cmake is not installed"
     assert ninja, "ninja is not installed"
-    build = ROOT / "build" / "sanitize"
+    build = ROOT / "build" / name
     configure = [cmake, f"-S{ROOT / 'native'}", f"-B{build}", "-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    configure += ["-DQM_SANITIZE=ON", f"-DPython_EXECUTABLE={sys.executable}"]
+    configure += ["-DQM_TESTS=ON", f"-DPython_EXECUTABLE={sys.executable}", *options]
     for command in (configure, [cmake, "--build", str(build), "--parallel", "2"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -104,8 +104,14 @@ def program() -> Path:
     return build / "kernel_check"
 
 
-def run_program(program: Path, lines: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program], input=lines, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="session")
+def program() -> Path:
+    """The native test program under ASan and UBSan."""
+    return build_program("sanitize", "-DQM_SANITIZE=ON")
+
+
+def run_program(program: Path, lines: str, *emulator: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*emulator, program], input=lines, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.timeout(400)
@@ -114,6 +120,27 @@ def test_every_kernel_under_sanitizers(program: Path) -> None:
     done = run_program(program, lines)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == f"{len(KERNELS)} kernels, {lines.count(chr(10))} vectors, 0 mismatches\n"
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
+    reason="needs an aarch64 cross compiler and emulator; on Debian: apt install g++-aarch64-linux-gnu qemu-user",
+)
+def test_every_kernel_on_aarch64() -> None:
+    """Cross-built, under user-mode emulation."""
+    program = build_program(
+        "aarch64",
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        "-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc",
+        "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
+        "-DCMAKE_EXE_LINKER_FLAGS=-static",
+    )
+    lines = program_input()
+    done = run_program(program, lines, "qemu-aarch64")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.fullmatch(rf"\d+ kernels, {lines.count(chr(10))} vectors, 0 mismatches\n", done.stdout)
 
 
 def test_the_program_names_what_does_not_match(program: Path) -> None:

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu.hpp"
 #include "kernels.hpp"
 #include "quantus_miner.h"
 #include "wide.hpp"
@@ -25,6 +26,10 @@ constexpr Kernel kernels[] = {
     {QM_POSEIDON2, "scalar", anywhere, search_poseidon2_scalar},
     {QM_SHA3, "baseline", anywhere, search_sha3_baseline},
     {QM_SHA3, "scalar", anywhere, search_sha3_scalar},
+#ifdef __x86_64__
+    {QM_SHA3, "avx2", cpu_has_avx2, search_sha3_avx2},
+    {QM_SHA3, "avx512", cpu_has_avx512_ifma, search_sha3_avx512},
+#endif
 };
 
 constexpr int kernel_count = sizeof kernels / sizeof *kernels;

@@ -12,3 +12,5 @@ Search search_poseidon2_baseline;
 Search search_poseidon2_scalar;
 Search search_sha3_baseline;
 Search search_sha3_scalar;
+Search search_sha3_avx2;
+Search search_sha3_avx512;

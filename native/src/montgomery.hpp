@@ -73,6 +73,8 @@ class Modulus {
         return multiply(result, U512{{1}});
     }
 
+    const U512 &value() const { return n_; }
+
   private:
     // value + carry * 2^512 < 2 n on entry, value < n on return.
     void subtract_if(U512 &value, bool carry) const {

@@ -27,17 +27,50 @@ class Sha3Job {
 
     U512 y(const U512 &nonce) const { return modulus.power(base, exponent(nonce)); }
 
+    // The distance's 64 most significant bits decide nearly always, and cost less than all of it.
     bool valid(const U512 &y_of_nonce) const {
+        if ((sha3_512_top(y_of_nonce) ^ target_top()) > limit.word[7]) return false;
         U512 distance = sha3_512(y_of_nonce);
         for (int i = 0; i < 8; ++i) distance.word[i] ^= target_.word[i];
         return less_or_equal(distance, limit);
     }
+
+    uint64_t target_top() const { return target_.word[7]; }
 
     const Modulus modulus;
     const U512 base, limit;
 
   private:
     const U512 header_, target_;
+};
+
+// y from nonce to nonce by multiplication, until h + nonce reaches its largest value.
+class Sha3Walk {
+  public:
+    // With m in Montgomery form a Montgomery product steps y in plain form.
+    explicit Sha3Walk(const Sha3Job &job) : job_(job), factor_(job.modulus.to_montgomery(job.base)) {}
+
+    void seek(const U512 &nonce) {
+        y = job_.y(nonce);
+        U512 left;
+        subtract(left, max512, job_.exponent(nonce));
+        room = left.word[0];
+        left.word[0] = 0;
+        if (!is_zero(left)) room = ~uint64_t{0};
+    }
+
+    void step() {
+        if (__builtin_expect(room == 0, 0)) return;
+        --room;
+        y = job_.modulus.multiply(y, factor_);
+    }
+
+    U512 y{};
+    uint64_t room = 0;  // by how much the exponent can still grow, or more than a slice between two seeks needs
+
+  private:
+    const Sha3Job &job_;
+    const U512 factor_;
 };
 
 }  // namespace

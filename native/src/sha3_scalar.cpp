@@ -9,32 +9,19 @@ class Scalar {
   public:
     static constexpr uint64_t lanes = 1, poll = 64;
 
-    // With m in Montgomery form a Montgomery product steps y in plain form.
-    explicit Scalar(const qm_job &job) : job_(job), step_(job_.modulus.to_montgomery(job_.base)) {}
+    explicit Scalar(const qm_job &job) : job_(job), walk_(job_) {}
 
-    void seek(const U512 &nonce) {
-        y_ = job_.y(nonce);
-        U512 room;
-        subtract(room, max512, job_.exponent(nonce));
-        const uint64_t low = room.word[0];
-        room.word[0] = 0;
-        steps_left_ = is_zero(room) ? low : ~uint64_t{0};  // more than any slice between two seeks
-    }
+    void seek(const U512 &nonce) { walk_.seek(nonce); }
 
     uint32_t next() {
-        const bool valid = job_.valid(y_);
-        if (__builtin_expect(steps_left_ != 0, 1)) {
-            --steps_left_;
-            y_ = job_.modulus.multiply(y_, step_);
-        }
+        const bool valid = job_.valid(walk_.y);
+        walk_.step();
         return valid;
     }
 
   private:
     const Sha3Job job_;
-    const U512 step_;
-    U512 y_{};
-    uint64_t steps_left_ = 0;
+    Sha3Walk walk_;
 };
 
 }  // namespace

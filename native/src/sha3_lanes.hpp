@@ -1,0 +1,133 @@
+// The walk of a vector kernel of qpow-sha3: lane i is at nonce base + i, all lanes step by m^lanes at once.
+#pragma once
+
+#include <cstdint>
+
+#include "quantus_miner.h"
+#include "sha3.hpp"
+#include "wide.hpp"
+
+namespace {
+
+// A product y * w mod n of many y with one w, w < n, y < n, n odd (Shoup's): the quotient comes from a constant, w / n.
+// With R = 2^(bits * limbs) >= 2^520 and
+//     W = floor(w R / n) < R,
+//     q = floor(y W / R), less at most what leaving out low columns of that product costs,
+// w y / n - y W / R lies in [0, y / R) and y / R < 2^-8. If the columns left out sum to less than R / 2, then q is the
+// quotient of w y by n or one less, so y w - q n < 2 n < 2^513 < R: it is known from its residue modulo R alone, of
+// which y w + q (R - n) needs additions only. One subtraction of n where that is not negative ends it.
+// Against Montgomery's product: no product modulo R for q, two half products for two whole ones, y in plain form.
+// All three constants are in limbs, least significant first.
+template <int bits, int limbs>
+inline void to_limbs(uint64_t (&limb)[limbs], const U512 &value) {
+    for (int i = 0; i < limbs; ++i) {
+        const int word = i * bits / 64, shift = i * bits % 64;
+        limb[i] = word < 8 ? value.word[word] >> shift : 0;
+        if (shift + bits > 64 && word < 7) limb[i] |= value.word[word + 1] << (64 - shift);
+        limb[i] &= (uint64_t{1} << bits) - 1;
+    }
+}
+
+template <int bits, int limbs>
+struct Factor {
+    static constexpr uint64_t limb_mask = (uint64_t{1} << bits) - 1;
+    static_assert(bits * limbs >= 520);
+
+    Factor(const U512 &w, const U512 &n) {
+        to_limbs<bits>(product, w);
+        to_limbs<bits>(modulus, n);
+        for (uint64_t &limb : modulus) limb ^= limb_mask;
+        modulus[0] |= 1;  // -n is ~n + 1, and n is odd
+        U512 rest = w;
+        for (int i = bits * limbs - 1; i >= 0; --i) {
+            U512 less;
+            const bool carry = add(rest, rest, rest), borrow = subtract(less, rest, n);
+            if (!carry && borrow) continue;
+            rest = less;
+            quotient[i / bits] |= uint64_t{1} << (i % bits);
+        }
+    }
+
+    uint64_t product[limbs]{}, quotient[limbs]{}, modulus[limbs]{};  // w, W, R - n
+};
+
+// The bits 64 k .. 64 k + 63 of numbers in limbs.
+template <int k, int bits, int limbs, class Vector>
+inline __attribute__((always_inline)) Vector word_of(const Vector (&limb)[limbs]) {
+    Vector word{};
+    unroll<limbs>([&](auto i) {
+        constexpr int shift = i * bits - 64 * k;
+        if constexpr (shift >= 0 && shift < 64) word |= limb[i] << shift;
+        if constexpr (shift < 0 && shift > -bits) word |= limb[i] >> -shift;
+    });
+    return word;
+}
+
+// An instruction set is a class with
+//     Vector                      `lanes` unsigned integers of 64 bits
+//     bits, limbs                 how numbers are cut, see Factor
+//     multiply(y, factor)         y <- y * w mod n in every lane, y < n in limbs
+//     swap_bytes(v)               of each of the lanes
+//     not_above(a, b)             bit i is set if lane i of a is not above b
+template <class Set>
+class Sha3Lanes {
+  public:
+    static constexpr uint64_t lanes = sizeof(typename Set::Vector) / 8, poll = 64 * lanes;
+
+    explicit Sha3Lanes(const qm_job &job)
+        : job_(job), walk_(job_), factor_(job_.modulus.power(job_.base, U512{{lanes}}), job_.modulus.value()) {}
+
+    void seek(const U512 &nonce) {
+        walk_.seek(nonce);
+        spread();
+    }
+
+    uint32_t next() {
+        Vector state[25]{};
+        unroll<8>([&](auto i) { state[i] = Set::swap_bytes(word_of<7 - i, Set::bits>(y_)); });
+        state[8] += sha3_512_padding;
+        const Vector top = Set::swap_bytes(keccak_first(state));
+        uint32_t candidates = Set::not_above(top ^ job_.target_top(), Vector{} + job_.limit.word[7]), valid = 0;
+        for (; __builtin_expect(candidates != 0, 0); candidates &= candidates - 1) {
+            const int lane = __builtin_ctz(candidates);
+            if (job_.valid(y(lane))) valid |= uint32_t{1} << lane;
+        }
+        if (__builtin_expect(walk_.room >= lanes, 1)) {
+            Set::multiply(y_, factor_);
+            walk_.room -= lanes;
+        } else {  // the exponent stops growing within the next batch, or has stopped
+            walk_.y = y(lanes - 1);
+            walk_.step();
+            spread();
+        }
+        return valid;
+    }
+
+  private:
+    using Vector = typename Set::Vector;
+
+    // From the nonce of lane 0 on; leaves the walk at the last lane.
+    void spread() {
+        for (int lane = 0; lane < static_cast<int>(lanes); ++lane) {
+            if (lane) walk_.step();
+            uint64_t limb[Set::limbs];
+            to_limbs<Set::bits>(limb, walk_.y);
+            for (int i = 0; i < Set::limbs; ++i) y_[i][lane] = limb[i];
+        }
+    }
+
+    U512 y(int lane) const {
+        uint64_t limb[Set::limbs];
+        for (int i = 0; i < Set::limbs; ++i) limb[i] = y_[i][lane];
+        U512 value;
+        unroll<8>([&](auto k) { value.word[k] = word_of<k, Set::bits>(limb); });
+        return value;
+    }
+
+    const Sha3Job job_;
+    Sha3Walk walk_;  // of the last lane; its y is brought up to date only where lanes are walked one by one
+    const Factor<Set::bits, Set::limbs> factor_;
+    Vector y_[Set::limbs]{};
+};
+
+}  // namespace

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantus_miner import native
-from quantus_miner.engines import Control, create_engines
+from quantus_miner.engines import Control, autotune, create_engines
 from quantus_miner.engines.cpu import CpuEngine, baseline_kernels, fast_kernels
 from quantus_miner.engines.selftest import self_test
 from quantus_miner.engines.throttled import ThrottledEngine
@@ -160,3 +160,30 @@ def test_a_state_folder_that_cannot_be_written_is_a_warning(tmp_path: Path, capl
         engine.job_solved()
     assert engine.solved_blocks == 2
     assert "Cannot keep the count" in caplog.text
+
+
+def test_the_fastest_kernels_are_measured_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = tmp_path / "state" / "kernels.json"
+    chosen = autotune.fastest_kernels(state)
+    assert all(chosen[pow_].pow is pow_ and chosen[pow_].supported for pow_ in Pow)
+    monkeypatch.setattr(autotune, "_measure", lambda _: pytest.fail("measured again"))
+    assert autotune.fastest_kernels(state) == chosen
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": 1}', '{"identity": "x", "kernels": {}}', "\u00e9"])
+def test_a_damaged_memory_is_measured_anew(tmp_path: Path, content: str) -> None:
+    state = tmp_path / "kernels.json"
+    state.write_text(content)
+    assert set(autotune.fastest_kernels(state)) == set(Pow)
+    assert '"identity"' in state.read_text()
+
+
+def test_another_kernel_is_chosen_only_if_it_is_clearly_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = [native.Kernel(index, Pow.SHA3, name, True) for index, name in enumerate(("scalar", "avx2", "avx512"))]
+    speeds = {"avx2": 103.0, "avx512": 100.0}
+    monkeypatch.setattr(autotune, "speed", lambda kernel: speeds[kernel.name])
+    assert autotune._measure(kernels).name == "avx512"
+    speeds["avx2"] = 110.0
+    assert autotune._measure(kernels).name == "avx2"
+    assert autotune._measure(kernels[:2]).name == "avx2"
+    assert autotune._measure(kernels[:1]).name == "scalar"

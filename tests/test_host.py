@@ -234,7 +234,7 @@ def test_this_machine() -> None:
     assert found.cpus <= os.sched_getaffinity(0)
     assert 1 <= found.count <= len(found.cpus)
     one = min(found.cpus)
-    assert in_thread(lambda: (pin_thread(one), sorted(detect().cpus))) == (True, [one])
+    assert in_thread(lambda: (pin_thread(frozenset({one})), sorted(detect().cpus))) == (True, [one])
 
 
 # --- quota ---
@@ -313,13 +313,13 @@ def test_default_workers(effective: int, workers: int) -> None:
 def test_a_pinned_thread_stays_on_its_cpu_and_the_others_do_not() -> None:
     before = os.sched_getaffinity(0)
     cpu = max(before)
-    assert in_thread(lambda: (pin_thread(cpu), os.sched_getaffinity(0))) == (True, {cpu})
+    assert in_thread(lambda: (pin_thread(frozenset({cpu})), os.sched_getaffinity(0))) == (True, {cpu})
     assert os.sched_getaffinity(0) == before
 
 
 @pytest.mark.parametrize("cpu", [-1, 8191, 10**30])
 def test_a_cpu_that_is_not_there_is_refused(cpu: int) -> None:
-    assert in_thread(lambda: pin_thread(cpu)) is False
+    assert in_thread(lambda: pin_thread(frozenset({cpu}))) is False
 
 
 def test_a_yielding_thread_is_nicer_and_the_others_are_not() -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quantus_miner import native
-from quantus_miner.engines import unavailable_reason
+from quantus_miner import native, units
+from quantus_miner.engines import autotune, unavailable_reason
 from quantus_miner.host import cpus
-from quantus_miner.model import Pow
 from quantus_miner.settings import ENGINE_NAMES
 
 if TYPE_CHECKING:
@@ -28,19 +27,10 @@ def describe() -> Iterator[str]:
         f" default workers: {cpus.default_workers(effective.count)}"
     )
     yield from (f"  warning: {warning}" for warning in effective.warnings)
-    yield "Kernels (slowest to fastest):"
-    for pow_ in Pow:
-        fastest = native.find_kernel(pow_, None)
-        for kernel in native.kernels():
-            if kernel.pow is pow_:
-                state = (
-                    "used by cpu-fast"
-                    if kernel == fastest
-                    else "available"
-                    if kernel.supported
-                    else "not supported here"
-                )
-                yield f"  {pow_:15} {kernel.name:10} {state}"
+    yield "Kernels (one thread, a first impression; bench measures):"
+    for kernel in native.kernels():
+        rate = units.hash_rate(autotune.speed(kernel)) if kernel.supported else "not supported here"
+        yield f"  {kernel.pow:15} {kernel.name:10} {rate}"
     yield "Engines:"
     for name in ENGINE_NAMES:
         reason = unavailable_reason(name)

@@ -79,7 +79,7 @@ class _Worker:
 class Miner:
     """Owns the active jobs and the workers. All methods may be called from any thread.
 
-    ``chunk_s``: seconds a slice should take. ``cpus``: CPUs to pin the CPU workers to, one each; empty: not pinned.
+    ``chunk_s``: seconds a slice should take. ``places``: the CPUs that each CPU worker keeps to; empty: any.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Miner:
         engines: Sequence[Engine],
         *,
         chunk_s: float,
-        cpus: Sequence[int] = (),
+        places: Sequence[frozenset[int]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chunk_s = chunk_s
@@ -104,7 +104,7 @@ class Miner:
             _Worker(index, engine, now)
             for index, engine in enumerate(engine for engine in engines for _ in range(engine.workers))
         ]
-        pins = iter(cpus)
+        pins = iter(places)
         self._threads = [
             threading.Thread(
                 target=self._run,
@@ -231,10 +231,10 @@ class Miner:
 
     # --- a worker's thread ---
 
-    def _run(self, worker: _Worker, cpu: int | None) -> None:
+    def _run(self, worker: _Worker, place: frozenset[int] | None) -> None:
         yield_priority()
-        if cpu is not None and not pin_thread(cpu):
-            log.warning("Cannot pin worker %d to CPU %d; it runs unpinned", worker.index, cpu)
+        if place is not None and not pin_thread(place):
+            log.warning("Cannot keep worker %d on CPUs %s; it runs on any", worker.index, sorted(place))
         while (taken := self._next_slice(worker)) is not None:
             search, start, count = taken
             try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import metrics, server
 from quantus_miner.engines import create_engines
-from quantus_miner.host import cpus
+from quantus_miner.host import cpus, topology
 from quantus_miner.miner import Miner
 from quantus_miner.model import Pow
 from quantus_miner.sources.http import HttpSource
@@ -41,9 +41,9 @@ def run(settings: Settings) -> None:
         for pow_ in Pow:
             if kernel := engine.kernel(pow_):
                 log.info("Engine %s searches %s with kernel %s", engine.name, pow_, kernel)
-    # With a worker for every CPU the machine is ours; with fewer the scheduler knows better where there is room.
-    pins = sorted(effective.cpus) if workers == len(effective.cpus) else []
-    miner = Miner(engines, chunk_s=settings.progress_chunk_ms / 1000, cpus=pins)
+    places = topology.places(workers, effective.cpus)
+    log.debug("Workers keep to CPUs: %s", [sorted(place) for place in places] or "any")
+    miner = Miner(engines, chunk_s=settings.progress_chunk_ms / 1000, places=places)
     asyncio.run(_serve(settings, miner, effective))
 
 

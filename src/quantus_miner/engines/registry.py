@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from quantus_miner.engines.autotune import fastest_kernels
 from quantus_miner.engines.cpu import CpuEngine, baseline_kernels, fast_kernels
 from quantus_miner.engines.selftest import self_test
 from quantus_miner.engines.throttled import ThrottledEngine
@@ -41,7 +42,11 @@ def _create(name: str, settings: Settings, workers: int) -> Engine:
         raise EngineUnavailableError(f"engine '{name}' is not available: {reason}; use cpu-fast or cpu-baseline")
     if name == "cpu-baseline":
         return CpuEngine(name, workers, baseline_kernels())
-    fast = CpuEngine(name, workers, fast_kernels(settings.kernel))
+    if settings.kernel is None:
+        kernels = fastest_kernels(settings.state_dir / "kernels.json")
+    else:
+        kernels = fast_kernels(settings.kernel)
+    fast = CpuEngine(name, workers, kernels)
     if name == "cpu-fast":
         return fast
     return ThrottledEngine(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from typing import TYPE_CHECKING, Literal
 
+from quantus_miner.host import files
 from quantus_miner.native import Outcome
 
 if TYPE_CHECKING:
@@ -81,11 +81,8 @@ class ThrottledEngine:
         """One solved job more: longer sleeps, also after a restart."""
         with self._lock:
             self.solved_blocks += 1
-            temporary = self._state_file.with_suffix(".new")
             try:
-                self._state_file.parent.mkdir(parents=True, exist_ok=True)
-                temporary.write_text(f"{self.solved_blocks}\n", encoding="ascii")
-                os.replace(temporary, self._state_file)  # noqa: PTH105 - the atomic step, spelled out
+                files.replace(self._state_file, f"{self.solved_blocks}\n")
             except OSError as error:
                 log.warning("Cannot keep the count of solved blocks in %s: %s", self._state_file, error)
 

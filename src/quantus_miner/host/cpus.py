@@ -73,10 +73,10 @@ def default_workers(effective: int) -> int:
     return max(1, min(effective - effective // 2, effective - 1))
 
 
-def pin_thread(cpu: int) -> bool:
-    """Keep the calling thread on ``cpu``; False where that is refused (no such CPU, cpuset, system call filter)."""
+def pin_thread(cpus: frozenset[int]) -> bool:
+    """Keep the calling thread on ``cpus``; False where that is refused (no such CPU, cpuset, system call filter)."""
     try:
-        os.sched_setaffinity(0, {cpu})
+        os.sched_setaffinity(0, cpus)
     except (OSError, ValueError, OverflowError):
         return False
     return True

@@ -1,0 +1,392 @@
+"""The documentation against the code, both ways: every row of a table is in the code, and nothing there is left out."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from quantus_miner import service, stats
+from quantus_miner.cli import cli
+from quantus_miner.engines import unavailable_reason
+from quantus_miner.host.cpus import default_workers
+from quantus_miner.metrics import METRICS
+from quantus_miner.model import Status
+from quantus_miner.proto import api, jobbook
+from quantus_miner.proto.openapi import DOCUMENT
+from quantus_miner.settings import ENGINE_NAMES, LOG_FORMATS, SETTINGS, load
+from quantus_miner.sources import http
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "quantus_miner"
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
+}
+METHODS = ("get", "post")
+
+
+def tables(page: str, *header: str) -> list[list[list[str]]]:
+    """The rows of each table of ``page`` with that header."""
+    lines = PAGES[page].splitlines()
+    found = []
+    for number, line in enumerate(lines):
+        if line == f"| {' | '.join(header)} |":
+            body = itertools.takewhile(lambda row: row.startswith("|"), lines[number + 2 :])
+            found.append([[cell.strip() for cell in row[1:-1].split(" | ")] for row in body])
+    assert all(len(row) == len(header) for rows in found for row in rows), f"{page}: {header}"
+    return found
+
+
+def table(page: str, *header: str) -> list[list[str]]:
+    """The rows of the one table of ``page`` with that header."""
+    found = tables(page, *header)
+    assert len(found) == 1, f"{page}: {len(found)} tables with the header {header}"
+    return found[0]
+
+
+def codes(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def code(cell: str) -> str:
+    (only,) = codes(cell)
+    return only
+
+
+def fenced(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
+
+
+def by_first(rows: list[list[str]]) -> dict[str, list[str]]:
+    """Rows by the code in their first cell, each of them once."""
+    keyed = {code(row[0]): row[1:] for row in rows}
+    assert len(keyed) == len(rows), "a row is there twice"
+    return keyed
+
+
+# --- settings, metrics, engines, workers, states, limits ---
+
+
+def test_every_setting_is_documented_as_it_is() -> None:
+    documented = [
+        (codes(flag), codes(environment), codes(default))
+        for flag, environment, default, _ in table("docs/settings.md", "flag", "environment", "default", "meaning")
+    ]
+    expected = [
+        (
+            [*([setting.short] if setting.short else []), setting.flag],
+            list(setting.environment),
+            [] if setting.default is None else [setting.default],
+        )
+        for setting in SETTINGS
+    ]
+    assert documented == expected
+
+
+def test_every_setting_has_a_meaning_and_secrets_are_named() -> None:
+    for setting, row in zip(
+        SETTINGS, table("docs/settings.md", "flag", "environment", "default", "meaning"), strict=True
+    ):
+        assert row[3].endswith("."), row
+        assert setting.secret == row[3].startswith("Secret."), row
+        assert (setting.default is None) == (row[2] == "unset"), row
+
+
+def test_the_config_file_of_the_settings_page_loads(tmp_path: Path) -> None:
+    (example,) = fenced("docs/settings.md", "toml")
+    config = tmp_path / "miner.toml"
+    config.write_text(example, encoding="utf-8")
+    assert load({}, {}, config).engine == ("cpu-fast", "cpu-baseline")
+
+
+def test_every_metric_is_documented_as_it_is() -> None:
+    rows = table("docs/metrics.md", "name", "type", "labels", "meaning")
+    assert [(code(name), kind, tuple(codes(labels))) for name, kind, labels, _ in rows] == [
+        (row.name, row.kind, row.labels) for row in METRICS
+    ]
+    assert all(meaning.endswith(".") for *_, meaning in rows)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_metrics_named_anywhere_exist(page: str) -> None:
+    named = set(re.findall(r"\bminer_[a-z_]+\b", PAGES[page]))
+    assert named <= {row.name for row in METRICS} | {"miner_"}
+
+
+def test_every_engine_is_documented_as_it_is() -> None:
+    rows = by_first(table("docs/operator.md", "engine", "available", "for"))
+    assert {name: available for name, (available, _) in rows.items()} == {
+        name: "no" if unavailable_reason(name) else "yes" for name in ENGINE_NAMES
+    }
+
+
+def test_every_log_format_is_documented() -> None:
+    assert tuple(by_first(table("docs/operator.md", "format", "looks like"))) == LOG_FORMATS
+
+
+def test_the_table_of_workers_is_what_the_service_takes() -> None:
+    for effective, workers in table("docs/operator.md", "effective CPUs", "workers"):
+        assert default_workers(int(effective)) == int(workers), effective
+
+
+def test_every_transition_of_a_job_is_documented_as_it_is() -> None:
+    rows = table("docs/http-api.md", "state", "event", "next state", "comes from")
+    documented = {(code(state), code(event)): code(following) for state, event, following, _ in rows}
+    assert len(documented) == len(rows)
+    assert documented == {
+        (str(state), event.value): str(following) for (state, event), following in jobbook.TRANSITIONS.items()
+    }
+
+
+def test_every_status_and_field_of_a_result_is_documented() -> None:
+    rows = by_first(table("docs/http-api.md", "field", "form"))
+    assert tuple(rows) == api.MiningResult.__struct_fields__
+    assert codes(rows["status"][0]) == [*map(str, Status), "not_found"]
+
+
+def test_every_field_of_a_job_is_documented() -> None:
+    rows = table("docs/http-api.md", "field", "form", "needed")
+    assert {name for row in rows for name in codes(row[0])} == set(api.FIELDS)
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    documented = [value for _, value, _ in table("docs/http-api.md", "limit", "value", "past it")]
+    assert documented == [
+        f"{limit:,g}"
+        for limit in (
+            api.MAX_BODY,
+            http.BODY_TIMEOUT_S,
+            api.MAX_JOB_ID,
+            jobbook.MAX_ACTIVE,
+            jobbook.MAX_JOBS,
+            jobbook.KEEP_S,
+            jobbook.KEEP_UNSERVED_S,
+        )
+    ]
+    operator = {row[0]: row[1] for row in table("docs/operator.md", "what", "value")}
+    assert operator["hash rates are averages of"] == f"the last {stats.RATE_WINDOW_S:g} s"
+    assert operator["requests under way at the end get"] == f"{service.GRACE_S:g} s"
+    for text in (f"{api.MAX_BODY:,} bytes", f"{jobbook.MAX_ACTIVE:,} jobs", f"{jobbook.MAX_JOBS:,} are remembered"):
+        assert text in PAGES["SECURITY.md"]
+
+
+# --- the job API ---
+
+
+def test_every_call_and_status_code_is_documented() -> None:
+    described = {
+        (f"{method.upper()} {path}", status)
+        for path, calls in DOCUMENT["paths"].items()
+        for method, operation in calls.items()
+        if method in METHODS
+        for status in operation["responses"]
+    }
+    rows = table("docs/http-api.md", "call", "code", "`status` in the body", "when")
+    assert {(code(row[0]), row[1]) for row in rows if codes(row[0])} == described
+    # And what is no call's own: these are in no description.
+    documented = {int(row[1]) for row in rows}
+    assert documented == _status_codes(SOURCE / "sources" / "http.py")
+
+
+def _status_codes(path: Path) -> set[int]:
+    """Whole numbers from 100 to 599 in the first argument of every reply that the file makes."""
+    replies = [
+        node.args[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("_json", "_error")
+    ]
+    return {
+        node.value
+        for reply in replies
+        for node in ast.walk(reply)
+        if isinstance(node, ast.Constant) and isinstance(node.value, int) and 100 <= node.value <= 599
+    }
+
+
+VALID = {"job_id": "a", "mining_hash": "0" * 64, "difficulty": "1", "nonce_start": "0" * 128, "nonce_end": "f" * 128}
+BREAKS: dict[str, dict[str, object]] = {
+    "job_id must be a string": {"job_id": 1},
+    "job_id cannot be empty": {"job_id": ""},
+    "job_id must be at most 128 characters": {"job_id": "a" * 129},
+    "mining_hash must be 64 hex characters": {"mining_hash": "0"},
+    "mining_hash must be valid hex": {"mining_hash": "x" * 64},
+    "exactly one of distance_threshold and difficulty must be given": {"difficulty": "1", "distance_threshold": "1"},
+    "distance_threshold must be a valid decimal number": {"difficulty": None, "distance_threshold": "x"},
+    "difficulty must be a valid decimal number": {"difficulty": "x"},
+    "difficulty must not be zero": {"difficulty": "0"},
+    "nonce_start and nonce_end must be given together": {"nonce_end": None},
+    "nonce_start must be 128 hex characters": {"nonce_start": "0"},
+    "nonce_end must be 128 hex characters": {"nonce_end": "0"},
+    "nonce_start must be valid hex": {"nonce_start": "x" * 128},
+    "nonce_end must be valid hex": {"nonce_end": "x" * 128},
+    "nonce_start must be <= nonce_end": {"nonce_start": "1" * 128, "nonce_end": "0" * 128},
+}
+"""What earns each message; a field that is None is left out."""
+
+
+def _refusal(body: bytes) -> str:
+    with pytest.raises(api.InvalidRequestError) as error:
+        api.parse_mine(body, 0)
+    return error.value.message
+
+
+def test_the_messages_come_in_the_documented_order() -> None:
+    messages = [code(message) for message, _ in table("docs/http-api.md", "message", "note")]
+    assert messages[:2] == [_refusal(b"{"), _refusal(b"[]")]
+    assert set(messages[2:]) == set(BREAKS)
+    fields: dict[str, object] = dict(VALID)
+    # From the last one on, each failure is added to those after it, and wins.
+    for message in reversed(messages[2:]):
+        fields |= BREAKS[message]
+        body = json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
+        assert _refusal(body) == message
+
+
+def test_no_message_of_the_parser_is_left_out() -> None:
+    documented = [code(message) for message, _ in table("docs/http-api.md", "message", "note")]
+    for template in _templates(SOURCE / "proto" / "api.py", ("ValueError", "InvalidRequestError")):
+        assert any(re.fullmatch(template, message) for message in documented), template
+
+
+def test_messages_beyond_the_body_are_those_of_the_service() -> None:
+    templates = _templates(SOURCE / "sources" / "http.py")
+    for status, cell in table("docs/http-api.md", "code", "message"):
+        assert any(re.fullmatch(template, code(cell)) for template in templates), cell
+        assert int(status) in _status_codes(SOURCE / "sources" / "http.py")
+
+
+def test_the_example_requests_parse() -> None:
+    examples = [json.loads(text) for text in fenced("docs/http-api.md", "json")]
+    assert len(examples) >= 2
+    for example in examples:
+        assert api.parse_mine(json.dumps(example).encode(), 1).id == example["job_id"]
+    for quoted in re.findall(r"/mine .*?-d '(\{[^']+\})'", PAGES["README.md"], re.DOTALL):
+        assert api.parse_mine(quoted.encode(), 1).id == "job-1"
+
+
+# --- what the operator greps for and stumbles over ---
+
+
+def _templates(path: Path, calls: tuple[str, ...] = ()) -> list[str]:
+    """The texts of a file as patterns, ``.+`` for what is filled in; only those in calls of these names, if any."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    roots = [node for node in ast.walk(tree) if not calls or _is_call(node, calls)]
+    nodes = [node for root in roots for node in ast.walk(root)] if calls else roots
+    parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    patterns = [
+        "".join(map(_pattern, node.values)) if isinstance(node, ast.JoinedStr) else _pattern(node)
+        for node in nodes
+        if id(node) not in parts and isinstance(node, ast.JoinedStr | ast.Constant)
+    ]
+    # A pattern of little more than placeholders would match anything.
+    return [pattern for pattern in patterns if len(re.sub(r"[^a-z]", "", pattern)) >= 6]
+
+
+def _is_call(node: ast.AST, names: tuple[str, ...]) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
+
+
+def _pattern(part: ast.expr) -> str:
+    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+        return ".+".join(map(re.escape, re.split(r"%(?:[sdgrx]|\.\df)", part.value)))
+    return ".+"
+
+
+@pytest.mark.parametrize("header", [("line", "level"), ("it says", "it means", "what to do")])
+def test_quoted_log_lines_and_errors_are_in_the_code(header: tuple[str, ...]) -> None:
+    templates = [pattern for path in sorted(SOURCE.glob("**/*.py")) for pattern in _templates(path)]
+    quoted = [code(row[0]) for rows in tables("docs/operator.md", *header) for row in rows]
+    assert len(quoted) >= 10
+    assert not [line for line in quoted if not any(re.fullmatch(template, line) for template in templates)]
+
+
+# --- links, files, functions, commands ---
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if re.match(r"https?://", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), f"{page}: {target}"
+        if anchor:
+            assert anchor in _anchors(path.read_text(encoding="utf-8")), f"{page}: {target}"
+
+
+def _anchors(text: str) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_named_files_exist(page: str) -> None:
+    for name in codes(re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)):
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)*(\.(py|cpp|hpp|h|md|toml|txt|json)|/)", name) and "/openapi" not in name:
+            assert any((base / name).exists() for base in (ROOT, SOURCE)), f"{page}: {name}"
+
+
+def test_the_functions_of_the_job_flow_exist() -> None:
+    for _, file, function, _ in table("docs/job-flow.md", "step", "file", "function", "what happens"):
+        path = next(base / code(file) for base in (SOURCE, ROOT) if (base / code(file)).exists())
+        names = _functions(path) if path.suffix == ".py" else re.findall(r"\b(\w+)\(", path.read_text("utf-8"))
+        assert code(function) in names, f"{code(file)}: {code(function)}"
+
+
+def _functions(path: Path) -> list[str]:
+    """Functions as ``name`` and methods as ``Class.name``."""
+    names = []
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names.append(node.name)
+        elif isinstance(node, ast.ClassDef):
+            names += [
+                f"{node.name}.{part.name}"
+                for part in node.body
+                if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
+            ]
+    return names
+
+
+def test_the_locks_of_the_job_flow_exist() -> None:
+    rows = table("docs/job-flow.md", "lock", "guards", "held")
+    named = [codes(row[0])[0] for row in rows if codes(row[0])]
+    assert "Miner._lock" in named
+    for lock in named:
+        owner, attribute = lock.split(".")
+        text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.glob("**/*.py"))
+        assert f"class {owner}" in text, lock
+        assert f"self.{attribute} = threading." in text, lock
+
+
+def test_the_readme_names_every_command_and_no_other() -> None:
+    rows = by_first(table("README.md", "command", "what it does"))
+    assert set(rows) == {f"quantus-miner {name}" for name in cli.commands}
+
+
+@pytest.mark.parametrize("target", ["run", "test"])
+def test_the_readme_names_the_two_commands(target: str) -> None:
+    assert re.search(rf"^make {target}\b", PAGES["README.md"], re.MULTILINE)
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_flags_and_commands_in_examples_exist(page: str) -> None:
+    """In every shell line that calls quantus-miner, the subcommand and its flags are the command line's own."""
+    for line in re.findall(r"^(?:\$ )?(?:\S+=\S* )*(?:\S*/)?quantus-miner( .*)?$", _shell(page), re.MULTILINE):
+        words = line.split("#")[0].split()
+        name = words[0] if words and not words[0].startswith("-") else "serve"
+        assert name in cli.commands, f"{page}: {line}"
+        known = {option for part in cli.commands[name].params for option in part.opts}
+        assert {word for word in words if word.startswith("-")} <= known, f"{page}: {line}"
+
+
+def _shell(page: str) -> str:
+    blocks = fenced(page, "(?:sh|console|text)")
+    return "\n".join(re.sub(r"\\\n\s*", "", block) for block in blocks)

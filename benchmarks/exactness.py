@@ -1,0 +1,76 @@
+"""Every kernel against the scalar one over many nonces at low difficulty: the hits have to be identical.
+
+    python -m benchmarks.exactness [--nonces 100000000] [--difficulty 4096] [--pow qpow-poseidon2]
+
+The scalar kernel is itself tested against the baseline and the plain Python reference on all vectors; a tenth of the
+nonces is compared with the baseline here too. Runs on all CPUs; ten minutes and more for 10^8 nonces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from quantus_miner import native, units
+from quantus_miner.model import MAX, Job, NonceRange, Pow, limit_from_difficulty
+
+
+def hits(kernel: native.Kernel, task: native.NativeJob, start: int, count: int) -> list[int]:
+    """All valid nonces from ``start`` on, one search after the other."""
+    control, found, end = native.Control(), [], start + count
+    while start < end:
+        outcome = native.search(kernel, task, start, end - start, control)
+        start += outcome.tested
+        if outcome.nonce is not None:
+            found.append(outcome.nonce)
+    return found
+
+
+def run(pow_: Pow, nonces: int, difficulty: int) -> None:
+    """Compares all kernels of ``pow_`` on the same nonces, in parts that cross word boundaries."""
+    header = secrets.token_bytes(32)
+    limit = limit_from_difficulty(difficulty)
+    task = native.prepare(Job("exactness", pow_, header, limit, (NonceRange(0, MAX),)))
+    kernels = {k.name: k for k in native.kernels() if k.pow is pow_ and k.supported}
+    reference = kernels.pop("scalar")
+    parts = 64
+    size = nonces // parts
+    # Every part begins near the end of a 2^32 block, at a random place of the nonce space.
+    starts = [(secrets.randbits(470) << 32) + 2**32 - secrets.randbelow(size) - 1 for _ in range(parts)]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+
+        def all_hits(kernel: native.Kernel, count: int) -> list[list[int]]:
+            return list(pool.map(lambda start: hits(kernel, task, start, count), starts))
+
+        expected = all_hits(reference, size)
+        print(f"{pow_} scalar: {size * parts:,} nonces, {sum(map(len, expected)):,} hits")
+        for name, kernel in kernels.items():
+            count = size // 10 if name == "baseline" else size
+            wanted = [
+                [nonce for nonce in part if nonce < start + count] for start, part in zip(starts, expected, strict=True)
+            ]
+            began = time.perf_counter()
+            found = all_hits(kernel, count)
+            rate = units.hash_rate(count * parts / (time.perf_counter() - began))
+            missed = sum(len(set(want) - set(have)) for want, have in zip(wanted, found, strict=True))
+            false = sum(len(set(have) - set(want)) for want, have in zip(wanted, found, strict=True))
+            print(f"{pow_} {name}: {count * parts:,} nonces, {missed} missed, {false} false hits ({rate})")
+            assert found == wanted
+
+
+def main() -> None:
+    """Runs it all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--nonces", type=int, default=100_000_000)
+    parser.add_argument("--difficulty", type=int, default=4096)
+    parser.add_argument("--pow", type=Pow, choices=list(Pow))
+    options = parser.parse_args()
+    for pow_ in [options.pow] if options.pow else Pow:
+        run(pow_, options.nonces, options.difficulty)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # The same examples in every run; a longer hunt: --hypothesis-profile=default
-hypothesis.settings.register_profile("deterministic", derandomize=True, database=None)
+hypothesis.settings.register_profile(
+    "deterministic",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # a slow machine is no failure
+)
 hypothesis.settings.load_profile("deterministic")
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -30,6 +36,12 @@ VECTORS = Path(__file__).parent / "vectors"
 def vectors(name: str) -> Any:
     """The golden vectors in ``vectors/NAME.json``."""
     return json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What processes under test remember goes into a folder of this run."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
 
 
 class MinerProcess:

@@ -225,3 +225,19 @@ def test_the_development_chain_takes_only_work_that_seals() -> None:
         assert not chain.seals(work)
     chain.difficulty = 2**128
     assert not chain.seals(f"{1:0128x}")
+
+
+def test_the_dev_node_s_own_miner_is_independent_of_the_environment(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    noise = {"MINER_LOG": "off", "MINER_LOG_FORMAT": "json", "MINER_API_TOKEN_FILE": str(token)}
+    ended = subprocess.run(
+        [sys.executable, "-m", "quantus_miner", "dev-node", "--blocks=1", "--difficulty=10", "--poll-ms=5"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | noise,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "1 blocks in " in ended.stdout

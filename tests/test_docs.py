@@ -27,6 +27,7 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
 }
+PYTHON = "".join(path.read_text(encoding="utf-8") for path in sorted(SOURCE.glob("**/*.py")))
 METHODS = ("get", "post")
 
 
@@ -110,6 +111,15 @@ def test_every_metric_is_documented_as_it_is() -> None:
         (row.name, row.kind, row.labels) for row in METRICS
     ]
     assert all(meaning.endswith(".") for *_, meaning in rows)
+
+
+def test_the_example_scrape_is_of_these_metrics() -> None:
+    described = {f"# HELP {row.name} {row.help}" for row in METRICS} | {
+        f"# TYPE {row.name} {row.kind}" for row in METRICS
+    }
+    shown = re.findall(r"^# (?:HELP|TYPE) .*$", PAGES["docs/metrics.md"], re.MULTILINE)
+    assert len(shown) >= 10
+    assert set(shown) <= described
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -327,9 +337,11 @@ def _anchors(text: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_named_files_exist(page: str) -> None:
-    for name in codes(re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)):
-        if re.fullmatch(r"[\w.-]+(/[\w.-]+)*(\.(py|cpp|hpp|h|md|toml|txt|json)|/)", name) and "/openapi" not in name:
-            assert any((base / name).exists() for base in (ROOT, SOURCE)), f"{page}: {name}"
+    prose = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    for name in codes(prose):
+        if re.fullmatch(r"[\w.-]+(/[\w.-]+)*(\.(py|cpp|hpp|h|md|toml|txt|json)|/)", name):
+            there = any((base / name).exists() for base in (ROOT, SOURCE))
+            assert there or f'"{name}"' in PYTHON, f"{page}: {name} is no file, nor one that the miner writes"
 
 
 def test_the_functions_of_the_job_flow_exist() -> None:
@@ -360,9 +372,8 @@ def test_the_locks_of_the_job_flow_exist() -> None:
     assert "Miner._lock" in named
     for lock in named:
         owner, attribute = lock.split(".")
-        text = "".join(path.read_text(encoding="utf-8") for path in SOURCE.glob("**/*.py"))
-        assert f"class {owner}" in text, lock
-        assert f"self.{attribute} = threading." in text, lock
+        assert f"class {owner}" in PYTHON, lock
+        assert f"self.{attribute} = threading." in PYTHON, lock
 
 
 def test_the_readme_names_every_command_and_no_other() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -43,7 +44,7 @@ def run_cli(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=60,
-        env=environ,
+        env={name: text for name, text in os.environ.items() if not name.startswith("MINER_")} | environ,
         check=False,
     )
 

@@ -72,8 +72,8 @@ class _Worker:
     def hashes(self) -> int:
         return self.done + (self.control.hashes if self.search else 0)
 
-    def can(self, search: Search) -> bool:
-        return self.alive and self.engine.kernel(search.job.pow) is not None
+    def can(self, pow_: Pow) -> bool:
+        return self.alive and self.engine.kernel(pow_) is not None
 
 
 class Miner:
@@ -127,8 +127,9 @@ class Miner:
             return not self._closing and any(worker.alive for worker in self._workers)
 
     def supports(self, pow_: Pow) -> bool:
-        """Whether any engine can search for ``pow_``."""
-        return any(engine.kernel(pow_) is not None for engine in self._engines)
+        """Whether any worker is left that can search for ``pow_``."""
+        with self._lock:
+            return any(worker.can(pow_) for worker in self._workers)
 
     def start(self) -> None:
         """Starts the workers."""
@@ -144,7 +145,7 @@ class Miner:
         search = Search(job, on_end, self._clock())
         with self._lock:
             self._turns.appendleft(search)
-            able = [worker for worker in self._workers if worker.can(search)]
+            able = [worker for worker in self._workers if worker.can(job.pow)]
             if able and all(worker.search for worker in able):
                 min(able, key=lambda worker: worker.slice_started).control.stop()
             self._work.notify_all()
@@ -239,18 +240,20 @@ class Miner:
             search, start, count = taken
             try:
                 outcome = worker.engine.search(search.job, start, count, worker.control)
+                solution = None if outcome.nonce is None else self._check(worker, search.job, outcome.nonce)
             except Exception:
                 log.exception("Worker %d of engine %s failed and is retired", worker.index, worker.engine.name)
                 self._retire(worker, search, start, count)
                 return
-            solution = None if outcome.nonce is None else self._check(worker, search.job, outcome.nonce)
             self._finish_slice(worker, search, start, count, outcome, solution)
 
     def _next_slice(self, worker: _Worker) -> tuple[Search, int, int] | None:
         """The next (search, start, count) for ``worker``, waiting for one; None at the end of the service."""
         with self._lock:
             while not self._closing:
-                search = next((search for search in self._turns if search.todo.size and worker.can(search)), None)
+                search = next(
+                    (search for search in self._turns if search.todo.size and worker.can(search.job.pow)), None
+                )
                 if search is None:
                     self._work.wait()
                     continue

@@ -26,10 +26,7 @@ def create_engines(settings: Settings, workers: int) -> list[Engine]:
     if len(cpu_names) > workers:
         raise SettingError(f"--engine: {len(cpu_names)} CPU engines need {len(cpu_names)} workers, there are {workers}")
     shares = {name: len(range(turn, workers, len(cpu_names))) for turn, name in enumerate(cpu_names)}
-    engines = [_create(name, settings, shares.get(name, 0)) for name in names]
-    for engine in engines:
-        self_test(engine)
-    return engines
+    return [_create(name, settings, shares.get(name, 0)) for name in names]
 
 
 def unavailable_reason(name: str) -> str | None:
@@ -41,12 +38,12 @@ def _create(name: str, settings: Settings, workers: int) -> Engine:
     if reason := unavailable_reason(name):
         raise EngineUnavailableError(f"engine '{name}' is not available: {reason}; use cpu-fast or cpu-baseline")
     if name == "cpu-baseline":
-        return CpuEngine(name, workers, baseline_kernels())
+        return _tested(CpuEngine(name, workers, baseline_kernels()))
     if settings.kernel is None:
         kernels = fastest_kernels(settings.state_dir / "kernels.json")
     else:
         kernels = fast_kernels(settings.kernel)
-    fast = CpuEngine(name, workers, kernels)
+    fast = _tested(CpuEngine(name, workers, kernels))
     if name == "cpu-fast":
         return fast
     return ThrottledEngine(
@@ -58,3 +55,8 @@ def _create(name: str, settings: Settings, workers: int) -> Engine:
         throttle_cap=settings.manip_throttle_cap,
         state_file=settings.state_dir / "solved-blocks",
     )
+
+
+def _tested(engine: CpuEngine) -> CpuEngine:
+    self_test(engine)
+    return engine

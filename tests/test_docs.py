@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from quantus_miner import service, stats
+from quantus_miner import server, service, stats
 from quantus_miner.cli import cli
 from quantus_miner.engines import unavailable_reason
 from quantus_miner.host.cpus import default_workers
@@ -169,6 +169,9 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert documented == [
         f"{limit:,g}"
         for limit in (
+            server.MAX_CONNECTIONS,
+            server.MAX_HEAD,
+            server.HEAD_TIMEOUT_S,
             api.MAX_BODY,
             http.BODY_TIMEOUT_S,
             api.MAX_JOB_ID,
@@ -181,7 +184,12 @@ def test_the_limits_are_those_of_the_code() -> None:
     operator = {row[0]: row[1] for row in table("docs/operator.md", "what", "value")}
     assert operator["hash rates are averages of"] == f"the last {stats.RATE_WINDOW_S:g} s"
     assert operator["requests under way at the end get"] == f"{service.GRACE_S:g} s"
-    for text in (f"{api.MAX_BODY:,} bytes", f"{jobbook.MAX_ACTIVE:,} jobs", f"{jobbook.MAX_JOBS:,} are remembered"):
+    for text in (
+        f"{api.MAX_BODY:,} bytes",
+        f"{jobbook.MAX_ACTIVE:,} jobs",
+        f"{server.MAX_CONNECTIONS} connections",
+        f"{jobbook.MAX_JOBS:,} are remembered",
+    ):
         assert text in PAGES["SECURITY.md"]
 
 

@@ -41,40 +41,43 @@ inline Lane chi(Lane a, Lane b, Lane c) {
     return a ^ (~b & c);
 }
 
+// Left to itself, gcc calls some of the unrolled bodies, and keeps what they share in memory.
+#define QM_INLINE __attribute__((always_inline))
+
 // Calls body(0), ... body(count - 1) with constants: vectors are rotated by constants only.
 template <class Body, size_t... i>
-inline __attribute__((always_inline)) void unroll(std::index_sequence<i...>, const Body &body) {
+QM_INLINE inline void unroll(std::index_sequence<i...>, const Body &body) {
     (body(std::integral_constant<int, static_cast<int>(i)>{}), ...);
 }
 
 template <int count, class Body>
-inline __attribute__((always_inline)) void unroll(const Body &body) {
+QM_INLINE inline void unroll(const Body &body) {
     unroll(std::make_index_sequence<static_cast<size_t>(count)>{}, body);
 }
 
 // What theta adds to the columns.
 template <class Lane>
-inline __attribute__((always_inline)) void keccak_theta(Lane (&d)[5], const Lane (&a)[25]) {
+QM_INLINE inline void keccak_theta(Lane (&d)[5], const Lane (&a)[25]) {
     Lane c[5];
-    unroll<5>([&](auto x) {
+    unroll<5>([&](auto x) QM_INLINE {
         c[x] = exclusive_or(exclusive_or(a[x], a[x + 5], a[x + 10]), a[x + 15], a[x + 20]);
     });
-    unroll<5>([&](auto x) { d[x] = c[(x + 4) % 5] ^ rotate_left<1>(c[(x + 1) % 5]); });
+    unroll<5>([&](auto x) QM_INLINE { d[x] = c[(x + 4) % 5] ^ rotate_left<1>(c[(x + 1) % 5]); });
 }
 
 // Theta, rho, pi, chi; iota is the caller's.
 template <class Lane>
-inline __attribute__((always_inline)) void keccak_round(Lane (&e)[25], const Lane (&a)[25]) {
+QM_INLINE inline void keccak_round(Lane (&e)[25], const Lane (&a)[25]) {
     Lane d[5];
     keccak_theta(d, a);
-    unroll<5>([&](auto row) {
+    unroll<5>([&](auto row) QM_INLINE {
         Lane b[5];
         // Pi takes lane (x, y) to (y, 2 x + 3 y): what arrives at (y, row) comes from x = row + 3 (y - row).. mod 5.
-        unroll<5>([&](auto y) {
+        unroll<5>([&](auto y) QM_INLINE {
             constexpr int x = (y + 3 * row) % 5, from = x + 5 * y;
             b[y] = rotate_left<keccak_rotations[from]>(a[from] ^ d[x]);
         });
-        unroll<5>([&](auto x) { e[x + 5 * row] = chi(b[x], b[(x + 1) % 5], b[(x + 2) % 5]); });
+        unroll<5>([&](auto x) QM_INLINE { e[x + 5 * row] = chi(b[x], b[(x + 1) % 5], b[(x + 2) % 5]); });
     });
 }
 
@@ -89,18 +92,19 @@ inline void keccak_f(Lane (&a)[25]) {
     }
 }
 
-// Lane 0 after keccak_f.
+// Lane 0 after keccak_f. The first round stands alone, for the compiler to leave out what it does to zero lanes; of the
+// last round only what lane 0 needs is done.
 template <class Lane>
 inline Lane keccak_first(Lane (&a)[25]) {
     Lane e[25];
-    for (int i = 0; i < 22; i += 2) {
-        keccak_round(e, a);
-        e[0] ^= keccak_round_constants[i];
-        keccak_round(a, e);
-        a[0] ^= keccak_round_constants[i + 1];
-    }
     keccak_round(e, a);
-    e[0] ^= keccak_round_constants[22];
+    e[0] ^= keccak_round_constants[0];
+    for (int i = 1; i < 23; i += 2) {
+        keccak_round(a, e);
+        a[0] ^= keccak_round_constants[i];
+        keccak_round(e, a);
+        e[0] ^= keccak_round_constants[i + 1];
+    }
     Lane d[5];
     keccak_theta(d, e);
     return chi(e[0] ^ d[0], rotate_left<keccak_rotations[6]>(e[6] ^ d[1]),

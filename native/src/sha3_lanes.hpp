@@ -53,9 +53,9 @@ struct Factor {
 
 // The bits 64 k .. 64 k + 63 of numbers in limbs.
 template <int k, int bits, int limbs, class Vector>
-inline __attribute__((always_inline)) Vector word_of(const Vector (&limb)[limbs]) {
+QM_INLINE inline Vector word_of(const Vector (&limb)[limbs]) {
     Vector word{};
-    unroll<limbs>([&](auto i) {
+    unroll<limbs>([&](auto i) QM_INLINE {
         constexpr int shift = i * bits - 64 * k;
         if constexpr (shift >= 0 && shift < 64) word |= limb[i] << shift;
         if constexpr (shift < 0 && shift > -bits) word |= limb[i] >> -shift;
@@ -64,15 +64,47 @@ inline __attribute__((always_inline)) Vector word_of(const Vector (&limb)[limbs]
 }
 
 // An instruction set is a class with
-//     Vector                      `lanes` unsigned integers of 64 bits
+//     Vector                      unsigned integers of 64 bits, one a lane
 //     bits, limbs                 how numbers are cut, see Factor
 //     multiply(y, factor)         y <- y * w mod n in every lane, y < n in limbs
 //     swap_bytes(v)               of each of the lanes
 //     not_above(a, b)             bit i is set if lane i of a is not above b
+//
+// Lanes is a number below 2^512 in each lane, in limbs.
+template <class Set>
+struct Lanes {
+    using Vector = typename Set::Vector;
+    static constexpr int count = sizeof(Vector) / 8;
+
+    void set(int lane, const U512 &value) {
+        uint64_t part[Set::limbs];
+        to_limbs<Set::bits>(part, value);
+        for (int i = 0; i < Set::limbs; ++i) limb[i][lane] = part[i];
+    }
+
+    U512 get(int lane) const {
+        uint64_t part[Set::limbs];
+        for (int i = 0; i < Set::limbs; ++i) part[i] = limb[i][lane];
+        U512 value;
+        unroll<8>([&](auto k) QM_INLINE { value.word[k] = word_of<k, Set::bits>(part); });
+        return value;
+    }
+
+    // The 64 most significant bits of SHA3-512.
+    Vector sha3_512_top() const {
+        Vector state[25]{};
+        unroll<8>([&](auto i) QM_INLINE { state[i] = Set::swap_bytes(word_of<7 - i, Set::bits>(limb)); });
+        state[8] += sha3_512_padding;
+        return Set::swap_bytes(keccak_first(state));
+    }
+
+    Vector limb[Set::limbs]{};
+};
+
 template <class Set>
 class Sha3Lanes {
   public:
-    static constexpr uint64_t lanes = sizeof(typename Set::Vector) / 8, poll = 64 * lanes;
+    static constexpr int lanes = Lanes<Set>::count, poll = 64 * lanes;
 
     explicit Sha3Lanes(const qm_job &job)
         : job_(job), walk_(job_), factor_(job_.modulus.power(job_.base, U512{{lanes}}), job_.modulus.value()) {}
@@ -83,20 +115,17 @@ class Sha3Lanes {
     }
 
     uint32_t next() {
-        Vector state[25]{};
-        unroll<8>([&](auto i) { state[i] = Set::swap_bytes(word_of<7 - i, Set::bits>(y_)); });
-        state[8] += sha3_512_padding;
-        const Vector top = Set::swap_bytes(keccak_first(state));
-        uint32_t candidates = Set::not_above(top ^ job_.target_top(), Vector{} + job_.limit.word[7]), valid = 0;
+        const Vector distance = y_.sha3_512_top() ^ job_.target_top();
+        uint32_t candidates = Set::not_above(distance, Vector{} + job_.limit.word[7]), valid = 0;
         for (; __builtin_expect(candidates != 0, 0); candidates &= candidates - 1) {
             const int lane = __builtin_ctz(candidates);
-            if (job_.valid(y(lane))) valid |= uint32_t{1} << lane;
+            if (job_.valid(y_.get(lane))) valid |= uint32_t{1} << lane;
         }
         if (__builtin_expect(walk_.room >= lanes, 1)) {
-            Set::multiply(y_, factor_);
+            Set::multiply(y_.limb, factor_);
             walk_.room -= lanes;
         } else {  // the exponent stops growing within the next batch, or has stopped
-            walk_.y = y(lanes - 1);
+            walk_.y = y_.get(lanes - 1);
             walk_.step();
             spread();
         }
@@ -108,26 +137,16 @@ class Sha3Lanes {
 
     // From the nonce of lane 0 on; leaves the walk at the last lane.
     void spread() {
-        for (int lane = 0; lane < static_cast<int>(lanes); ++lane) {
+        for (int lane = 0; lane < lanes; ++lane) {
             if (lane) walk_.step();
-            uint64_t limb[Set::limbs];
-            to_limbs<Set::bits>(limb, walk_.y);
-            for (int i = 0; i < Set::limbs; ++i) y_[i][lane] = limb[i];
+            y_.set(lane, walk_.y);
         }
-    }
-
-    U512 y(int lane) const {
-        uint64_t limb[Set::limbs];
-        for (int i = 0; i < Set::limbs; ++i) limb[i] = y_[i][lane];
-        U512 value;
-        unroll<8>([&](auto k) { value.word[k] = word_of<k, Set::bits>(limb); });
-        return value;
     }
 
     const Sha3Job job_;
     Sha3Walk walk_;  // of the last lane; its y is brought up to date only where lanes are walked one by one
     const Factor<Set::bits, Set::limbs> factor_;
-    Vector y_[Set::limbs]{};
+    Lanes<Set> y_;
 };
 
 }  // namespace

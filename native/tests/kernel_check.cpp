@@ -17,12 +17,14 @@
 #include <thread>
 #include <vector>
 
+#include "cpu.hpp"
 #include "goldilocks.hpp"
 #include "keccak.hpp"
 #include "montgomery.hpp"
 #include "poseidon2.hpp"
 #include "quantus_miner.h"
 #include "search.hpp"
+#include "sha3_probe.hpp"
 #include "wide.hpp"
 
 namespace {
@@ -234,7 +236,60 @@ void check_keccak() {
     const U512 of_counting = unhex512("cb29601efbee71f4dfbb7f1c2bdaeafdb212df6ae35f8bb1ee6c0a245b99f3f3"
                                       "5a82957567a30cfb01ae28b94c7223a62c5c786e8624b8faddcb913e3ab2ce71");
     expect(equal(sha3_512(counting), of_counting), "sha3_512 of 0..63");
+    for (const U512 &message : {small(0), counting, max512})
+        expect(sha3_512_top(message) == sha3_512(message).word[7], "sha3_512_top");
 }
+
+#ifdef __x86_64__
+// Moduli and operands at which a wrong carry, quotient or last subtraction would show.
+void check_sha3_lanes(const Sha3Probe &probe) {
+    const auto power_of_2 = [](int bit) {
+        U512 value{};
+        value.word[bit / 64] = uint64_t{1} << (bit % 64);
+        return value;
+    };
+    Random random;
+    std::vector<U512> moduli = {small(1), small(3), small(0xffffffffffffffff), max512, minus(max512, 2)};
+    for (int bit : {29, 52, 58, 64, 104, 256, 468, 493, 504, 511}) {  // limbs begin at multiples of 29 or 52
+        moduli.push_back(plus(power_of_2(bit), 1));
+        moduli.push_back(minus(power_of_2(bit), 1));
+    }
+    for (int i = 0; i < 12; ++i) {
+        U512 n{};
+        for (int word = 0; word < 8 - i % 3 * 3; ++word) n.word[word] = random.next();
+        n.word[0] |= 1;
+        moduli.push_back(n);
+    }
+    for (const U512 &n : moduli) {
+        std::vector<U512> values = {small(0), minus(n, 1)};
+        if (!equal(n, small(1))) values.push_back(small(1));
+        U512 middle{};
+        for (int word = 0; word < 8; ++word)
+            middle.word[word] = n.word[word] >> 1 | (word < 7 ? n.word[word + 1] << 63 : 0);
+        values.push_back(middle);
+        while (values.size() < 10) {
+            U512 value;
+            for (uint64_t &word : value.word) word = random.next();
+            values.push_back(slow_multiply(minus(n, 1), value, n));  // < n
+        }
+        for (const U512 &w : values)
+            for (size_t first = 0; first < values.size(); first += 2) {  // every value in more than one lane
+                U512 y[8], wanted[8];
+                uint64_t top[8];
+                for (size_t lane = 0; lane < 8; ++lane) {
+                    y[lane] = values[(first + lane) % values.size()];
+                    wanted[lane] = slow_multiply(y[lane], w, n);
+                }
+                probe.multiply(y, w, n);
+                probe.sha3_512_top(top, y);
+                for (int lane = 0; lane < probe.lanes; ++lane) {
+                    expect(equal(y[lane], wanted[lane]), std::string(probe.name) + ": multiply");
+                    expect(top[lane] == sha3_512(y[lane]).word[7], std::string(probe.name) + ": sha3_512_top");
+                }
+            }
+    }
+}
+#endif
 
 qm_job example_job(int pow) {
     qm_job job{};
@@ -484,6 +539,10 @@ int main() {
     check_external_layer();
     check_montgomery();
     check_keccak();
+#ifdef __x86_64__
+    if (cpu_has_avx2()) check_sha3_lanes(sha3_avx2_probe);
+    if (cpu_has_avx512_ifma()) check_sha3_lanes(sha3_avx512_probe);
+#endif
     check_invalid();
     check_edges();
     check_against_baseline();

@@ -1,242 +1,108 @@
-// qpow-poseidon2 on vectors of 64-bit lanes, one nonce a lane: the part that all instruction sets share.
+// qpow-poseidon2 with one nonce a vector lane: what all instruction sets share. Exact for every nonce.
 //
-// Stored elements are the true ones times a power of 2^32, modulo p, and where it says so plus a constant: both are
-// known when this is compiled and go into the round constants, so neither costs anything. This allows Montgomery's
-// reduction, which takes the low digits off a product instead of the high ones, exactly, with a single correction at
-// its end: p = 1 modulo 2^32, so adding or subtracting the multiple low * p clears the low 32 bits `low`.
-// 2^64 = 2^32 - 1, 2^96 = -1, 2^192 = 1 modulo p.
+// Products are reduced by Montgomery's method, which clears low digits instead of folding high ones: p = 1 modulo
+// 2^32, so l p has the low digit l, and subtracting it takes no multiplication to find. What is left is one difference
+// of two non-negative numbers, with one correction; folding 2^96 = -1 down can end below 0 or above 2^64 and needs two.
 //
-// V is the instruction set: V::Vec with + - & << >> on unsigned 64-bit lanes, and
-//     multiply(a, b)        the product of the low 32 bits of each lane
-//     biased(a)             a + V::bias
-//     subtract(a, b)        where a = biased(c), b < p: c - b modulo p: c - b, plus p where that is negative
-//     carry_sum(u, v, high) high + (u + v >> 32); leaves in u a value whose low 32 bits are those of u + v
-//     above(a, limit)       ...
-// Bounds are stated for each lane; M = 2^32 - 1. Products of 32-bit digits are at most M^2 = 2^64 - 2^33 + 1.
+// An instruction set V has Vec, unsigned 64-bit lanes with + - & << >>, and
+//     lanes, lockstep          in a Vec; how many S-boxes are worked on at once
+//     set(n), lane_numbers()   all lanes n; 0, 1, 2, ...
+//     multiply(a, b)           the products of the low halves of the lanes
+//     bias, biased(a)          what subtract wants added (modulo 2^64) to its first operand; a + bias
+//     subtract(a + bias, b)    a - b, plus p where that is negative; a any, b <= p
+//     add_carry(a, b, high)    sets a to a number with the low half of a + b, returns high + (a + b >> 32); that
+//                              must be < 2^64, a + b itself may be 2^64 and more
+//     not_above(x, limit)      bit i: canonical x of lane i with its bytes reversed is <= limit
+// a0 and a1 are the low and the high half of a, M = 2^32 - 1. A product of halves is at most M^2 = 2^64 - 2^33 + 1.
 #pragma once
 
 #include <cstdint>
 #include <utility>
 
 #include "poseidon2.hpp"
+#include "poseidon2_vector_constants.hpp"
 #include "quantus_miner.h"
-#include "wide.hpp"
+
+// The steps are scheduled as a whole only where all of a step is one function.
+#define QM_INLINE [[gnu::always_inline]] inline
 
 namespace {
 
-// ---- constants ----
-
-constexpr uint64_t times(uint64_t a, uint64_t b) {
-    return static_cast<uint64_t>(static_cast<u128>(a) * b % goldilocks_p);
-}
-constexpr uint64_t plus(uint64_t a, uint64_t b) {
-    return static_cast<uint64_t>((static_cast<u128>(a) + b) % goldilocks_p);
-}
-constexpr uint64_t minus(uint64_t a, uint64_t b) {
-    return plus(a, goldilocks_p - b % goldilocks_p);
-}
-// 2^(32 k) modulo p
-constexpr uint64_t scale(int k) {
-    uint64_t power = 1;
-    for (k = (k % 6 + 6) % 6; k > 0; --k) power = times(power, uint64_t{1} << 32);
-    return power;
+// W any, l0 <= M, v any. Returns W - l0 - M v0 modulo p, any; l0 + M v0 <= M + M^2 = p - 1.
+template <class V, class Vec = typename V::Vec>
+QM_INLINE Vec montgomery(Vec W, Vec v, Vec l0) {
+    return V::subtract(V::biased(W), l0 + V::multiply(v, V::set(epsilon)));
 }
 
-constexpr int external_rounds = 4, internal_rounds = 22;
-
-// a0 + 2^32 a1 and b0 + 2^32 b1 are 2^32 and 2^64 times an entry of the diagonal, the digits signed.
-struct Entry {
-    int64_t a0, a1, b0, b1;
-    int low, high;  // which of the offsets below
-};
-
-// With these added to the low and high sums of an internal round, no sum is ever negative or reaches 2^64.
-constexpr uint64_t low_offset[2] = {uint64_t{100} << 56, uint64_t{62} << 56};
-constexpr uint64_t high_offset[2] = {uint64_t{56} << 56, uint64_t{87} << 56};
-
-// Whether offset + a x0 + b x1 + s is in 0 .. 2^64 - 1 for all x0, x1 <= M and -less <= s <= more.
-constexpr bool fits(uint64_t offset, int64_t a, int64_t b, uint64_t less, uint64_t more) {
-    const u128 M = epsilon;
-    u128 negative = less, positive = more;
-    for (int64_t digit : {a, b}) (digit < 0 ? negative : positive) += M * static_cast<u128>(digit < 0 ? -digit : digit);
-    return offset >= negative && positive + offset < static_cast<u128>(1) << 64;
+// x any. Returns x^2 / 2^64, any.
+// x^2 = l + 2^33 m + 2^64 h with l = x0^2, m = x0 x1, h = x1^2. Less l0 p it is 2^32 v + 2^64 (h - l0) with
+// v = 2 m + t, t = l0 + l1. Less 2^32 v0 p, that is 2^64 (h + (v >> 32) - l0 + v0 - 2^32 v0).
+// v may have 65 bits, but v >> 32 = (m + (t >> 1)) >> 31, and as m + (t >> 1) <= M^2 + M = 2^32 M, it is at most 2 M.
+// So h + (v >> 32) <= M^2 + 2 M = 2^64 - 1.
+template <class V, class Vec = typename V::Vec>
+QM_INLINE Vec square(Vec x) {
+    const Vec x1 = x >> 32;
+    const Vec l = V::multiply(x, x), m = V::multiply(x, x1), h = V::multiply(x1, x1);
+    const Vec l0 = l & epsilon, t = l0 + (l >> 32);
+    return montgomery<V>(h + ((m + (t >> 1)) >> 31), m + m + t, l0);
 }
 
-constexpr uint64_t sum_bound = uint64_t{1} << 37;  // of 12 * M, and of 24 * M
-
-constexpr bool low_fits(uint64_t offset, const Entry &e) {
-    return fits(offset, e.a0, e.b0, sum_bound, 0);
-}
-constexpr bool high_fits(uint64_t offset, const Entry &e) {
-    return fits(offset, e.a1, e.b1, 0, sum_bound + epsilon);
-}
-
-// The n-th way, of four, to write value or value - p as digit0 + 2^32 digit1; false if the digits are too large.
-constexpr bool digits(uint64_t value, int n, int64_t &digit0, int64_t &digit1) {
-    __extension__ using i128 = __int128;
-    constexpr i128 base = i128{1} << 32;
-    const i128 number = static_cast<i128>(value) - (n & 1 ? static_cast<i128>(goldilocks_p) : 0);
-    digit0 = static_cast<int64_t>((number & (base - 1)) - (n & 2 ? base : 0));
-    digit1 = static_cast<int64_t>((number - digit0) / base);
-    return -base < digit0 && digit0 < base && -base < digit1 && digit1 < base;
+// x, y any. Returns x y / 2^64, any.
+// As above with v = m + n + t, m = x0 y1, n = x1 y0: m + t <= M^2 + 2 M = 2^64 - 1 fits, v >> 32 <= 2 M as before.
+template <class V, class Vec = typename V::Vec>
+QM_INLINE Vec multiply(Vec x, Vec y) {
+    const Vec x1 = x >> 32, y1 = y >> 32;
+    const Vec l = V::multiply(x, y), m = V::multiply(x, y1), n = V::multiply(x1, y), h = V::multiply(x1, y1);
+    const Vec l0 = l & epsilon;
+    Vec v = m + (l0 + (l >> 32));
+    const Vec W = V::add_carry(v, n, h);
+    return montgomery<V>(W, v, l0);
 }
 
-constexpr Entry entry(uint64_t value) {
-    for (int way = 0; way < 64; ++way) {
-        Entry e{};
-        e.low = way >> 4 & 1;
-        e.high = way >> 5 & 1;
-        if (digits(times(value, scale(1)), way & 3, e.a0, e.a1) &&
-            digits(times(value, scale(2)), way >> 2 & 3, e.b0, e.b1) && low_fits(low_offset[e.low], e) &&
-            high_fits(high_offset[e.high], e))
-            return e;
+// x, y any. Sets low + 2^32 high to x y modulo p, -2 M <= low <= M (in two's complement), 0 <= high <= 2 M.
+// x y = l0 + 2^32 v0 + 2^64 W, W = W0 + 2^32 W1; 2^64 W0 = 2^32 W0 - W0, 2^96 W1 = -W1.
+template <class V, class Vec = typename V::Vec>
+QM_INLINE void limb_product(Vec x, Vec y, Vec &low, Vec &high) {
+    const Vec x1 = x >> 32, y1 = y >> 32;
+    const Vec l = V::multiply(x, y), m = V::multiply(x, y1), n = V::multiply(x1, y), h = V::multiply(x1, y1);
+    Vec v = m + (l >> 32);
+    const Vec W = V::add_carry(v, n, h), W0 = W & epsilon;
+    low = (l & epsilon) - (W >> 32) - W0;
+    high = (v & epsilon) + W0;
+}
+
+// low < 2^63, high < 2^44, constant <= recombine_bound. Returns (low + 2^32 high) / 2^32 + constant, any.
+// 1 / 2^32 = -M, so that is high + low1 - M low0 + constant, where high + low1 + constant < 2^64 and M low0 < p.
+template <class V, class Vec = typename V::Vec>
+QM_INLINE Vec recombine(Vec low, Vec high, uint64_t constant) {
+    return V::subtract(high + (low >> 32) + V::set(constant + V::bias), V::multiply(low, V::set(epsilon)));
+}
+
+// x any. Returns x^7 / 2^384 = x^7: (x^2 / 2^64 times x, / 2^64) times ((x^2 / 2^64)^2 / 2^64), / 2^64.
+template <class V, class Vec = typename V::Vec>
+QM_INLINE Vec vector_seventh_power(Vec x) {
+    const Vec x2 = square<V>(x);
+    return multiply<V>(multiply<V>(x, x2), square<V>(x2));
+}
+
+// x any. low and high as limb_product gives them, of x^7 / 2^320 for each element.
+template <class V, class Vec = typename V::Vec>
+QM_INLINE void limbs_of_seventh_powers(const Vec (&x)[width], Vec (&low)[width], Vec (&high)[width]) {
+    constexpr int n = V::lockstep;
+    static_assert(width % n == 0);
+#pragma GCC unroll 1
+    for (int first = 0; first < width; first += n) {
+        Vec x2[n], x3[n], x4[n];
+        for (int i = 0; i < n; ++i) x2[i] = square<V>(x[first + i]);
+        for (int i = 0; i < n; ++i) x3[i] = multiply<V>(x[first + i], x2[i]);
+        for (int i = 0; i < n; ++i) x4[i] = square<V>(x2[i]);
+        for (int i = 0; i < n; ++i) limb_product<V>(x3[i], x4[i], low[first + i], high[first + i]);
     }
-    return {};
 }
 
-struct Diagonal {
-    Entry entry[width];
-};
-constexpr Diagonal make_diagonal() {
-    Diagonal d{};
-    for (int i = 0; i < width; ++i) d.entry[i] = entry(internal_diagonal[i]);
-    return d;
-}
-constexpr Diagonal diagonal = make_diagonal();
-
-constexpr bool diagonal_is_complete() {
-    for (const Entry &e : diagonal.entry)
-        if (!e.a0 && !e.a1) return false;
-    return true;
-}
-static_assert(diagonal_is_complete());
-
-// Added to all low limbs of an external layer, so that none is negative after it.
-constexpr uint64_t limb_bias = uint64_t{1} << 38;
-
-struct Constants {
-    // What the recombination before round r adds; external[0] of the first permutation is not used, [4] is for
-    // the first internal round.
-    uint64_t external[2][8][width];
-    uint64_t low[2][internal_rounds], high[2][internal_rounds];  // the offsets of element 0
-    uint64_t after_internal[2][width];                          // to subtract
-};
-
-// What an internal round adds to an element by its offsets.
-constexpr uint64_t added(uint64_t low, uint64_t high) {
-    return plus(times(low, scale(-1)), high % goldilocks_p);
-}
-
-// Elements are scaled by 2^(32 k); k goes up by one with every external round and stays in internal rounds.
-constexpr Constants make_constants() {
-    Constants c{};
-    for (int permutation = 0; permutation < 2; ++permutation) {
-        const int k = 8 * permutation;
-        for (int r = 0; r < 4; ++r)
-            for (int i = 0; i < width; ++i) {
-                const uint64_t biases = (r == 0 ? 28 : 1) * (limb_bias >> 32);
-                c.external[permutation][r][i] =
-                    minus(times(external_round_constants_initial[r][i], scale(k + r)), biases);
-                if (r == 0) continue;
-                c.external[permutation][4 + r][i] =
-                    minus(times(external_round_constants_terminal[r][i], scale(k + 4 + r)), biases);
-            }
-        c.external[permutation][4][0] = minus(times(internal_round_constants[0], scale(k + 4)), limb_bias >> 32);
-
-        uint64_t offset[width] = {};
-        for (int i = 1; i < width; ++i) offset[i] = limb_bias >> 32;
-        for (int r = 0; r < internal_rounds; ++r) {
-            uint64_t sum = 0;
-            for (uint64_t o : offset) sum = plus(sum, o);
-            for (int i = 0; i < width; ++i) {
-                const Entry &e = diagonal.entry[i];
-                offset[i] = plus(times(offset[i], internal_diagonal[i]),
-                                 plus(sum, added(low_offset[e.low], high_offset[e.high])));
-            }
-            // Element 0 has offsets of its own: they bring the next round's constant and leave no offset.
-            const Entry &e = diagonal.entry[0];
-            const uint64_t constant = r + 1 < internal_rounds ? times(internal_round_constants[r + 1], scale(k + 4)) : 0;
-            const uint64_t wanted = minus(constant, sum);
-            uint64_t &low = c.low[permutation][r] = low_offset[e.low], &high = c.high[permutation][r] = 0;
-            for (;; low += uint64_t{1} << 28) {
-                high = minus(wanted, times(low, scale(-1)));
-                if (high_fits(high, e)) break;
-            }
-            offset[0] = 0;
-        }
-        for (int i = 0; i < width; ++i)
-            c.after_internal[permutation][i] =
-                minus(offset[i], times(external_round_constants_terminal[0][i], scale(k + 4)));
-    }
-    return c;
-}
-constexpr Constants constants = make_constants();
-
-constexpr bool constants_fit() {
-    for (int permutation = 0; permutation < 2; ++permutation) {
-        for (const auto &round : constants.external[permutation])
-            for (uint64_t constant : round)
-                if (constant > ~uint64_t{0} - (uint64_t{1} << 45)) return false;
-        for (uint64_t low : constants.low[permutation])
-            if (!low_fits(low, diagonal.entry[0])) return false;
-    }
-    return true;
-}
-static_assert(constants_fit());
-
-// ---- arithmetic ----
-
-template <class V>
-[[gnu::always_inline]] inline typename V::Vec low_half(typename V::Vec a) {
-    return a & epsilon;
-}
-
-// W any, v any, l0 <= M: W - l0 - (v mod 2^32) * M modulo p. 
-template <class V>
-[[gnu::always_inline]] inline typename V::Vec montgomery(typename V::Vec high, typename V::Vec middle, typename V::Vec low) {
-    return V::subtract(V::biased(high), low + V::multiply(middle, V::set(epsilon)));
-}
-
-template <class V>
-[[gnu::always_inline]] inline typename V::Vec square(typename V::Vec x) {
-    const auto x1 = x >> 32;
-    const auto ll = V::multiply(x, x), lh = V::multiply(x, x1), hh = V::multiply(x1, x1);
-    const auto l0 = low_half<V>(ll), t = l0 + (ll >> 32);
-    const auto u = lh + (t >> 1);
-    return montgomery<V>(hh + (u >> 31), lh + lh + t, l0);
-}
-
-template <class V>
-[[gnu::always_inline]] inline typename V::Vec multiply(typename V::Vec x, typename V::Vec y) {
-    const auto x1 = x >> 32, y1 = y >> 32;
-    const auto ll = V::multiply(x, y), lh = V::multiply(x, y1), hl = V::multiply(x1, y), hh = V::multiply(x1, y1);
-    const auto l0 = low_half<V>(ll);
-    auto middle = lh + (l0 + (ll >> 32));
-    const auto high = V::carry_sum(middle, hl, hh);
-    return montgomery<V>(high, middle, l0);
-}
-
-template <class V>
-[[gnu::always_inline]] inline void multiply_limbs(typename V::Vec x, typename V::Vec y, typename V::Vec &low, typename V::Vec &high) {
-    const auto x1 = x >> 32, y1 = y >> 32;
-    const auto ll = V::multiply(x, y), lh = V::multiply(x, y1), hl = V::multiply(x1, y), hh = V::multiply(x1, y1);
-    auto middle = lh + (ll >> 32);
-    const auto w = V::carry_sum(middle, hl, hh);
-    const auto w0 = low_half<V>(w);
-    low = low_half<V>(ll) - (w >> 32) - w0;
-    high = low_half<V>(middle) + w0;
-}
-
-template <class V>
-[[gnu::always_inline]] inline typename V::Vec seventh_power(typename V::Vec x) {
-    const auto x2 = square<V>(x);
-    const auto x3 = multiply<V>(x, x2);
-    const auto x4 = square<V>(x2);
-    return multiply<V>(x3, x4);
-}
-
+// The external matrix on one limb of all elements, in 64-bit arithmetic; its rows add up to 28. As external_layer.
 template <class Vec>
-inline void vector_external_layer(Vec *x) {
+QM_INLINE void limb_layer(Vec (&x)[width]) {
     for (int i = 0; i < width; i += 4) {
         const Vec pair01 = x[i] + x[i + 1], pair23 = x[i + 2] + x[i + 3], all = pair01 + pair23;
         const Vec all1 = all + x[i + 1], all3 = all + x[i + 3];
@@ -245,131 +111,172 @@ inline void vector_external_layer(Vec *x) {
         x[i] = all1 + pair01;
         x[i + 2] = all3 + pair23;
     }
-}
-template <class Vec>
-inline void vector_external_layer(Vec *x, uint64_t bias) {
-    vector_external_layer(x);
     for (int i = 0; i < 4; ++i) {
-        const Vec sum = x[i] + x[i + 4] + x[i + 8] + bias;
+        const Vec sum = x[i] + x[i + 4] + x[i + 8];
         for (int j = i; j < width; j += 4) x[j] += sum;
     }
 }
 
+// Low limbs from limb_product, >= -2 M: at least -56 M > -limb_bias after the layer, so 0 <= low < 2^39 in the end.
+template <class Vec>
+QM_INLINE void low_limb_layer(Vec (&low)[width]) {
+    limb_layer(low);
+    for (Vec &limb : low) limb += limb_bias;
+}
+
+// Row 0 of the external matrix, on one limb.
+template <class Vec>
+QM_INLINE Vec limb_row0(const Vec (&x)[width]) {
+    Vec sum[4];
+    for (int i = 0; i < 4; ++i) sum[i] = x[i] + x[i] + x[i + 4] + x[i + 8];
+    const Vec pair = sum[0] + sum[1];
+    return pair + pair + sum[1] + sum[2] + sum[3];  // 2, 3, 1, 1
+}
+
+// The nonces of one vector.
 template <class V>
 struct Group {
     using Vec = typename V::Vec;
     Vec x[width];
-    Vec low[2], high[2];  // sums with offsets
-    Vec sum, sum1;
+    Vec sum, sum1;        // internal rounds: x[1] + ... + x[11] modulo 2^64, and the same of their high halves
+    Vec low[2], high[2];  // internal rounds: what add_sum leaves for scale_elements
 };
 
+// S-boxes, layer, and the constants of the next round. Elements any.
 template <class V>
-[[gnu::always_inline]] inline typename V::Vec recombine(typename V::Vec low, typename V::Vec high, uint64_t constant) {
-    const auto m = high + (low >> 32) + V::set(constant + V::bias);
-    return V::subtract(m, V::multiply(low, V::set(epsilon)));
-}
-
-template <class V, int n>
-[[gnu::always_inline]] inline void limbs_of_seventh_powers(const typename V::Vec *x, typename V::Vec *low, typename V::Vec *high) {
-    typename V::Vec x2[n], x3[n], x4[n];
-    for (int i = 0; i < n; ++i) x2[i] = square<V>(x[i]);
-    for (int i = 0; i < n; ++i) x3[i] = multiply<V>(x[i], x2[i]);
-    for (int i = 0; i < n; ++i) x4[i] = square<V>(x2[i]);
-    for (int i = 0; i < n; ++i) multiply_limbs<V>(x3[i], x4[i], low[i], high[i]);
-}
-
-template <class V>
-[[gnu::always_inline]] inline void all_limbs(const typename V::Vec (&x)[width], typename V::Vec (&low)[width], typename V::Vec (&high)[width]) {
-#pragma GCC unroll 1
-    for (int i = 0; i < width; i += V::lockstep) limbs_of_seventh_powers<V, V::lockstep>(x + i, low + i, high + i);
-}
-
-template <class V>
-[[gnu::noinline]] void vector_external_step(Group<V> &group, const uint64_t (&next)[width]) {
+[[gnu::noinline]] void external_step(Group<V> &group, const uint64_t (&next)[width]) {
     typename V::Vec low[width], high[width];
-    all_limbs<V>(group.x, low, high);
-    vector_external_layer(low, limb_bias);
-    vector_external_layer(high, 0);
+    limbs_of_seventh_powers<V>(group.x, low, high);
+    low_limb_layer(low);
+    limb_layer(high);  // < 56 * 2^32
     for (int i = 0; i < width; ++i) group.x[i] = recombine<V>(low[i], high[i], next[i]);
 }
 
-template <class V, int i>
-[[gnu::always_inline]] inline typename V::Vec diagonal_product(typename V::Vec x, typename V::Vec x1, typename V::Vec low, typename V::Vec high) {
+// a x0 + b x1 + offset. Modulo 2^64; with fits(), that is the number itself.
+template <class V, int64_t a, int64_t b, class Vec>
+QM_INLINE Vec digit_sum(Vec x, Vec x1, Vec offset) {
+    const Vec ax = V::multiply(x, V::set(static_cast<uint64_t>(a < 0 ? -a : a)));
+    const Vec bx = V::multiply(x1, V::set(static_cast<uint64_t>(b < 0 ? -b : b)));
+    if constexpr (a < 0 && b < 0) return offset - (ax + bx);
+    if constexpr (a < 0 && b >= 0) return offset + (bx - ax);
+    if constexpr (a >= 0 && b < 0) return offset + (ax - bx);
+    if constexpr (a >= 0 && b >= 0) return offset + (ax + bx);
+}
+
+// x any, x1 its high half, low and high such that the sums are as low_fits and high_fits say; high is biased.
+// Returns d x + low / 2^32 + high, any: (L + 2^32 H) / 2^32 = H + L1 - M L0, where H + L1 < 2^64 and M L0 < p.
+template <class V, int i, class Vec>
+QM_INLINE Vec diagonal_product(Vec x, Vec x1, Vec low, Vec high) {
     constexpr Entry e = diagonal.entry[i];
-    const auto add = [](auto sum, auto value, auto digit) {
-        constexpr int64_t d = decltype(digit)::value;
-        if constexpr (d < 0)
-            return sum - V::multiply(value, V::set(static_cast<uint64_t>(-d)));
-        else
-            return sum + V::multiply(value, V::set(static_cast<uint64_t>(d)));
-    };
-    low = add(low, x, std::integral_constant<int64_t, e.a0>{});
-    low = add(low, x1, std::integral_constant<int64_t, e.b0>{});
-    high = add(high, x, std::integral_constant<int64_t, e.a1>{});
-    high = add(high, x1, std::integral_constant<int64_t, e.b1>{});
+    low = digit_sum<V, e.a0, e.b0>(x, x1, low);
+    high = digit_sum<V, e.a1, e.b1>(x, x1, high);
     return V::subtract(high + (low >> 32), V::multiply(low, V::set(epsilon)));
 }
 
-template <class V, int i>
-[[gnu::always_inline]] inline void diagonal_element(Group<V> &g) {
-    constexpr Entry e = diagonal.entry[i];
-    const auto x = diagonal_product<V, i>(g.x[i], g.x[i] >> 32, g.low[e.low], g.high[e.high]);
-    g.x[i] = x;
-    g.sum += x;
-    g.sum1 += x >> 32;
-}
-
-template <class V, int... i>
-[[gnu::always_inline]] inline void diagonal_elements(Group<V> &g, std::integer_sequence<int, i...>) {
-    (diagonal_element<V, i + 1>(g), ...);
-}
-
 template <class V>
-[[gnu::always_inline]] inline void diagonal_step(Group<V> &g) {
+QM_INLINE void start_sums(Group<V> &g) {
     g.sum = g.sum1 = V::set(0);
-    diagonal_elements<V>(g, std::make_integer_sequence<int, width - 1>{});
 }
 
 template <class V>
-[[gnu::always_inline]] inline void sum_step(Group<V> &g, typename V::Vec power, uint64_t low0, uint64_t high0) {
-    const auto power1 = power >> 32;
-    const auto s1 = g.sum1 + power1, s = g.sum + power;
-    const auto high = s - (s1 << 32) + s1;
+QM_INLINE void count_element(Group<V> &g, int i) {
+    g.sum += g.x[i];
+    g.sum1 += g.x[i] >> 32;
+}
+
+// The end of an internal round: elements 1 .. 11.
+template <class V, int... i>
+QM_INLINE void scale_elements(Group<V> &g, std::integer_sequence<int, 0, i...>) {
+    start_sums(g);
+    ((g.x[i] = diagonal_product<V, i>(g.x[i], g.x[i] >> 32, g.low[diagonal.entry[i].low],
+                                      g.high[diagonal.entry[i].high]),
+      count_element(g, i)),
+     ...);
+}
+
+// The middle of an internal round: the sum of power, which was element 0, and the others; then the new element 0.
+// The sum is s0 + 2^32 s1 with s0, s1 <= 12 M: s1 is summed, s0 is the rest of the sum modulo 2^64. For
+// diagonal_product, 2^32 (s0 + 2^32 s1) = 2^32 (s0 + s1) - s1, and s0 + s1 <= 24 M < sum_bound.
+template <class V, class Vec = typename V::Vec>
+QM_INLINE void add_sum(Group<V> &g, Vec power, uint64_t low0, uint64_t high0) {
+    const Vec power1 = power >> 32, s1 = g.sum1 + power1;
+    const Vec s = g.sum + power - (s1 << 32) + s1;
     for (int k = 0; k < 2; ++k) {
         g.low[k] = V::set(low_offset[k]) - s1;
-        g.high[k] = high + V::set(high_offset[k] + V::bias);
+        g.high[k] = s + V::set(high_offset[k] + V::bias);
     }
-    g.x[0] = diagonal_product<V, 0>(power, power1, V::set(low0) - s1, high + V::set(high0 + V::bias));
+    g.x[0] = diagonal_product<V, 0>(power, power1, V::set(low0) - s1, s + V::set(high0 + V::bias));
+}
+
+// Half a round of each: the serial S-box of one group among the independent products of the other.
+template <class V>
+[[gnu::noinline]] void internal_step(Group<V> &power, Group<V> &linear, uint64_t low0, uint64_t high0) {
+    const auto x7 = vector_seventh_power<V>(power.x[0]);
+    scale_elements<V>(linear, std::make_integer_sequence<int, width>{});
+    add_sum<V>(power, x7, low0, high0);
 }
 
 template <class V>
-[[gnu::noinline]] void vector_internal_step(Group<V> &power, Group<V> &linear, uint64_t low0, uint64_t high0) {
-    const auto p = seventh_power<V>(power.x[0]);
-    diagonal_step<V>(linear);
-    sum_step<V>(power, p, low0, high0);
-}
-
-template <class V>
-[[gnu::noinline]] void vector_internal_rounds(Group<V> &a, Group<V> &b, const uint64_t (&low)[internal_rounds],
-                                              const uint64_t (&high)[internal_rounds]) {
+[[gnu::noinline]] void internal_part(Group<V> &a, Group<V> &b, const Constants &c) {
     for (Group<V> *g : {&a, &b}) {
-        g->sum = g->sum1 = V::set(0);
-        for (int i = 1; i < width; ++i) g->sum += g->x[i], g->sum1 += g->x[i] >> 32;
+        start_sums(*g);
+        for (int i = 1; i < width; ++i) count_element(*g, i);
     }
-    sum_step<V>(a, seventh_power<V>(a.x[0]), low[0], high[0]);
-    for (int r = 0; r < internal_rounds - 1; ++r) {
-        vector_internal_step<V>(b, a, low[r], high[r]);
-        vector_internal_step<V>(a, b, low[r + 1], high[r + 1]);
+    add_sum<V>(a, vector_seventh_power<V>(a.x[0]), c.low0[0], c.high0[0]);
+    for (int r = 0;; ++r) {
+        internal_step<V>(b, a, c.low0[r], c.high0[r]);
+        if (r + 1 == internal_rounds) break;
+        internal_step<V>(a, b, c.low0[r + 1], c.high0[r + 1]);
     }
-    vector_internal_step<V>(b, a, low[internal_rounds - 1], high[internal_rounds - 1]);
-    diagonal_step<V>(b);
+    scale_elements<V>(b, std::make_integer_sequence<int, width>{});
+    for (Group<V> *g : {&a, &b})
+        for (int i = 0; i < width; ++i) g->x[i] = V::subtract(V::biased(g->x[i]), V::set(c.after_internal[i]));
+}
+
+// All rounds, but for the layer before the first, and the S-boxes and the layer of the last.
+template <class V>
+void vector_rounds(Group<V> (&group)[2], const Constants &c) {
+    for (int r = 1; r <= external_rounds; ++r)
+        for (auto &g : group) external_step<V>(g, c.external[r]);
+    internal_part<V>(group[0], group[1], c);
+    for (int r = external_rounds + 1; r < 2 * external_rounds; ++r)
+        for (auto &g : group) external_step<V>(g, c.external[r]);
+}
+
+// The layer that ends one permutation and the one that begins the next, with the last block between them.
+template <class V>
+[[gnu::noinline]] void middle_step(Group<V> &group) {
+    // The block's two elements are 1; scaled by 2^(32 (8 + 1)), which recombine's 2^-32 makes 2^(32 * 8), they are -1.
+    static_assert(scale(2 * external_rounds + 1) == goldilocks_p - 1);
+    typename V::Vec low[width], high[width];
+    limbs_of_seventh_powers<V>(group.x, low, high);
+    low_limb_layer(low);
+    low[0] -= 1;
+    low[1] -= 1;
+    limb_layer(low);  // the low limb of -1 is taken up by the bias: 0 <= low < 28 * 2^39
+    limb_layer(high);
+    limb_layer(high);  // < 28 * 56 * 2^32
+    for (int i = 0; i < width; ++i) group.x[i] = recombine<V>(low[i], high[i], constants[1].external[0][i]);
+}
+
+// Element 0 of the last layer, not scaled. Returns any.
+template <class V>
+[[gnu::noinline]] typename V::Vec last_step(const Group<V> &group) {
+    // Limbs have the scale 2^(32 (16 + 1)) = 2^-32. 2^64 times them is free: 2^64 (low + 2^32 high) = -(low + high) +
+    // 2^32 low. recombine divides by 2^32. The constants are 2^8 p in two limbs, more than low + high < 2^39 and
+    // -low < 2^38.
+    static_assert(scale(4 * external_rounds + 1) == scale(-1));
+    typename V::Vec low[width], high[width];
+    limbs_of_seventh_powers<V>(group.x, low, high);
+    const auto low_sum = limb_row0(low), high_sum = limb_row0(high);
+    return recombine<V>(V::set((uint64_t{1} << 40) + 256) - (low_sum + high_sum),
+                        V::set((uint64_t{1} << 40) - 512) + low_sum, 0);
 }
 
 template <class V>
 class Poseidon2Vector {
   public:
-    static constexpr int groups = 2;
-    static constexpr uint64_t lanes = groups * V::lanes, poll = 64;
+    static constexpr uint64_t lanes = 2 * V::lanes, poll = 64;
 
     explicit Poseidon2Vector(const qm_job &job) : header_(job.header), limit_(load_be512(job.limit)) {}
 
@@ -383,73 +290,46 @@ class Poseidon2Vector {
         State first = fixed_;
         external_layer(first);
         for (int i = 0; i < width; ++i)
-            first_[i] = canonical(add(first.element[i], external_round_constants_initial[0][i])) + V::bias;
+            first_[i] = add(first.element[i], external_round_constants_initial[0][i]) + V::bias;
     }
 
     uint32_t next() {
         using Vec = typename V::Vec;
-        Group<V> group[groups];
-        for (int k = 0; k < groups; ++k) {
-            const Vec varying = V::set(__builtin_bswap32(low_)) + (V::lane_numbers() << 24) + V::set(uint64_t(k * V::lanes) << 24);
-            for (int i = 0; i < width; ++i)
-                group[k].x[i] = V::subtract(V::set(first_[i]), V::set(goldilocks_p) - V::multiply(varying, V::set(column7[i])));
+        // The lowest byte of a nonce is the highest of the element's four; low_ is a multiple of lanes <= 256.
+        static_assert(lanes <= 32);
+        Vec varying = V::set(__builtin_bswap32(low_)) + (V::lane_numbers() << 24);
+        Group<V> group[2];
+        for (auto &g : group) {
+            for (int i = 0; i < width; ++i)  // the product is at most 6 M; first - (p - product) = first + product
+                g.x[i] = V::subtract(V::set(first_[i]), goldilocks_p - V::multiply(varying, V::set(column7[i])));
+            varying += uint64_t{V::lanes} << 24;
         }
-        rounds(group, 0);
-        uint32_t candidates = 0;
-        for (int k = 0; k < groups; ++k) {
-            Vec low[width], high[width];
-            all_limbs<V>(group[k].x, low, high);
-            vector_external_layer(low, limb_bias);
-            vector_external_layer(high, 0);
-            low[0] -= 1;
-            low[1] -= 1;
-            vector_external_layer(low, 0);
-            vector_external_layer(high, 0);
-            for (int i = 0; i < width; ++i)
-                group[k].x[i] = recombine<V>(low[i], high[i], constants.external[1][0][i]);
-        }
-        rounds(group, 1);
-        for (int k = 0; k < groups; ++k) {
-            Vec low[width], high[width];
-            all_limbs<V>(group[k].x, low, high);
-            Vec l = V::set(0), h = l;
-            for (int i = 0; i < width; ++i)
-                for (int n = 0; n < row0[i]; ++n) l += low[i], h += high[i];
-            // 2^64 (l + 2^32 h) = -(l + h) + 2^32 l; the constants add up to 2^8 p
-            const Vec out = recombine<V>(V::set(0x10000000100) - (l + h), l + V::set(0xfffffffe00), 0);
-            candidates |= V::not_above(out, limit_.word[7]) << (k * V::lanes);
-        }
-        uint32_t valid = 0;
-        for (uint32_t left = candidates; left; left &= left - 1) {
-            const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(left));
+        vector_rounds<V>(group, constants[0]);
+        for (auto &g : group) middle_step<V>(g);
+        vector_rounds<V>(group, constants[1]);
+
+        // Where the first 8 bytes are not above those of the limit, the whole hash decides.
+        uint32_t valid = 0, candidates = V::not_above(last_step<V>(group[0]), limit_.word[7]) |
+                                         V::not_above(last_step<V>(group[1]), limit_.word[7]) << V::lanes;
+        for (; __builtin_expect(candidates != 0, 0); candidates &= candidates - 1) {
+            const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(candidates));
             State state = fixed_;
             state.element[7] = add(state.element[7], __builtin_bswap32(low_ + lane));
-            if (less_or_equal(finish_hash(state), limit_)) valid |= uint32_t{1} << lane;
+            valid |= uint32_t{less_or_equal(finish_hash(state), limit_)} << lane;
         }
         low_ += static_cast<uint32_t>(lanes);
         return valid;
     }
 
   private:
+    // Of the external matrix.
     static constexpr uint64_t column7[width] = {1, 1, 3, 2, 2, 2, 6, 4, 1, 1, 3, 2};
-    static constexpr int row0[width] = {4, 6, 2, 2, 2, 3, 1, 1, 2, 3, 1, 1};
-
-    static void rounds(Group<V> (&group)[groups], int permutation) {
-        for (int r = 1; r <= 4; ++r)
-            for (auto &g : group) vector_external_step<V>(g, constants.external[permutation][r]);
-        vector_internal_rounds<V>(group[0], group[1], constants.low[permutation], constants.high[permutation]);
-        for (auto &g : group)
-            for (int i = 0; i < width; ++i)
-                g.x[i] = V::subtract(V::biased(g.x[i]), V::set(constants.after_internal[permutation][i]));
-        for (int r = 5; r < 8; ++r)
-            for (auto &g : group) vector_external_step<V>(g, constants.external[permutation][r]);
-    }
 
     const uint8_t *header_;
     const U512 limit_;
     uint32_t low_ = 0;
-    State fixed_{};
-    uint64_t first_[width]{};
+    State fixed_{};            // before the third permutation, the lowest four bytes of the nonce taken as zero
+    uint64_t first_[width]{};  // the same, before the first S-boxes, biased
 };
 
 }  // namespace

@@ -22,6 +22,7 @@
 #include "keccak.hpp"
 #include "montgomery.hpp"
 #include "poseidon2.hpp"
+#include "poseidon2_probe.hpp"
 #include "quantus_miner.h"
 #include "search.hpp"
 #include "sha3_probe.hpp"
@@ -128,15 +129,22 @@ std::vector<uint64_t> valid_nonces(int kernel, const qm_job &job, U512 start, ui
     return found;
 }
 
-void check_field() {
-    std::vector<uint64_t> values = {0,          1,          2,          7,          0xfffffffe, 0xffffffff,
+std::vector<uint64_t> hostile_values() {
+    return {0,          1,          2,          7,          0xfffffffe, 0xffffffff,
                                     0x100000000, 0x100000001, uint64_t{1} << 63, (uint64_t{1} << 63) - 1,
                                     0xfffffffe00000000, 0xfffffffeffffffff, 0xffffffff00000000, 0xffffffff00000001,
                                     0xffffffff00000002, 0xfffffffffffffffe, 0xffffffffffffffff, 0x00000001ffffffff,
                                     0x80000000, 0x8000000080000000};
+}
+
+uint64_t residue(u128 x) {
+    return static_cast<uint64_t>(x % goldilocks_p);
+}
+
+void check_field() {
+    std::vector<uint64_t> values = hostile_values();
     Random random;
     for (int i = 0; i < 200; ++i) values.push_back(random.next());
-    const auto residue = [](u128 x) { return static_cast<uint64_t>(x % goldilocks_p); };
     for (uint64_t a : values) {
         expect(canonical(a) == residue(a), "canonical");
         uint64_t power = 1;
@@ -156,6 +164,84 @@ void check_field() {
         }
     }
 }
+
+#ifdef __x86_64__
+// Every pair of hostile values in every lane, against the scalar field.
+void check_poseidon2_vector(const Poseidon2Probe &probe) {
+    const auto product = [](uint64_t a, uint64_t b) { return residue(static_cast<u128>(a) * b); };
+    const auto check = [&probe](bool passed, const char *what) { expect(passed, std::string(probe.name) + ": " + what); };
+    const uint64_t half_r = uint64_t{1} << 32, r = product(half_r, half_r);
+    const size_t lanes = static_cast<size_t>(probe.lanes);
+    std::vector<uint64_t> values = hostile_values();
+    for (uint64_t k = 1; k < 65536; k = 3 * k + 1) values.push_back(k << 48);  // squares that are multiples of 2^96
+    Random random;
+    while (values.size() < 48) values.push_back(random.next());
+    const auto value = [&values](size_t i) { return values[i % values.size()]; };
+
+    for (size_t a = 0; a < values.size(); ++a)
+        for (size_t b = 0; b < values.size(); ++b) {
+            uint64_t squares[8], products[8], low[8], high[8], y[8], combined[8], tops[8];
+            for (size_t i = 0; i < lanes; ++i) {
+                squares[i] = products[i] = low[i] = tops[i] = value(a + i);
+                y[i] = high[i] = value(b + 3 * i);
+                combined[i] = i % 2 ? value(a + i) >> 1 : value(a + i) >> 20;
+            }
+            const uint64_t constant = std::min(value(b), ~uint64_t{0} - (uint64_t{1} << 45));
+            uint64_t limbs[8];
+            for (size_t i = 0; i < lanes; ++i) limbs[i] = y[i] >> 20;
+            probe.square(squares);
+            probe.multiply(products, y);
+            probe.limb_product(low, high);
+            probe.recombine(combined, limbs, constant);
+            const uint32_t not_above = probe.not_above(tops, value(b));
+            for (size_t i = 0; i < lanes; ++i) {
+                const uint64_t x = value(a + i), before = i % 2 ? x >> 1 : x >> 20;
+                check(product(squares[i], r) == product(x, x), "square");
+                check(product(products[i], r) == product(x, y[i]), "multiply");
+                const uint64_t bias = uint64_t{1} << 33;
+                check(low[i] + bias <= bias + epsilon && high[i] <= 2 * epsilon &&
+                          residue(static_cast<u128>(high[i]) * half_r + (low[i] + bias) + goldilocks_p - bias) ==
+                              product(x, y[i]),
+                      "limb_product");
+                check(product(combined[i], half_r) ==
+                          residue(static_cast<u128>(limbs[i]) * half_r + before + product(constant, half_r)),
+                      "recombine");
+                check((not_above >> i & 1) == (__builtin_bswap64(canonical(x)) <= value(b)), "not_above");
+            }
+        }
+
+    // The layers of whole states: linear_layer adds offsets, the same for all states.
+    std::vector<uint64_t> offset;
+    for (size_t turn = 0; turn < 2000; ++turn) {
+        uint64_t x[width * 8] = {}, y[width * 8];
+        for (size_t i = 0; i < width * lanes && turn; ++i)
+            x[i] = turn < values.size() ? value(turn) : turn % 2 ? value(random.next()) : random.next();
+        std::memcpy(y, x, sizeof x);
+        probe.linear_layer(y);
+        if (!turn)
+            for (size_t i = 0; i < width; ++i) offset.push_back(y[lanes * i]);
+        for (size_t lane = 0; lane < lanes; ++lane) {
+            uint64_t sum = 0;
+            for (size_t i = 0; i < width; ++i) sum = residue(static_cast<u128>(sum) + x[lanes * i + lane]);
+            for (size_t i = 0; i < width; ++i)
+                check(residue(y[lanes * i + lane]) == residue(static_cast<u128>(sum) + residue(offset[i]) +
+                                                              product(internal_diagonal[i], x[lanes * i + lane])),
+                      "linear_layer");
+        }
+        std::memcpy(y, x, sizeof x);
+        probe.external_step(y);
+        for (size_t lane = 0; lane < lanes; ++lane) {
+            State state;
+            for (size_t i = 0; i < width; ++i) state.element[i] = x[lanes * i + lane];
+            external_round(state, {});
+            // Scaled by 2^-352 = 2^32, and the bias of 2^38 by 2^-32.
+            for (size_t i = 0; i < width; ++i)
+                check(residue(y[lanes * i + lane]) == residue(static_cast<u128>(product(state.element[i], half_r)) + 64),
+                      "external_step");
+        }
+    }
+}
+#endif
 
 // The external layer against its matrix, and the bound stated for it.
 void check_external_layer() {
@@ -540,6 +626,8 @@ int main() {
     check_montgomery();
     check_keccak();
 #ifdef __x86_64__
+    if (cpu_has_avx2()) check_poseidon2_vector(poseidon2_avx2_probe);
+    if (cpu_has_avx512()) check_poseidon2_vector(poseidon2_avx512_probe);
     if (cpu_has_avx2()) check_sha3_lanes(sha3_avx2_probe);
     if (cpu_has_avx512_ifma()) check_sha3_lanes(sha3_avx512_probe);
 #endif

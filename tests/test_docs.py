@@ -171,7 +171,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         for limit in (
             server.MAX_CONNECTIONS,
             server.MAX_HEAD,
-            server.HEAD_TIMEOUT_S,
+            server.REQUEST_TIMEOUT_S,
             api.MAX_BODY,
             http.BODY_TIMEOUT_S,
             api.MAX_JOB_ID,

@@ -303,13 +303,33 @@ def test_a_broken_engine_is_retired_and_the_others_go_on(caplog: pytest.LogCaptu
     assert "device lost" in caplog.text
 
 
-def test_without_a_worker_left_the_miner_is_not_healthy() -> None:
+def test_without_a_worker_left_jobs_end_and_the_miner_is_not_healthy(caplog: pytest.LogCaptureFixture) -> None:
+    ends = Ends()
     miner = Miner([BrokenEngine(1)], chunk_s=0.05)
     miner.start()
-    miner.submit(job([NonceRange(0, 9)]), Ends())
-    for thread in miner._threads:
-        thread.join(WAIT_S)
+    assert miner.submit(job([NonceRange(0, 9)]), ends) is ends.wait()
+    assert ends.searches[0].status is Status.FAILED
     assert not miner.healthy
+    assert not miner.supports(Pow.POSEIDON2)
+    late = miner.submit(job([NonceRange(0, 9)]), ends)
+    assert ends.wait() is late
+    assert late.status is Status.FAILED
+    assert "no worker is left" in caplog.text
+    assert miner.close(WAIT_S)
+
+
+def test_two_newcomers_interrupt_two_workers() -> None:
+    engine, ends = BlockingEngine(2), Ends()
+    miner = Miner([engine], chunk_s=0.05)
+    miner.start()
+    miner.submit(job([NonceRange(0, MAX)], job_id="old"), ends)
+    for _ in range(2):
+        assert engine.begun.acquire(timeout=WAIT_S)
+    for job_id in "ab":
+        miner.submit(job([NonceRange(0, MAX)], job_id=job_id), ends)
+    for _ in range(2):
+        assert engine.begun.acquire(timeout=WAIT_S)
+    assert sorted(engine.jobs[2:]) == ["a", "b"]
     assert miner.close(WAIT_S)
 
 

@@ -154,6 +154,7 @@ def test_bad_requests_get_one_clear_reply_and_the_service_goes_on(miner: MinerPr
         413,
         error | {"message": "request body must be at most 65536 bytes"},
     )
+    assert miner.call("POST", "/mine", b" " * 5_000_000)[0] == 413
     assert miner.call("POST", "/mine", b"{}", {"content-type": "text/plain"}) == (
         415,
         error | {"message": "content type must be application/json"},
@@ -165,6 +166,8 @@ def test_bad_requests_get_one_clear_reply_and_the_service_goes_on(miner: MinerPr
         ("GET", "/mine"),
         ("PUT", "/mine"),
         ("DELETE", "/result/x"),
+        ("PROPFIND", "/health"),
+        ("OPTIONS", "*"),
         ("GET", "/metrics"),
     ):
         assert miner.call(method, path) == (404, error | {"message": "no such call"})
@@ -280,6 +283,22 @@ def test_a_signal_during_hashing_ends_the_service_in_order(number: signal.Signal
             assert idle.recv(1) == b""
     assert f"Received {number.name}: stopping" in miner.log[-2]
     assert re.search(r"Stopped: \d+ hashes, 0 solutions$", miner.log[-1])
+
+
+def test_a_signal_ends_the_service_whatever_clients_are_doing() -> None:
+    # The worker sleeps between two batches, for days.
+    throttle = ("--engine=cpu-chain-manipulator", "--manip-solved-blocks=999999999")
+    upload = b"POST /mine HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+    with MinerProcess("--port=0", "--metrics-port=0", *throttle) as miner:
+        miner.call("POST", "/mine", request(difficulty=str(MAX)))
+        ports = (miner.port, miner.metrics_port)
+        uploading, scraping = (socket.create_connection(("127.0.0.1", port)) for port in ports)
+        with uploading, scraping:
+            uploading.sendall(upload)
+            scraping.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n" * 50)
+            assert miner.call("GET", "/health")[0] == 200
+            assert miner.stop() == 0
+    assert not [line for line in miner.log if "Traceback" in line or "ERROR" in line]
 
 
 def test_the_log_has_the_lines_that_operators_grep_for() -> None:

@@ -130,11 +130,9 @@ std::vector<uint64_t> valid_nonces(int kernel, const qm_job &job, U512 start, ui
 }
 
 std::vector<uint64_t> hostile_values() {
-    return {0,          1,          2,          7,          0xfffffffe, 0xffffffff,
-                                    0x100000000, 0x100000001, uint64_t{1} << 63, (uint64_t{1} << 63) - 1,
-                                    0xfffffffe00000000, 0xfffffffeffffffff, 0xffffffff00000000, 0xffffffff00000001,
-                                    0xffffffff00000002, 0xfffffffffffffffe, 0xffffffffffffffff, 0x00000001ffffffff,
-                                    0x80000000, 0x8000000080000000};
+    return {0, 1, 2, 7, 0xfffffffe, 0xffffffff, 0x100000000, 0x100000001, 0x80000000, 0x00000001ffffffff,
+            0x8000000080000000, uint64_t{1} << 63, (uint64_t{1} << 63) - 1, 0xfffffffe00000000, 0xfffffffeffffffff,
+            0xffffffff00000000, 0xffffffff00000001, 0xffffffff00000002, 0xfffffffffffffffe, 0xffffffffffffffff};
 }
 
 uint64_t residue(u128 x) {
@@ -169,7 +167,9 @@ void check_field() {
 // Every pair of hostile values in every lane, against the scalar field.
 void check_poseidon2_vector(const Poseidon2Probe &probe) {
     const auto product = [](uint64_t a, uint64_t b) { return residue(static_cast<u128>(a) * b); };
-    const auto check = [&probe](bool passed, const char *what) { expect(passed, std::string(probe.name) + ": " + what); };
+    const auto check = [&probe](bool passed, const char *what) {
+        expect(passed, std::string(probe.name) + ": " + what);
+    };
     const uint64_t half_r = uint64_t{1} << 32, r = product(half_r, half_r);
     const size_t lanes = static_cast<size_t>(probe.lanes);
     std::vector<uint64_t> values = hostile_values();
@@ -236,7 +236,7 @@ void check_poseidon2_vector(const Poseidon2Probe &probe) {
             external_round(state, {});
             // Scaled by 2^-352 = 2^32, and the bias of 2^38 by 2^-32.
             for (size_t i = 0; i < width; ++i)
-                check(residue(y[lanes * i + lane]) == residue(static_cast<u128>(product(state.element[i], half_r)) + 64),
+                check(residue(y[lanes * i + lane]) == residue(product(state.element[i], half_r) + u128{64}),
                       "external_step");
         }
     }

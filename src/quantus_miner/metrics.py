@@ -159,9 +159,15 @@ def create_app(collectors: Iterable[Collector]) -> ASGIApp:
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
 
+    scrape: asyncio.Task[bytes] | None = None
+
     async def metrics(_: Request) -> Response:
-        # In a thread: with thousands of jobs it takes longer than a poll should wait.
-        body = await asyncio.to_thread(generate_latest, registry)
+        nonlocal scrape
+        # Those who ask while a scrape is under way share it: a flood costs one thread.
+        if scrape is None or scrape.done():
+            # In a thread: with thousands of jobs it takes longer than a poll should wait.
+            scrape = asyncio.create_task(asyncio.to_thread(generate_latest, registry))
+        body = await asyncio.shield(scrape)
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return Starlette(routes=[Route("/metrics", metrics)])

@@ -64,6 +64,7 @@ class _Worker:
         self.search: Search | None = None
         self.slice_started = 0.0
         self.speeds: dict[Pow, float] = {}
+        self.interrupted = False
         self.done = 0
         self.meter = RateMeter(now)
         self.alive = True
@@ -139,16 +140,24 @@ class Miner:
     def submit(self, job: Job, on_end: Callable[[Search], None]) -> Search:
         """Adds a job; it gets a worker at once, and from then on its turn among the active ones.
 
-        ``on_end`` is called once, from a worker's thread, when the job is completed (``search.solution``) or
-        failed (its ranges are exhausted); not after a cancel.
+        ``on_end`` is called once, from any thread, when the job is completed (``search.solution``) or failed (its
+        ranges are exhausted, or no worker is left that can search them); not after a cancel.
         """
         search = Search(job, on_end, self._clock())
         with self._lock:
             self._turns.appendleft(search)
             able = [worker for worker in self._workers if worker.can(job.pow)]
-            if able and all(worker.search for worker in able):
-                min(able, key=lambda worker: worker.slice_started).control.stop()
+            if all(worker.search for worker in able):
+                # Two newcomers at once interrupt two workers.
+                busy = [worker for worker in able if not worker.interrupted]
+                if busy:
+                    longest = min(busy, key=lambda worker: worker.slice_started)
+                    longest.interrupted = True
+                    longest.control.stop()
             self._work.notify_all()
+            abandoned = self._end_abandoned()
+        for lost in abandoned:
+            lost.on_end(lost)
         return search
 
     def cancel(self, search: Search) -> None:
@@ -262,7 +271,7 @@ class Miner:
                 start, count = search.todo.take(self._slice_size(worker, search))
                 now = self._clock()
                 worker.control.reset()
-                worker.search, worker.slice_started = search, now
+                worker.search, worker.slice_started, worker.interrupted = search, now, False
                 search.workers.add(worker)
                 if worker not in search.meters:
                     search.meters[worker] = RateMeter(now)
@@ -325,6 +334,19 @@ class Miner:
                 # What the broken engine says it tested is not trusted.
                 search.todo.give_back(start, count)
                 self._work.notify_all()
+            abandoned = self._end_abandoned()
+        for lost in abandoned:
+            lost.on_end(lost)
+
+    def _end_abandoned(self) -> list[Search]:
+        """Fails the searches for which no worker is left, so that nobody waits for them; who is to be told."""
+        abandoned = [
+            search for search in self._turns if not any(worker.can(search.job.pow) for worker in self._workers)
+        ]
+        for search in abandoned:
+            log.error("Job %r failed: no worker is left for %s", search.job.id, search.job.pow)
+            self._end(search, Status.FAILED)
+        return abandoned
 
     def _leave(self, worker: _Worker, search: Search, tested: int) -> None:
         worker.search = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from quantus_miner.errors import MinerError
+from quantus_miner.proto.api import encode_reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,15 +20,9 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS: Final = 512
 """Connections that a server holds at once: half of the usual limit of file descriptors."""
 MAX_HEAD: Final = 32_768
-"""Bytes of a request's head."""
-HEAD_TIMEOUT_S: Final = 10.0
-"""Seconds that a client may take for a request's head, and to begin its first."""
-
-_FULL: Final = (
-    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: application/json\r\n"
-    b"content-length: 63\r\n\r\n"
-    b'{"status":"error","job_id":"","message":"too many connections"}'
-)
+"""Bytes of a request's head, and of whatever else is no body."""
+REQUEST_TIMEOUT_S: Final = 15.0
+"""Seconds that a client may take to send a request, to begin one, and to read a reply."""
 
 
 def listen(address: str, port: int, setting: str) -> socket.socket:
@@ -51,54 +47,86 @@ def endpoint(sock: socket.socket) -> str:
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection whose request heads are bounded in size and time, and whose number is bounded.
+    """A connection that a hostile client cannot make large or hold for ever; uvicorn bounds neither.
 
-    uvicorn bounds neither; bodies are bounded where they are read.
+    What is no body (heads, trailers, chunk sizes, noise between requests) is bounded in bytes; a request, and whatever
+    comes outside of one, in time; so is a reply that the client does not read. Bodies are bounded where they are read.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """A client has connected, and has to say what it wants."""
         super().connection_made(transport)
-        self._head_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._overhead = 0
+        self._deadline: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
         if len(self.connections) > MAX_CONNECTIONS:
-            transport.write(_FULL)
-            transport.close()
+            self._refuse(503, "too many connections")
         else:
-            self._expect_head()
+            self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
-        self._head_arrived()
+        self._request_arrived()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """What comes before the end of a head is counted, in whole reads."""
+        """Bytes from the client; those of bodies do not count."""
+        self._overhead += len(data)
         super().data_received(data)
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD:
-                self.transport.abort()
+        if self._overhead > MAX_HEAD:
+            self.transport.abort()
+        elif self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
+            # uvicorn's own timer for idle connections ends with the next byte, whatever that is.
+            self._expect_request()
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        if self._head_timer is None:
-            self._expect_head()
+        self._expect_request()
 
-    def on_headers_complete(self) -> None:
-        """The head is there."""
-        self._head_arrived()
-        super().on_headers_complete()
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        self._overhead -= len(body)
+        super().on_body(body)
 
-    def _expect_head(self) -> None:
-        self._head_bytes = 0
-        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.abort)
+    def on_message_complete(self) -> None:
+        """All of a request is there."""
+        super().on_message_complete()
+        self._request_arrived()
+        self._overhead = 0
 
-    def _head_arrived(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def pause_writing(self) -> None:
+        """The client does not read what we write."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn answers to bytes that are not HTTP, in JSON as everything else."""
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, message: str) -> None:
+        body = encode_reply("error", "", message)
+        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\n"
+        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _expect_request(self) -> None:
+        if self._deadline is None:
+            self._deadline = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
+
+    def _request_arrived(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class Server(uvicorn.Server):
@@ -129,6 +157,12 @@ class Server(uvicorn.Server):
         await self.serve(sockets=[self._socket])
 
     def stop(self, grace_s: float) -> None:
-        """Lets requests under way end for ``grace_s`` seconds, then closes what is left."""
+        """Lets requests under way end for ``grace_s`` seconds, then cuts off what is left."""
         self.should_exit = True
-        asyncio.get_running_loop().call_later(grace_s, setattr, self, "force_exit", True)
+        asyncio.get_running_loop().call_later(grace_s, self._cut_off)
+
+    def _cut_off(self) -> None:
+        # Not close(): that waits for a client that does not read.
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        self.force_exit = True

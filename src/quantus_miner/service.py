@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import metrics, server
@@ -119,8 +120,10 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
         ticks.cancel()
         for part in servers:
             part.stop(GRACE_S)
-        if not await asyncio.to_thread(miner.close, GRACE_S):
-            log.warning("Some workers did not stop in time")
+        # A thread of its own: the loop's may be busy with a scrape.
+        with ThreadPoolExecutor(1) as pool:
+            if not await loop.run_in_executor(pool, miner.close, GRACE_S):
+                log.warning("Some workers did not stop in time")
     stats = miner.stats()
     log.info("Stopped: %d hashes, %d solutions", stats.hashes, sum(stats.solved_by_engine.values()))
 

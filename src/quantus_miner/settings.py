@@ -107,7 +107,7 @@ SETTINGS: Final = (
     Setting("bind", _address, "127.0.0.1", "Address that the job API and the metrics exporter listen on.", "ADDRESS"),
     Setting("engine", _engines, "cpu-fast", "Engine, or several separated by commas.", "NAME[,NAME]"),
     Setting("kernel", _word, None, "CPU kernel of the fast engines; unset: the fastest for this processor.", "NAME"),
-    Setting("workers", _integer(0, 8192), None, "CPU worker threads; unset: about half of the effective CPUs.", "N"),
+    Setting("workers", _integer(0, 1_000_000), None, "CPU workers; unset: about half of the effective CPUs.", "N"),
     Setting(
         "metrics_port", _integer(0, 65535), None, "TCP port of the Prometheus exporter; unset: no exporter.", "PORT"
     ),

@@ -12,11 +12,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from quantus_miner import __version__
 from quantus_miner.model import Status
@@ -36,7 +35,6 @@ log = logging.getLogger("miner.http")
 
 BODY_TIMEOUT_S: Final = 10.0
 """Seconds that a client may take to send a request's body."""
-METHODS: Final = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"]
 
 
 class _AnyConvertor(Convertor[str]):
@@ -52,6 +50,9 @@ class _AnyConvertor(Convertor[str]):
 
 
 register_url_convertor("any", _AnyConvertor())
+
+MAX_DISCARDED: Final = 16_000_000
+"""Bytes of a body that is too large that are read before the connection is closed."""
 
 ENDINGS: Final = {Status.COMPLETED: Event.SOLVED, Status.FAILED: Event.EXHAUSTED}
 
@@ -93,13 +94,15 @@ class HttpSource:
             ("/openapi.json", "GET", self._openapi),
             ("/version", "GET", self._version),
         )
-        return _single_slash(
-            Starlette(
-                routes=[
-                    *(Route(path, self._counted(path, handler), methods=[method]) for path, method, handler in routes),
-                    Route("/{path:any}", self._counted("other", self._nothing_here), methods=METHODS),
-                ],
-            )
+        nothing_here = self._counted("other", self._nothing_here)
+
+        async def otherwise(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await nothing_here(Request(scope, receive))
+            await response(scope, receive, send)
+
+        return _dispatch(
+            [Route(path, self._counted(path, handler), methods=[method]) for path, method, handler in routes],
+            otherwise,
         )
 
     def tick(self) -> None:
@@ -264,18 +267,22 @@ class HttpSource:
 
 async def _read_body(request: Request) -> bytes | Response:
     """The body, or the reply to one that is too large, too slow or broken off."""
-    body = bytearray()
+    body, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > api.MAX_BODY:
-                    message = f"request body must be at most {api.MAX_BODY} bytes"
-                    return _error(413, "", message, {"connection": "close"})
+                size += len(chunk)
+                # What is too large is read on for a while: a client that is still sending would not see the reply.
+                if size <= api.MAX_BODY:
+                    body += chunk
+                elif size > MAX_DISCARDED:
+                    break
     except TimeoutError:
         return _error(408, "", f"request body must arrive within {BODY_TIMEOUT_S:g} seconds", {"connection": "close"})
     except ClientDisconnect:
         return _error(400, "", "request body broke off")
+    if size > api.MAX_BODY:
+        return _error(413, "", f"request body must be at most {api.MAX_BODY} bytes", {"connection": "close"})
     return bytes(body)
 
 
@@ -287,12 +294,21 @@ def _error(status: int, job_id: str, message: str, headers: dict[str, str] | Non
     return _json(status, api.encode_reply("error", job_id, message), headers)
 
 
-def _single_slash(app: ASGIApp) -> ASGIApp:
-    """``//mine`` is ``/mine``: what nodes ask for whose base URL ends in a slash."""
+def _dispatch(routes: list[Route], otherwise: ASGIApp) -> ASGIApp:
+    """The route whose path and method match, else ``otherwise``: a known path with another method is no call either.
 
-    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("//"):
+    ``//mine`` is ``/mine``: what nodes ask for whose base URL ends in a slash.
+    """
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("//"):
             scope["path"] = "/" + scope["path"].lstrip("/")
-        await app(scope, receive, send)
+        for route in routes:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                scope.update(found)
+                await route.handle(scope, receive, send)
+                return
+        await otherwise(scope, receive, send)
 
-    return wrapped
+    return dispatch

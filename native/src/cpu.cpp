@@ -40,10 +40,6 @@ bool cpu_has_avx512() {
 bool cpu_has_avx512_ifma() {
     return has(zmm_saved, avx512 | bit_AVX512IFMA, 0);
 }
-bool cpu_has_avx512_vbmi2() {
-    return has(zmm_saved, avx512, bit_AVX512VBMI2);
-}
-
 #else
 
 bool cpu_has_avx2() {
@@ -55,8 +51,4 @@ bool cpu_has_avx512() {
 bool cpu_has_avx512_ifma() {
     return false;
 }
-bool cpu_has_avx512_vbmi2() {
-    return false;
-}
-
 #endif

@@ -5,4 +5,3 @@
 bool cpu_has_avx2();          // AVX2 and BMI2
 bool cpu_has_avx512();        // AVX-512 F, DQ, BW, VL, and all of cpu_has_avx2
 bool cpu_has_avx512_ifma();   // and IFMA
-bool cpu_has_avx512_vbmi2();  // and VBMI2

@@ -17,11 +17,10 @@ uint32_t saved_registers() {
     return low;
 }
 
-// saved: bits of XCR0. ebx, ecx: bits of cpuid leaf 7.
-bool has(uint32_t saved, uint32_t ebx, uint32_t ecx) {
+// saved: bits of XCR0. features: bits of cpuid leaf 7, ebx.
+bool has(uint32_t saved, uint32_t features) {
     uint32_t a = 0, b = 0, c = 0, d = 0;
-    return (saved_registers() & saved) == saved && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & ebx) == ebx &&
-           (c & ecx) == ecx;
+    return (saved_registers() & saved) == saved && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & features) == features;
 }
 
 constexpr uint32_t ymm_saved = 0x06;  // xmm and the upper halves of ymm
@@ -32,13 +31,13 @@ constexpr uint32_t avx512 = avx2 | bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | b
 }  // namespace
 
 bool cpu_has_avx2() {
-    return has(ymm_saved, avx2, 0);
+    return has(ymm_saved, avx2);
 }
 bool cpu_has_avx512() {
-    return has(zmm_saved, avx512, 0);
+    return has(zmm_saved, avx512);
 }
 bool cpu_has_avx512_ifma() {
-    return has(zmm_saved, avx512 | bit_AVX512IFMA, 0);
+    return has(zmm_saved, avx512 | bit_AVX512IFMA);
 }
 #else
 

@@ -26,10 +26,11 @@ def hash_rate(kernel: native.Kernel, seconds: float) -> float:
     control = native.Control()
     start, count = secrets.randbits(500), 1_000
     began = time.perf_counter()
-    tested = 0
-    while (elapsed := time.perf_counter() - began) < seconds:
+    tested, elapsed = 0, 0.0
+    while elapsed < seconds:
         tested += native.search(kernel, job, start + tested, count, control).tested
-        count = max(1_000, int(tested / max(elapsed, 1e-3) * seconds / 10))
+        elapsed = time.perf_counter() - began
+        count = max(1_000, int(tested / elapsed * seconds / 10))
     return tested / elapsed
 
 

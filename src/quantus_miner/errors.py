@@ -15,3 +15,13 @@ class SettingError(MinerError):
 
 class EngineUnavailableError(MinerError):
     """An engine cannot run on this machine; says why and what to use instead."""
+
+
+class LinkLostError(MinerError):
+    """A connection to a live source ended or could not be made; it is tried again."""
+
+
+class LinkRefusedError(MinerError):
+    """A live source will never take us as we are set up: trying again is of no use."""
+
+    exit_code = 3

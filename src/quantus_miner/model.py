@@ -59,6 +59,25 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveJob:
+    """Work from a live source; it holds until the next one comes, however many solutions are found.
+
+    ``header``: the 32-byte mining hash of qpow-poseidon2. ``difficulty``: 1 .. MAX, that of the network or of a share.
+    ``prefix``: the bytes that every nonce begins with (a pool's extranonce), 0 to 32 of them.
+    """
+
+    id: str
+    header: bytes
+    difficulty: int
+    prefix: bytes = b""
+
+    @property
+    def limit(self) -> int:
+        """Largest valid hash, inclusive."""
+        return limit_from_difficulty(self.difficulty)
+
+
+@dataclass(frozen=True, slots=True)
 class Solution:
     """A valid nonce, re-hashed by the reference. ``value``: its hash or distance, <= the job's limit."""
 

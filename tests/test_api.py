@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from quantus_miner.model import MAX, NonceRange, Pow, Solution, Status, limit_from_difficulty
+from quantus_miner.model import MAX, NonceRange, Order, Pow, Solution, Status, limit_from_difficulty
 from quantus_miner.proto import jobbook
 from quantus_miner.proto.api import FIELDS, InvalidRequestError, encode_result, encode_unknown_result, parse_mine
 from quantus_miner.proto.jobbook import BookFullError, DuplicateJobError, Event, JobBook, Record
@@ -44,6 +44,10 @@ def test_a_node_s_job_is_a_job_of_qpow_sha3() -> None:
 def test_a_difficulty_makes_a_job_of_qpow_poseidon2_and_without_a_range_the_search_is_endless() -> None:
     job = parse_mine(body(distance_threshold=None, difficulty="1000", nonce_start=None, nonce_end=None), 7)
     assert (job.pow, job.limit) == (Pow.POSEIDON2, limit_from_difficulty(1000))
+    assert job.order is Order.WALK
+    assert job.ranges == (NonceRange(7, 2**283 - 1), NonceRange(0, 6))
+    job = parse_mine(body(nonce_start=None, nonce_end=None), 7)
+    assert (job.pow, job.order) == (Pow.SHA3, Order.COUNTING)
     assert job.ranges == (NonceRange(7, MAX), NonceRange(0, 6))
 
 

@@ -17,7 +17,7 @@ from quantus_miner.engines.cpu import CpuEngine, baseline_kernels, fast_kernels
 from quantus_miner.miner import Miner, Search
 from quantus_miner.model import MAX, Job, NonceRange, Pow, Status, limit_from_difficulty
 from quantus_miner.native import Outcome
-from quantus_miner.ranges import NonceRanges, endless_from
+from quantus_miner.ranges import NonceRanges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -144,17 +144,6 @@ def test_every_nonce_of_a_range_is_tested_exactly_once(whole: NonceRange, worker
     assert pieces[0][0] == whole.start
     assert pieces[-1][0] + pieces[-1][1] - 1 == whole.end
     assert all(start + count == following for (start, count), (following, _) in itertools.pairwise(pieces))
-
-
-@given(st.integers(0, MAX))
-@example(0)
-@example(1)
-@example(MAX)
-def test_an_endless_search_goes_round_all_nonces(start: int) -> None:
-    ranges = endless_from(start)
-    assert ranges[0].start == start
-    assert sum(piece.size for piece in ranges) == 2**512
-    assert len({piece.start for piece in ranges}) == len(ranges)
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), max_size=40))

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from quantus_miner import _native, native
-from quantus_miner.model import MAX, Job, NonceRange, Pow, limit_from_difficulty
+from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, limit_from_difficulty
 from quantus_miner.pow import evaluate, sha3
+from quantus_miner.pow.order import last_position, nonce_at
 
 from .conftest import vectors
 
@@ -28,8 +29,8 @@ each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: f"{k
 HEADER = bytes(range(32))
 
 
-def job(pow_: Pow, limit: int, header: bytes = HEADER) -> native.NativeJob:
-    return native.prepare(Job("test", pow_, header, limit, (NonceRange(0, MAX),)))
+def job(pow_: Pow, limit: int, header: bytes = HEADER, order: Order = Order.COUNTING) -> native.NativeJob:
+    return native.prepare(Job("test", pow_, header, limit, (NonceRange(0, MAX),), order))
 
 
 def search(kernel: native.Kernel, task: native.NativeJob, start: int, count: int) -> native.Outcome:
@@ -177,6 +178,22 @@ def test_a_value_is_exact(kernel: native.Kernel) -> None:
 
 
 @each_kernel
+def test_a_value_of_a_walk_is_exact(kernel: native.Kernel) -> None:
+    position = int.from_bytes(sha3_512(b"walk").digest()) >> 229
+    nonce = nonce_at(Order.WALK, position)
+    value = evaluate(kernel.pow, HEADER, nonce)
+    task, below = (job(kernel.pow, limit, order=Order.WALK) for limit in (value, value - 1))
+    if kernel.pow is Pow.SHA3:
+        with pytest.raises(ValueError, match="walk order not supported for qpow-sha3"):
+            search(kernel, task, position, 1)
+        return
+    assert search(kernel, task, position, 1) == (1, nonce)
+    assert search(kernel, below, position, 1) == (1, None)
+    with pytest.raises(ValueError, match="passes position 0x7"):
+        search(kernel, task, last_position(Order.WALK), 2)
+
+
+@each_kernel
 def test_zero_is_never_valid_and_the_last_nonce_is_reached(kernel: native.Kernel) -> None:
     every = job(kernel.pow, MAX)
     assert search(kernel, every, 0, 1) == (1, None)
@@ -249,5 +266,5 @@ def test_another_abi_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     vars(stub).update(ffi=_native.ffi, lib=Other())
     monkeypatch.setitem(sys.modules, "quantus_miner._native", stub)
     monkeypatch.delitem(sys.modules, "quantus_miner.native")
-    with pytest.raises(ImportError, match="has ABI version 99, this quantus-miner needs 1"):
+    with pytest.raises(ImportError, match="has ABI version 99, this quantus-miner needs 2"):
         importlib.import_module("quantus_miner.native")

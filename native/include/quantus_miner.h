@@ -14,15 +14,23 @@ extern "C" {
 /* begin cdef */
 
 /* Raised with every change of this header; the binding refuses any other. */
-#define QM_ABI_VERSION 1
+#define QM_ABI_VERSION 2
 
 enum qm_pow { QM_POSEIDON2 = 0, QM_SHA3 = 1 };
+
+/* Which nonce stands at a position of a search. */
+enum qm_order {
+    QM_COUNTING = 0, /* nonce = position, below 2^512 */
+    QM_WALK = 1      /* qpow-poseidon2 only; position 2^27 w + k, below 2^283, is step k of walk w: the nonce's high
+                        32 bytes are w, its low 32 bytes eight little-endian integers of 4 bytes, 17 k, E - 11 k, 3 k,
+                        E - 4 k, E - 17 k, 11 k, E - 3 k, 4 k with E = 2^32 - 1 */
+};
 
 enum qm_outcome {
     QM_EXHAUSTED = 0, /* every nonce of the slice was tested, none is valid */
     QM_FOUND = 1,     /* the last nonce tested is valid, all before it are not */
     QM_STOPPED = 2,   /* qm_control_stop was noticed; the nonces tested so far are not valid */
-    QM_INVALID = -1   /* no such kernel, not supported here; an empty slice or one that passes 2^512 - 1; base or modulus as not allowed */
+    QM_INVALID = -1   /* no such kernel, not supported here; an empty slice or one that passes the last position; base or modulus as not allowed */
 };
 
 /* One job as a kernel sees it. A nonce is valid if it is not zero and its hash (qpow-poseidon2)
@@ -32,6 +40,7 @@ typedef struct {
     uint8_t limit[64];  /* inclusive */
     uint8_t base[32];   /* qpow-sha3 only: m, below modulus */
     uint8_t modulus[64]; /* qpow-sha3 only: n, odd */
+    uint32_t order;     /* enum qm_order */
 } qm_job;
 
 /* Shared by the one thread that searches and any thread that watches it. */
@@ -49,7 +58,7 @@ int qm_kernel_pow(int kernel);          /* enum qm_pow */
 const char *qm_kernel_name(int kernel); /* "baseline", "scalar", ...; unique within a proof of work */
 int qm_kernel_supported(int kernel);    /* 1 if this processor and operating system can run it, else 0 */
 
-/* Tests the nonces start, start + 1, ... start + count - 1 in this order and stops at the first valid
+/* Tests the nonces at start, start + 1, ... start + count - 1 in this order and stops at the first valid
  * one. *tested is the number of nonces tested. Notices a stop within 2 ms. count >= 1. */
 int qm_search(int kernel, const qm_job *job, const uint8_t start[64], uint64_t count, qm_control *control,
               uint64_t *tested);

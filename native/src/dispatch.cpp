@@ -4,6 +4,7 @@
 
 #include "cpu.hpp"
 #include "kernels.hpp"
+#include "order.hpp"
 #include "quantus_miner.h"
 #include "wide.hpp"
 
@@ -48,9 +49,10 @@ bool is_modulus(const qm_job &job) {
     return (job.modulus[63] & 1) && subtract(difference, load_be256(job.base), load_be512(job.modulus));
 }
 
-bool is_slice(const U512 &start, uint64_t count) {
+bool is_slice(uint32_t order, const U512 &start, uint64_t count) {
     U512 last;
-    return count != 0 && !add(last, start, U512{{count - 1}});
+    if (count == 0 || add(last, start, U512{{count - 1}})) return false;
+    return order == QM_COUNTING || (order == QM_WALK && Walk::has(last));
 }
 
 }  // namespace
@@ -81,8 +83,8 @@ int qm_search(int kernel, const qm_job *job, const uint8_t start[64], uint64_t c
               uint64_t *tested) {
     *tested = 0;
     const U512 first = load_be512(start);
-    if (!qm_kernel_supported(kernel) || !is_slice(first, count)) return QM_INVALID;
-    if (kernels[kernel].pow == QM_SHA3 && !is_modulus(*job)) return QM_INVALID;
+    if (!qm_kernel_supported(kernel) || !is_slice(job->order, first, count)) return QM_INVALID;
+    if (kernels[kernel].pow == QM_SHA3 && (job->order != QM_COUNTING || !is_modulus(*job))) return QM_INVALID;
     return kernels[kernel].search(*job, first, count, control, tested);
 }
 

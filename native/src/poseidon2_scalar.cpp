@@ -2,6 +2,7 @@
 // nonces with the same high 32 bytes, the last matters only where the first 8 bytes of the hash do not decide.
 #include "kernels.hpp"
 #include "poseidon2.hpp"
+#include "poseidon2_span.hpp"
 #include "search.hpp"
 
 namespace {
@@ -35,10 +36,10 @@ constexpr uint64_t largest_diagonal() {
     for (int i = 1; i < width; ++i) x[i] = reduce128(static_cast<u128>(internal_diagonal[i]) * x[i] + sum);
 }
 
-// All rounds, but for the layer before the first and the one that ends the last.
-void rounds(uint64_t (&x)[width]) {
+// The rounds from the second on, but for the layer that ends the last.
+void rounds_after_first(uint64_t (&x)[width]) {
     constexpr uint64_t first_internal[width] = {internal_round_constants[0]};
-    for (int r = 1; r < 4; ++r) external_step(x, external_round_constants_initial[r]);
+    for (int r = 2; r < 4; ++r) external_step(x, external_round_constants_initial[r]);
     external_step(x, first_internal);
     for (int r = 1; r < 22; ++r) internal_step(x, internal_round_constants[r]);
     internal_step(x, 0);
@@ -47,29 +48,39 @@ void rounds(uint64_t (&x)[width]) {
     for (uint64_t &element : x) element = seventh_power(element);
 }
 
+// The elements before the second S-boxes.
+void start(const Start<Counting> &from, uint32_t low, uint64_t (&x)[width]) {
+    const uint64_t varying = __builtin_bswap32(low);
+    for (int i = 0; i < width; ++i) x[i] = add(from.before[i], column7[i] * varying);
+    external_step(x, external_round_constants_initial[1]);
+}
+
+void start(const Start<Walk> &from, uint32_t low, uint64_t (&x)[width]) {
+    const uint64_t along = from.factor * low;
+    const uint64_t power3 = seventh_power(add(from.before3, along)),
+                   power7 = seventh_power(add(from.before7, goldilocks_p - along));
+    // 9 * 2^64 + 2^64 < 2^96
+    for (int i = 0; i < width; ++i)
+        x[i] = reduce96(static_cast<u128>(power3) * column3[i] + static_cast<u128>(power7) * column7[i] + from.rest[i]);
+}
+
+template <class Order_>
 class Scalar {
   public:
+    using Order = Order_;
     static constexpr uint64_t lanes = 1, poll = 32;
 
-    explicit Scalar(const qm_job &job) : header_(job.header), limit_(load_be512(job.limit)) {}
+    explicit Scalar(const qm_job &job) : span_(job) {}
 
-    void seek(const U512 &nonce) {
-        uint8_t bytes[64];
-        store_be512(bytes, nonce);
-        low_ = static_cast<uint32_t>(nonce.word[0]);
-        fixed_ = midstate(header_, bytes);
-        bytes[60] = bytes[61] = bytes[62] = bytes[63] = 0;
-        absorb(fixed_, bytes + 32);
-        State first = fixed_;
-        external_layer(first);
-        for (int i = 0; i < width; ++i) first_[i] = add(first.element[i], external_round_constants_initial[0][i]);
+    void seek(const U512 &position) {
+        low_ = span_.offset(position);
+        start_ = Start<Order>(span_.seek(position));
     }
 
     uint32_t next() {
-        const uint64_t varying = __builtin_bswap32(low_++);
         uint64_t x[width];
-        for (int i = 0; i < width; ++i) x[i] = add(first_[i], column7[i] * varying);
-        rounds(x);
+        start(start_, low_++, x);
+        rounds_after_first(x);
 
         // The layer that ends one permutation and the one that begins the next, with the last block between them.
         u128 wide[width];
@@ -80,33 +91,29 @@ class Scalar {
         external_layer(wide);
         // 28 * (28 * 2^64 + 1) + 2^64 < 2^96
         for (int i = 0; i < width; ++i) x[i] = reduce96(wide[i] + external_round_constants_initial[0][i]);
-        rounds(x);
+        external_step(x, external_round_constants_initial[1]);
+        rounds_after_first(x);
 
         // Row 0 of the last layer; its entries add up to 28.
         u128 out = 0;
         for (int i = 0; i < width; ++i) out += static_cast<u128>(row0[i]) * x[i];
         const uint64_t top = __builtin_bswap64(canonical(reduce96(out)));
         // Where the first 8 bytes equal those of the limit, the others decide.
-        if (__builtin_expect(top > limit_.word[7], 1)) return 0;
-        State state = fixed_;
-        state.element[7] = add(state.element[7], varying);
-        return less_or_equal(finish_hash(state), limit_);
+        if (__builtin_expect(top > span_.top_limit(), 1)) return 0;
+        return span_.valid(low_ - 1);
     }
 
   private:
-    // Of the external matrix.
-    static constexpr uint64_t column7[width] = {1, 1, 3, 2, 2, 2, 6, 4, 1, 1, 3, 2};
+    // Row 0 of the external matrix.
     static constexpr uint64_t row0[width] = {4, 6, 2, 2, 2, 3, 1, 1, 2, 3, 1, 1};
 
-    const uint8_t *header_;
-    const U512 limit_;
+    Span<Order> span_;
+    Start<Order> start_{State{}};
     uint32_t low_ = 0;
-    State fixed_{};            // before the third permutation, the lowest four bytes of the nonce taken as zero
-    uint64_t first_[width]{};  // the same, before the first S-boxes
 };
 
 }  // namespace
 
 int search_poseidon2_scalar(const qm_job &job, U512 start, uint64_t count, qm_control *control, uint64_t *tested) {
-    return search<Scalar>(job, start, count, control, tested);
+    return search_in_order<Scalar>(job, start, count, control, tested);
 }

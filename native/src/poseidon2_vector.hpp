@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "poseidon2.hpp"
+#include "poseidon2_span.hpp"
 #include "poseidon2_vector_constants.hpp"
 #include "quantus_miner.h"
 
@@ -86,12 +87,12 @@ QM_INLINE Vec vector_seventh_power(Vec x) {
 }
 
 // x any. low and high as limb_product gives them, of x^7 / 2^320 for each element.
-template <class V, class Vec = typename V::Vec>
-QM_INLINE void limbs_of_seventh_powers(const Vec (&x)[width], Vec (&low)[width], Vec (&high)[width]) {
+template <class V, int count, class Vec = typename V::Vec>
+QM_INLINE void limbs_of_seventh_powers(const Vec (&x)[count], Vec (&low)[count], Vec (&high)[count]) {
     constexpr int n = V::lockstep;
-    static_assert(width % n == 0);
+    static_assert(count % n == 0);
 #pragma GCC unroll 1
-    for (int first = 0; first < width; first += n) {
+    for (int first = 0; first < count; first += n) {
         Vec x2[n], x3[n], x4[n];
         for (int i = 0; i < n; ++i) x2[i] = square<V>(x[first + i]);
         for (int i = 0; i < n; ++i) x3[i] = multiply<V>(x[first + i], x2[i]);
@@ -233,10 +234,10 @@ template <class V>
         for (int i = 0; i < width; ++i) g->x[i] = V::subtract(V::biased(g->x[i]), V::set(c.after_internal[i]));
 }
 
-// All rounds, but for the layer before the first, and the S-boxes and the layer of the last.
+// The rounds from the second on, but for the S-boxes and the layer of the last.
 template <class V>
-void vector_rounds(Group<V> (&group)[2], const Constants &c) {
-    for (int r = 1; r <= external_rounds; ++r)
+void rounds_after_first(Group<V> (&group)[2], const Constants &c) {
+    for (int r = 2; r <= external_rounds; ++r)
         for (auto &g : group) external_step<V>(g, c.external[r]);
     internal_part<V>(group[0], group[1], c);
     for (int r = external_rounds + 1; r < 2 * external_rounds; ++r)
@@ -273,63 +274,119 @@ template <class V>
                         V::set((uint64_t{1} << 40) - 512) + low_sum, 0);
 }
 
+// ---- the first round ----
+
+// Start<Order> as the vector arithmetic wants it, and the elements before the second S-boxes for positions low, low + 1, ...
+template <class V, class Order>
+struct VectorStart;
+
 template <class V>
+struct VectorStart<V, Counting> {
+    uint64_t before[width];  // biased
+
+    explicit VectorStart(const Start<Counting> &start) {
+        for (int i = 0; i < width; ++i) before[i] = start.before[i] + V::bias;
+    }
+
+    void enter(Group<V> (&group)[2], uint32_t low) const {
+        // The lowest byte of a nonce is the highest of the element's four; low is a multiple of the lanes <= 256.
+        auto varying = V::set(__builtin_bswap32(low)) + (V::lane_numbers() << 24);
+        for (auto &g : group) {
+            for (int i = 0; i < width; ++i)  // the product is at most 6 M; before - (p - product) = before + product
+                g.x[i] = V::subtract(V::set(before[i]), goldilocks_p - V::multiply(varying, V::set(column7[i])));
+            varying += uint64_t{V::lanes} << 24;
+            external_step<V>(g, constants[0].external[1]);
+        }
+    }
+};
+
+template <class V>
+struct VectorStart<V, Walk> {
+    uint64_t before3, before7;  // biased
+    // The limbs of rest, scaled by 2^64 as those of the S-boxes are, the low ones with the layer's bias.
+    uint64_t low_rest[width], high_rest[width];
+
+    explicit VectorStart(const Start<Walk> &start) : before3(start.before3 + V::bias), before7(start.before7 + V::bias) {
+        for (int i = 0; i < width; ++i) {
+            const uint64_t scaled = subtract_mod(times_mod(start.rest[i], scale(2)), limb_bias);
+            low_rest[i] = (scaled & epsilon) + limb_bias;
+            high_rest[i] = scaled >> 32;
+        }
+    }
+
+    [[gnu::noinline]] void enter(Group<V> (&group)[2], uint32_t low) const {
+        using Vec = typename V::Vec;
+        Vec x[4], low_power[4], high_power[4];
+        for (int g = 0; g < 2; ++g) {
+            const Vec along = (V::set(low + static_cast<uint32_t>(g * V::lanes)) + V::lane_numbers());
+            const Vec product = V::multiply(along, V::set(Start<Walk>::factor));  // < 2^33
+            x[2 * g] = V::subtract(V::set(before3), goldilocks_p - product);
+            x[2 * g + 1] = V::subtract(V::set(before7), product);
+        }
+        limbs_of_seventh_powers<V>(x, low_power, high_power);
+        for (int g = 0; g < 2; ++g) {
+            Vec low_limb[width], high_limb[width];
+            two_columns(low_power[2 * g], low_power[2 * g + 1], low_rest, low_limb);
+            two_columns(high_power[2 * g], high_power[2 * g + 1], high_rest, high_limb);
+            // low >= -18 M + limb_bias > 0; high <= 18 M + M
+            for (int i = 0; i < width; ++i) group[g].x[i] = recombine<V>(low_limb[i], high_limb[i], 0);
+        }
+    }
+
+  private:
+    // Columns 3 and 7 of the external matrix, multiplied with a and b, and rest.
+    static void two_columns(typename V::Vec a, typename V::Vec b, const uint64_t (&rest)[width],
+                            typename V::Vec (&sum)[width]) {
+        const typename V::Vec both = a + b, part[3] = {both + a, both + b, both};
+        for (int i = 0; i < 3; ++i) {
+            const auto twice = part[i] + part[i];
+            sum[4 * i] = part[i] + V::set(rest[4 * i]);
+            sum[4 * i + 1] = part[i] + V::set(rest[4 * i + 1]);
+            sum[4 * i + 2] = twice + part[i] + V::set(rest[4 * i + 2]);
+            sum[4 * i + 3] = twice + V::set(rest[4 * i + 3]);
+        }
+    }
+};
+
+template <class V, class Order_>
 class Poseidon2Vector {
   public:
+    using Order = Order_;
     static constexpr uint64_t lanes = 2 * V::lanes, poll = 64;
+    static_assert(lanes <= 32);
 
-    explicit Poseidon2Vector(const qm_job &job) : header_(job.header), limit_(load_be512(job.limit)) {}
+    explicit Poseidon2Vector(const qm_job &job) : span_(job) {}
 
-    void seek(const U512 &nonce) {
-        uint8_t bytes[64];
-        store_be512(bytes, nonce);
-        low_ = static_cast<uint32_t>(nonce.word[0]);
-        fixed_ = midstate(header_, bytes);
-        bytes[60] = bytes[61] = bytes[62] = bytes[63] = 0;
-        absorb(fixed_, bytes + 32);
-        State first = fixed_;
-        external_layer(first);
-        for (int i = 0; i < width; ++i)
-            first_[i] = add(first.element[i], external_round_constants_initial[0][i]) + V::bias;
+    void seek(const U512 &position) {
+        low_ = span_.offset(position);
+        start_ = VectorStart<V, Order>(Start<Order>(span_.seek(position)));
     }
 
     uint32_t next() {
-        using Vec = typename V::Vec;
-        // The lowest byte of a nonce is the highest of the element's four; low_ is a multiple of lanes <= 256.
-        static_assert(lanes <= 32);
-        Vec varying = V::set(__builtin_bswap32(low_)) + (V::lane_numbers() << 24);
         Group<V> group[2];
+        start_.enter(group, low_);
+        rounds_after_first<V>(group, constants[0]);
         for (auto &g : group) {
-            for (int i = 0; i < width; ++i)  // the product is at most 6 M; first - (p - product) = first + product
-                g.x[i] = V::subtract(V::set(first_[i]), goldilocks_p - V::multiply(varying, V::set(column7[i])));
-            varying += uint64_t{V::lanes} << 24;
+            middle_step<V>(g);
+            external_step<V>(g, constants[1].external[1]);
         }
-        vector_rounds<V>(group, constants[0]);
-        for (auto &g : group) middle_step<V>(g);
-        vector_rounds<V>(group, constants[1]);
+        rounds_after_first<V>(group, constants[1]);
 
         // Where the first 8 bytes are not above those of the limit, the whole hash decides.
-        uint32_t valid = 0, candidates = V::not_above(last_step<V>(group[0]), limit_.word[7]) |
-                                         V::not_above(last_step<V>(group[1]), limit_.word[7]) << V::lanes;
+        uint32_t valid = 0, candidates = V::not_above(last_step<V>(group[0]), span_.top_limit()) |
+                                         V::not_above(last_step<V>(group[1]), span_.top_limit()) << V::lanes;
         for (; __builtin_expect(candidates != 0, 0); candidates &= candidates - 1) {
             const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(candidates));
-            State state = fixed_;
-            state.element[7] = add(state.element[7], __builtin_bswap32(low_ + lane));
-            valid |= uint32_t{less_or_equal(finish_hash(state), limit_)} << lane;
+            valid |= uint32_t{span_.valid(low_ + lane)} << lane;
         }
         low_ += static_cast<uint32_t>(lanes);
         return valid;
     }
 
   private:
-    // Of the external matrix.
-    static constexpr uint64_t column7[width] = {1, 1, 3, 2, 2, 2, 6, 4, 1, 1, 3, 2};
-
-    const uint8_t *header_;
-    const U512 limit_;
+    Span<Order> span_;
+    VectorStart<V, Order> start_{Start<Order>{State{}}};
     uint32_t low_ = 0;
-    State fixed_{};            // before the third permutation, the lowest four bytes of the nonce taken as zero
-    uint64_t first_[width]{};  // the same, before the first S-boxes, biased
 };
 
 }  // namespace

@@ -7,6 +7,7 @@ namespace {
 
 class Baseline {
   public:
+    using Order = Counting;
     static constexpr uint64_t lanes = 1, poll = 2;
 
     explicit Baseline(const qm_job &job) : job_(job) {}

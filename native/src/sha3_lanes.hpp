@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "quantus_miner.h"
+#include "order.hpp"
 #include "sha3.hpp"
 #include "wide.hpp"
 
@@ -104,6 +105,7 @@ struct Lanes {
 template <class Set>
 class Sha3Lanes {
   public:
+    using Order = Counting;
     static constexpr int lanes = Lanes<Set>::count, poll = 64 * lanes;
 
     explicit Sha3Lanes(const qm_job &job)

@@ -7,6 +7,7 @@ namespace {
 
 class Scalar {
   public:
+    using Order = Counting;
     static constexpr uint64_t lanes = 1, poll = 64;
 
     explicit Scalar(const qm_job &job) : job_(job), walk_(job_) {}

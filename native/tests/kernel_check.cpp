@@ -393,6 +393,8 @@ void set_limit(qm_job &job, uint64_t top) {
     store_be64(job.limit, top);
 }
 
+const U512 last_of_walks{{~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}, (1 << 27) - 1}};
+
 void check_invalid() {
     for (int kernel : supported(-1)) {
         const std::string label = kernel_label(kernel);
@@ -402,7 +404,15 @@ void check_invalid() {
         expect(run(kernel, job, minus(max512, ~uint64_t{0} - 2), ~uint64_t{0}).outcome == QM_INVALID,
                label + ": a long slice past the last nonce is accepted");
         expect(run(kernel, job, max512, 1).outcome == QM_EXHAUSTED, label + ": the last nonce is refused");
-        if (qm_kernel_pow(kernel) != QM_SHA3) continue;
+        job.order = QM_WALK + 1;
+        expect(run(kernel, job, small(1), 1).outcome == QM_INVALID, label + ": an unknown order is accepted");
+        job.order = QM_WALK;
+        const bool walks = qm_kernel_pow(kernel) == QM_POSEIDON2;
+        expect(run(kernel, job, last_of_walks, 1).outcome == (walks ? QM_EXHAUSTED : QM_INVALID),
+               label + ": the last position of the walks");
+        expect(run(kernel, job, last_of_walks, 2).outcome == QM_INVALID, label + ": a walk past the last is accepted");
+        job.order = QM_COUNTING;
+        if (walks) continue;
         qm_job bad = job;
         bad.modulus[63] &= 0xfe;
         expect(run(kernel, bad, small(1), 1).outcome == QM_INVALID, label + ": an even modulus is accepted");
@@ -460,6 +470,26 @@ void check_edges() {
     }
 }
 
+// Hit by hit against baseline, across the ends of walks and where they begin.
+void check_walks() {
+    const std::vector<int> kernels = supported(QM_POSEIDON2);
+    qm_job job = example_job(QM_POSEIDON2);
+    job.order = QM_WALK;
+    const uint64_t count = 1500;
+    const U512 ends[] = {small(count), small(uint64_t{1} << 27), small(uint64_t{5} << 61), U512{{0, 0, 0, 0, 1}},
+                         last_of_walks};
+    for (const U512 &end : ends)
+        for (int i = 0; i < 2; ++i) {
+            set_limit(job, i ? ~uint64_t{0} / 3 : ~uint64_t{0} / 20);
+            const U512 start = minus(end, &end == &ends[0] || &end == &ends[4] ? count - 1 : count / 2);
+            const auto wanted = valid_nonces(kernels[0], job, start, count);
+            expect(!wanted.empty(), "baseline finds no nonce of a walk to compare with");
+            for (int kernel : kernels)
+                expect(valid_nonces(kernel, job, start, count) == wanted,
+                       kernel_label(kernel) + ": not the nonces of baseline in walks");
+        }
+}
+
 // Hit by hit against baseline, around every word boundary.
 void check_against_baseline() {
     for (int pow : {int{QM_POSEIDON2}, int{QM_SHA3}}) {
@@ -498,6 +528,7 @@ void check_against_baseline() {
 
 // The search loop with eight lanes: what is valid before the slice, after it or at zero does not count.
 struct Sieve {
+    using Order = Counting;
     static constexpr uint64_t lanes = 8, poll = 16;
     explicit Sieve(const qm_job &) {}
     static bool valid(uint64_t low) { return low % 11 == 0 || low % 13 == 0; }
@@ -634,6 +665,7 @@ int main() {
     check_invalid();
     check_edges();
     check_against_baseline();
+    check_walks();
     check_lanes();
     check_stop();
 

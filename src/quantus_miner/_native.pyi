@@ -16,6 +16,8 @@ class _Library:
 
     QM_POSEIDON2: int
     QM_SHA3: int
+    QM_COUNTING: int
+    QM_WALK: int
     QM_EXHAUSTED: int
     QM_FOUND: int
     QM_STOPPED: int

@@ -11,7 +11,8 @@ import msgspec
 
 from quantus_miner import units
 from quantus_miner.engines import Control
-from quantus_miner.model import MAX, Job, NonceRange, Pow
+from quantus_miner.model import Job, Pow
+from quantus_miner.pow.order import fastest_order, positions_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,10 +51,12 @@ def measure(engine: Engine, pow_: Pow, seconds: float, progress: Callable[[float
     ready = threading.Barrier(engine.workers + 1)
 
     def work(index: int) -> None:
-        start = secrets.randbits(500) + (index << 502)
-        job = Job("bench", pow_, header, 0, (NonceRange(start, MAX),))
+        order = fastest_order(pow_)
+        # Each worker keeps to nonces that begin with its own byte.
+        ranges = positions_from(order, bytes([index % 256]), secrets.randbits(200))
+        job = Job("bench", pow_, header, 0, ranges, order)
         ready.wait()
-        engine.search(job, start, SLICE, controls[index])
+        engine.search(job, ranges[0].start, SLICE, controls[index])
 
     threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(engine.workers)]
     for thread in threads:

@@ -17,6 +17,15 @@ class Pow(StrEnum):
     SHA3 = "qpow-sha3"
 
 
+class Order(StrEnum):
+    """Which nonce stands at each position of a job's ranges; see ``pow.order``."""
+
+    COUNTING = "counting"
+    """The nonce is the position."""
+    WALK = "walk"
+    """The fastest one, of qpow-poseidon2: for sources that do not ask for a certain range."""
+
+
 class Status(StrEnum):
     """Where a job stands, in the words of the HTTP API."""
 
@@ -28,7 +37,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NonceRange:
-    """All nonces from ``start`` to ``end``, both inclusive; 0 <= start <= end <= MAX."""
+    """All positions, in the job's order, from ``start`` to ``end``, both inclusive; 0 <= start <= end <= MAX."""
 
     start: int
     end: int
@@ -48,7 +57,8 @@ class Job:
     """Work from a source.
 
     ``header``: the 32-byte mining hash. ``limit``: the largest valid hash (qpow-poseidon2) or distance
-    (qpow-sha3), inclusive, 0 .. MAX. ``ranges``: what to search, in this order, without overlap.
+    (qpow-sha3), inclusive, 0 .. MAX. ``ranges``: what to search, one after the other, without overlap; positions of
+    ``order``.
     """
 
     id: str
@@ -56,6 +66,7 @@ class Job:
     header: bytes
     limit: int
     ranges: tuple[NonceRange, ...]
+    order: Order = Order.COUNTING
 
 
 @dataclass(frozen=True, slots=True)

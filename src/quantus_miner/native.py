@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quantus_miner._native import ffi, lib
-from quantus_miner.model import MAX, Job, Pow
+from quantus_miner.model import MAX, Job, Order, Pow
 from quantus_miner.pow import sha3
+from quantus_miner.pow.order import last_position, nonce_at
 
 if TYPE_CHECKING:
     from cffi import FFI
 
-ABI_VERSION: Final = 1
+ABI_VERSION: Final = 2
 _POWS: Final = {lib.QM_POSEIDON2: Pow.POSEIDON2, lib.QM_SHA3: Pow.SHA3}
+_ORDERS: Final = {Order.COUNTING: lib.QM_COUNTING, Order.WALK: lib.QM_WALK}
 
 if lib.qm_abi_version() != ABI_VERSION:
     raise ImportError(
@@ -66,6 +68,7 @@ class NativeJob:
     """A job as kernels read it; any number of threads may search it at the same time."""
 
     pow: Pow
+    order: Order
     data: FFI.CData
 
 
@@ -104,30 +107,33 @@ def prepare(job: Job) -> NativeJob:
         raise ValueError(f"a header has 32 bytes, not {len(job.header)}")
     if not 0 <= job.limit <= MAX:
         raise ValueError("a limit is from 0 to 2^512 - 1")
-    fields = {"header": job.header, "limit": job.limit.to_bytes(64)}
+    fields = {"header": job.header, "limit": job.limit.to_bytes(64), "order": _ORDERS[job.order]}
     if job.pow is Pow.SHA3:
         base, modulus = sha3.modulus(job.header)
         fields |= {"base": base.to_bytes(32), "modulus": modulus.to_bytes(64)}
-    return NativeJob(job.pow, ffi.new("qm_job *", fields))
+    return NativeJob(job.pow, job.order, ffi.new("qm_job *", fields))
 
 
 def search(kernel: Kernel, job: NativeJob, start: int, count: int, control: Control) -> Outcome:
-    """Tests nonces ``start``, ``start + 1``, … ``start + count - 1`` and ends at the first valid one.
+    """Tests the nonces at ``start``, ``start + 1``, … ``start + count - 1`` of the job's order, to the first valid one.
 
     Other threads run meanwhile. ``tested`` is below ``count`` without a nonce only if ``control`` was stopped.
-    Raises ValueError unless ``kernel`` is of the job's proof of work and runs here, 0 <= start, 1 <= count < 2^64
-    and start + count <= 2^512.
+    Raises ValueError unless ``kernel`` is of the job's proof of work and runs here, the job's order is one of that
+    proof of work, 0 <= start, 1 <= count < 2^64 and the slice ends at the last position of its order or before.
     """
     if kernel.pow is not job.pow:
         raise ValueError(f"kernel {kernel.name!r} of {kernel.pow} cannot search a job of {job.pow}")
     if not (0 <= start <= MAX and 0 < count < 2**64):
-        raise ValueError("a slice needs 0 <= start, 1 <= count < 2^64 and start + count <= 2^512")
+        raise ValueError("a slice needs 0 <= start <= 2^512 - 1 and 1 <= count < 2^64")
     tested = ffi.new("uint64_t *")
     outcome = lib.qm_search(kernel.index, job.data, start.to_bytes(64), count, control._control, tested)  # noqa: SLF001 - same file
     if outcome == lib.QM_INVALID:
-        raise ValueError("kernel not supported on this machine, or a slice that passes nonce 2^512 - 1")
+        raise ValueError(
+            f"kernel not supported on this machine, {job.order} order not supported for {job.pow}, "
+            f"or a slice that passes position {last_position(job.order):#x}"
+        )
     done: int = tested[0]
-    return Outcome(done, start + done - 1 if outcome == lib.QM_FOUND else None)
+    return Outcome(done, nonce_at(job.order, start + done - 1) if outcome == lib.QM_FOUND else None)
 
 
 def _text(data: FFI.CData) -> str:

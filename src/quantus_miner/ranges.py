@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from quantus_miner.model import MAX, NonceRange
+from quantus_miner.model import NonceRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
 class NonceRanges:
-    """Nonces that nobody has taken yet, in the order in which they are to be searched.
+    """Positions that nobody has taken yet, in the order in which they are to be searched.
 
-    Every nonce that is taken and not given back is gone: none is handed out twice, none is left out.
+    Every position that is taken and not given back is gone: none is handed out twice, none is left out.
     """
 
     def __init__(self, ranges: Iterable[NonceRange]) -> None:
@@ -22,7 +22,7 @@ class NonceRanges:
         self.size = sum(piece.size for piece in self._ranges)
 
     def take(self, count: int) -> tuple[int, int]:
-        """Start and number of the next nonces: ``count`` (>= 1) of them, or fewer at the end of a range.
+        """Start and number of the next positions: ``count`` (>= 1) of them, or fewer at the end of a range.
 
         Raises IndexError when nothing is left.
         """
@@ -34,11 +34,6 @@ class NonceRanges:
         return first.start, taken
 
     def give_back(self, start: int, count: int) -> None:
-        """``count`` (>= 1) nonces from ``start`` on were taken and not searched; they come next."""
+        """``count`` (>= 1) positions from ``start`` on were taken and not searched; they come next."""
         self._ranges.appendleft(NonceRange(start, start + count - 1))
         self.size += count
-
-
-def endless_from(start: int) -> tuple[NonceRange, ...]:
-    """All nonces once, beginning at ``start`` and going round the end of the nonce space."""
-    return (NonceRange(start, MAX), NonceRange(0, start - 1)) if start else (NonceRange(0, MAX),)

@@ -58,7 +58,7 @@ class Engine(Protocol):
         """Name of the kernel that searches ``pow``; None where this engine cannot."""
 
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
-        """Tests nonces ``start``, ``start + 1``, … ``start + count - 1`` and ends at the first valid one.
+        """Tests the nonces at ``start``, … ``start + count - 1`` in the job's order and ends at the first valid one.
 
         Ends early, with fewer tested, only when ``control`` is stopped.
         """

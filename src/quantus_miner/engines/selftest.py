@@ -6,35 +6,44 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quantus_miner.engines.base import Control, Engine
 from quantus_miner.errors import EngineUnavailableError
-from quantus_miner.model import Job, NonceRange, Pow, limit_from_difficulty
+from quantus_miner.model import Job, NonceRange, Order, Pow, limit_from_difficulty
 
 if TYPE_CHECKING:
     from quantus_miner.native import Outcome
 
 
 class _Case(NamedTuple):
-    """From the golden search vectors "length 255 crossing 2^32": the first valid nonce of a short range."""
+    """The first valid nonce of a short range, after ``before`` that are not.
+
+    Counting: from the golden vectors "length 255 crossing 2^32". Walk: across the end of one, found with the baseline.
+    """
 
     job: Job
     start: int
     length: int
+    before: int
     nonce: int
 
 
-def _job(pow_: Pow, header: str, limit: int) -> Job:
-    return Job("self test", pow_, bytes.fromhex(header), limit, (NonceRange(0, 0),))
+def _job(pow_: Pow, header: str, limit: int, order: Order = Order.COUNTING) -> Job:
+    return Job("self test", pow_, bytes.fromhex(header), limit, (NonceRange(0, 0),), order)
 
 
+_POSEIDON2: Final = "ad848e8bde85898800ee4e8bec56a30a28f722f77c6030a230d0482034d94d81"
 _CASES: Final = (
     _Case(
-        _job(
-            Pow.POSEIDON2,
-            "ad848e8bde85898800ee4e8bec56a30a28f722f77c6030a230d0482034d94d81",
-            limit_from_difficulty(90),
-        ),
+        _job(Pow.POSEIDON2, _POSEIDON2, limit_from_difficulty(90)),
         start=0xFFFFFF81,
         length=255,
+        before=235,
         nonce=0x10000006C,
+    ),
+    _Case(
+        _job(Pow.POSEIDON2, _POSEIDON2, limit_from_difficulty(90), Order.WALK),
+        start=0xFFFFF81,
+        length=255,
+        before=159,
+        nonce=0x2200200009FFEFFFF600000007FFFFFFFDFFDFFFF600100009FFFFFFF80000000,
     ),
     _Case(
         _job(
@@ -44,6 +53,7 @@ _CASES: Final = (
         ),
         start=0xFFFFFF81,
         length=255,
+        before=125,
         nonce=0xFFFFFFFE,
     ),
 )
@@ -54,10 +64,9 @@ def self_test(engine: Engine) -> None:
     for case in _CASES:
         if engine.kernel(case.job.pow) is None:
             continue
-        before = case.nonce - case.start
-        nothing = _search(engine, case, before)
+        nothing = _search(engine, case, case.before)
         found = _search(engine, case, case.length)
-        if nothing != (before, None) or found != (before + 1, case.nonce):
+        if nothing != (case.before, None) or found != (case.before + 1, case.nonce):
             raise EngineUnavailableError(
                 f"engine '{engine.name}' is not available: its kernel {engine.kernel(case.job.pow)} fails the self test"
                 f" of {case.job.pow}; use cpu-baseline and report this"

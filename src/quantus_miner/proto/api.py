@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from quantus_miner.model import MAX, Job, NonceRange, Pow, Solution, Status, limit_from_difficulty
-from quantus_miner.ranges import endless_from
+from quantus_miner.pow.order import fastest_order, positions_from
 
 MAX_BODY: Final = 65_536
 """Bytes of the largest accepted request body."""
@@ -46,14 +46,14 @@ class MiningResult(msgspec.Struct):
     elapsed_time: float
 
 
-def parse_mine(body: bytes, random_nonce: int) -> Job:
+def parse_mine(body: bytes, random_start: int) -> Job:
     """The job that the body of a POST /mine describes.
 
-    ``random_nonce``, 0 .. MAX: where the search begins when the body gives no range. Raises InvalidRequestError.
+    ``random_start``, 0 .. MAX: where the search begins when the body gives no range. Raises InvalidRequestError.
     """
     fields = _fields(body)
     try:
-        return _job(fields, random_nonce)
+        return _job(fields, random_start)
     except ValueError as error:
         raise InvalidRequestError((fields["job_id"] or "")[:MAX_JOB_ID], str(error)) from None
 
@@ -75,7 +75,7 @@ def encode_reply(status: str, job_id: str, message: str | None = None) -> bytes:
     return msgspec.json.encode(MineResponse(status, job_id, message))
 
 
-def _job(fields: dict[str, str | None], random_nonce: int) -> Job:
+def _job(fields: dict[str, str | None], random_start: int) -> Job:
     """Raises ValueError with the contract's message; the order of the checks is part of the contract."""
     job_id = fields["job_id"] or ""
     if not job_id:
@@ -84,7 +84,11 @@ def _job(fields: dict[str, str | None], random_nonce: int) -> Job:
         raise ValueError(f"job_id must be at most {MAX_JOB_ID} characters")
     header = bytes.fromhex(_hex("mining_hash", 64, fields["mining_hash"] or ""))
     pow_, limit = _target(fields["distance_threshold"], fields["difficulty"])
-    return Job(job_id, pow_, header, limit, _ranges(fields["nonce_start"], fields["nonce_end"], random_nonce))
+    asked = _range(fields["nonce_start"], fields["nonce_end"])
+    if asked is not None:
+        return Job(job_id, pow_, header, limit, (asked,))
+    order = fastest_order(pow_)
+    return Job(job_id, pow_, header, limit, positions_from(order, b"", random_start), order)
 
 
 def _fields(body: bytes) -> dict[str, str | None]:
@@ -136,9 +140,9 @@ def _decimal(name: str, text: str) -> int:
     raise ValueError(f"{name} must be a valid decimal number")
 
 
-def _ranges(start: str | None, end: str | None, random_nonce: int) -> tuple[NonceRange, ...]:
+def _range(start: str | None, end: str | None) -> NonceRange | None:
     if start is None and end is None:
-        return endless_from(random_nonce)
+        return None
     if start is None or end is None:
         raise ValueError("nonce_start and nonce_end must be given together")
     for name, text in (("nonce_start", start), ("nonce_end", end)):
@@ -147,4 +151,4 @@ def _ranges(start: str | None, end: str | None, random_nonce: int) -> tuple[Nonc
     first, last = int(_checked_hex("nonce_start", start), 16), int(_checked_hex("nonce_end", end), 16)
     if first > last:
         raise ValueError("nonce_start must be <= nonce_end")
-    return (NonceRange(first, last),)
+    return NonceRange(first, last)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from quantus_miner import pow as reference
 from quantus_miner.engines.cpu import CpuEngine, baseline_kernels, fast_kernels
 from quantus_miner.miner import Miner, Search
-from quantus_miner.model import MAX, Job, NonceRange, Pow, Status, limit_from_difficulty
+from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Solution, Status, limit_from_difficulty
 from quantus_miner.native import Outcome
+from quantus_miner.pow.order import positions_from
 from quantus_miner.ranges import NonceRanges
 
 if TYPE_CHECKING:
@@ -109,6 +110,23 @@ class Ends:
     def wait(self) -> Search:
         assert self._done.acquire(timeout=WAIT_S)
         return self.searches[-1]
+
+
+class Solutions:
+    """Collects what a search that goes on finds."""
+
+    def __init__(self) -> None:
+        self._found = threading.Semaphore(0)
+        self.of: list[tuple[Search, Solution]] = []
+
+    def __call__(self, search: Search, solution: Solution) -> None:
+        self.of.append((search, solution))
+        self._found.release()
+
+    def wait(self, count: int) -> list[tuple[Search, Solution]]:
+        for _ in range(count):
+            assert self._found.acquire(timeout=WAIT_S)
+        return list(self.of)
 
 
 @contextmanager
@@ -353,3 +371,75 @@ def test_counts_move_during_a_long_slice_and_rates_are_hashes_over_time() -> Non
     assert miner.elapsed(search) == 2.0
     assert miner.close(WAIT_S)
     assert miner.thread_stats(search)[0].hash_rate == 0.0
+
+
+def live_job(job_id: str = "live", limit: int = 0) -> Job:
+    return Job(job_id, Pow.POSEIDON2, HEADER, limit, positions_from(Order.WALK, b"\1\2\3\4", 5), Order.WALK)
+
+
+def test_a_live_search_goes_on_after_a_solution_and_repeats_none() -> None:
+    solutions, ends = Solutions(), Ends()
+    with running(CpuEngine("cpu-fast", 2, fast_kernels(None))) as miner:
+        search = miner.submit(live_job(limit=limit_from_difficulty(50)), ends, on_solution=solutions)
+        found = solutions.wait(40)
+        assert search.status is Status.RUNNING
+        miner.cancel(search)
+    assert not ends.searches
+    nonces = [solution.nonce for _, solution in found]
+    assert len(set(nonces)) == len(nonces)
+    for of, solution in found:
+        assert of is search
+        assert reference.evaluate(Pow.POSEIDON2, HEADER, solution.nonce) == solution.value <= search.job.limit
+        assert solution.nonce.to_bytes(64).startswith(b"\1\2\3\4")
+    assert miner.stats().solved_by_engine["cpu-fast"] >= 40
+
+
+def test_a_job_of_higher_priority_takes_every_worker_and_a_lower_one_waits() -> None:
+    engine = BlockingEngine(3)
+    with running(engine) as miner:
+        for job_id in ("low 1", "low 2"):
+            miner.submit(job([NonceRange(1, MAX)], job_id=job_id), Ends())
+        for _ in range(3):
+            assert engine.begun.acquire(timeout=WAIT_S)
+        begun = len(engine.jobs)
+        high = miner.submit(job([NonceRange(1, MAX)], job_id="high"), Ends(), priority=1)
+        while len(high.workers) < 3:
+            assert engine.begun.acquire(timeout=WAIT_S)
+        assert engine.jobs[-3:] == ["high"] * 3
+        miner.submit(job([NonceRange(1, MAX)], job_id="low 3"), Ends())
+        assert len(high.workers) == 3
+        assert not any(worker.interrupted for worker in miner._workers)
+        assert "low 3" not in engine.jobs[begun:]
+        miner.cancel(high)
+        while sum(name.startswith("low") for name in engine.jobs[begun:]) < 3:
+            assert engine.begun.acquire(timeout=WAIT_S)
+
+
+def test_a_replaced_job_leaves_no_worker_on_it() -> None:
+    engine = BlockingEngine(2)
+    with running(engine) as miner:
+        old = miner.submit(live_job("old"), Ends(), on_solution=Solutions())
+        while len(old.workers) < 2:
+            assert engine.begun.acquire(timeout=WAIT_S)
+        new = miner.submit(live_job("new"), Ends(), on_solution=Solutions(), replaces=old)
+        assert old.status is Status.CANCELLED
+        while len(new.workers) < 2:
+            assert engine.begun.acquire(timeout=WAIT_S)
+        assert engine.jobs[-2:] == ["new", "new"]
+        assert not old.workers
+        assert miner.stats().active_jobs == 1
+
+
+def test_a_solution_found_as_its_live_job_is_replaced_still_reaches_its_source() -> None:
+    class SlowEngine(BlockingEngine):
+        def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+            super().search(job, start, count, control)
+            return Outcome(1, 5) if job.id == "old" else Outcome(0, None)
+
+    engine, solutions = SlowEngine(1), Solutions()
+    with running(engine) as miner:
+        old = miner.submit(live_job("old", limit=MAX), Ends(), on_solution=solutions)
+        assert engine.begun.acquire(timeout=WAIT_S)
+        miner.submit(live_job("new"), Ends(), on_solution=Solutions(), replaces=old)
+        assert [search for search, _ in solutions.wait(1)] == [old]
+        assert miner.stats().stale_solutions == 0

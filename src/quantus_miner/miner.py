@@ -34,10 +34,19 @@ SMALLEST_SLICE_S: Final = 0.001
 
 
 class Search:
-    """One submitted job. Identity is its generation: a result that arrives after the end is dropped and counted."""
+    """One submitted job. Identity is its generation: a result that arrives after the end is known as such."""
 
-    def __init__(self, job: Job, on_end: Callable[[Search], None], now: float) -> None:
+    def __init__(
+        self,
+        job: Job,
+        on_end: Callable[[Search], None],
+        on_solution: Callable[[Search, Solution], None] | None,
+        priority: int,
+        now: float,
+    ) -> None:
         self.job = job
+        self.on_solution = on_solution
+        self.priority = priority
         self.status = Status.RUNNING
         self.solution: Solution | None = None
         self.engine: str | None = None  # that found the solution
@@ -137,23 +146,37 @@ class Miner:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job, on_end: Callable[[Search], None]) -> Search:
-        """Adds a job; it gets a worker at once, and from then on its turn among the active ones.
+    def submit(
+        self,
+        job: Job,
+        on_end: Callable[[Search], None],
+        *,
+        on_solution: Callable[[Search, Solution], None] | None = None,
+        priority: int = 0,
+        replaces: Search | None = None,
+    ) -> Search:
+        """Adds a job; it gets a worker at once, and from then on its turn among the active ones of its priority.
 
         ``on_end`` is called once, from any thread, when the job is completed (``search.solution``) or failed (its
-        ranges are exhausted, or no worker is left that can search them); not after a cancel.
+        ranges are exhausted, or no worker is left that can search them); not after a cancel. With ``on_solution``
+        it is never completed: the search goes on, and every solution goes there, from any thread, even one that was
+        found as the search was cancelled. Jobs of a lower ``priority`` get only workers that no higher one can use.
+        ``replaces`` is cancelled in the same moment.
         """
-        search = Search(job, on_end, self._clock())
+        search = Search(job, on_end, on_solution, priority, self._clock())
         with self._lock:
+            if replaces is not None and replaces.status is Status.RUNNING:
+                self._end(replaces, Status.CANCELLED)
             self._turns.appendleft(search)
             able = [worker for worker in self._workers if worker.can(job.pow)]
-            if all(worker.search for worker in able):
-                # Two newcomers at once interrupt two workers.
-                busy = [worker for worker in able if not worker.interrupted]
-                if busy:
-                    longest = min(busy, key=lambda worker: worker.slice_started)
-                    longest.interrupted = True
-                    longest.control.stop()
+            # Two newcomers at once interrupt two workers.
+            busy = [(worker, worker.search) for worker in able if worker.search and not worker.interrupted]
+            lower = [worker for worker, other in busy if other.priority < priority]
+            equal = [worker for worker, other in busy if other.priority == priority]
+            if lower:
+                self._interrupt(lower)
+            elif equal and all(worker.search for worker in able):
+                self._interrupt([min(equal, key=lambda worker: worker.slice_started)])
             self._work.notify_all()
             abandoned = self._end_abandoned()
         for lost in abandoned:
@@ -260,12 +283,11 @@ class Miner:
         """The next (search, start, count) for ``worker``, waiting for one; None at the end of the service."""
         with self._lock:
             while not self._closing:
-                search = next(
-                    (search for search in self._turns if search.todo.size and worker.can(search.job.pow)), None
-                )
-                if search is None:
+                able = [search for search in self._turns if search.todo.size and worker.can(search.job.pow)]
+                if not able:
                     self._work.wait()
                     continue
+                search = max(able, key=lambda search: search.priority)  # of several the first
                 self._turns.remove(search)
                 self._turns.append(search)
                 start, count = search.todo.take(self._slice_size(worker, search))
@@ -306,24 +328,27 @@ class Miner:
             if outcome.tested:
                 worker.speeds[search.job.pow] = outcome.tested / max(elapsed, 1e-6)
             self._rejected += outcome.nonce is not None and solution is None
-            if search.status is not Status.RUNNING:
-                self._stale += solution is not None
-                return
-            if outcome.tested < count:
+            running = search.status is Status.RUNNING
+            # Whether a solution for a job that was replaced still counts is for the job's source to say.
+            solved = solution is not None and (running or search.on_solution is not None)
+            self._stale += solution is not None and not solved
+            self._solved_by[worker.engine.name] += solved
+            if running and outcome.tested < count:
                 search.todo.give_back(start + outcome.tested, count - outcome.tested)
                 self._work.notify_all()
-            if solution is not None:
+            if running and solved and search.on_solution is None:
                 search.solution, search.engine = solution, worker.engine.name
-                self._solved_by[worker.engine.name] += 1
                 self._end(search, Status.COMPLETED)
-            elif not search.todo.size and not search.workers:
+            elif running and not search.todo.size and not search.workers:
                 self._end(search, Status.FAILED)
-            else:
-                return
-        if solution is not None:
+            ended = running and search.status is not Status.RUNNING
+        if solved:
+            if search.on_solution is not None and solution is not None:
+                search.on_solution(search, solution)
             for engine in self._engines:
                 engine.job_solved()
-        search.on_end(search)
+        if ended:
+            search.on_end(search)
 
     def _retire(self, worker: _Worker, search: Search, start: int, count: int) -> None:
         with self._lock:
@@ -347,6 +372,12 @@ class Miner:
             log.error("Job %r failed: no worker is left for %s", search.job.id, search.job.pow)
             self._end(search, Status.FAILED)
         return abandoned
+
+    def _interrupt(self, workers: Sequence[_Worker]) -> None:
+        """Ends their slices; what is left of these comes next."""
+        for worker in workers:
+            worker.interrupted = True
+            worker.control.stop()
 
     def _leave(self, worker: _Worker, search: Search, tested: int) -> None:
         worker.search = None

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quantus_miner.metrics import METRICS, MinerCollector
 from quantus_miner.model import MAX, Status
-from quantus_miner.stats import ApiStats, JobStats, MinerStats, RateMeter, ThreadStats
+from quantus_miner.stats import ApiStats, JobStats, LinkStats, MinerStats, RateMeter, ThreadStats
 
 from .conftest import MinerProcess
 
@@ -38,6 +38,8 @@ API = ApiStats(
     ),
 )
 
+LINK = LinkStats("node a", connected=True, sent=5, late=2)
+
 
 def scrape(collector: MinerCollector) -> dict[str, dict[tuple[str, ...], float]]:
     registry = CollectorRegistry()
@@ -54,7 +56,7 @@ def scrape(collector: MinerCollector) -> dict[str, dict[tuple[str, ...], float]]
 
 
 def test_every_row_of_the_table_has_samples() -> None:
-    samples = scrape(MinerCollector(lambda: MINER, lambda: API, 4))
+    samples = scrape(MinerCollector(lambda: MINER, lambda: API, lambda: (LINK,), 4))
     assert samples.keys() == {row.name for row in METRICS}
     assert samples["miner_hash_rate"] == {(): 15.0}
     assert samples["miner_job_hashes_total"] == {("cpu-fast", "j"): 12}
@@ -63,13 +65,15 @@ def test_every_row_of_the_table_has_samples() -> None:
     assert samples["miner_job_status"]["cpu-fast", "j", "running"] == 1
     assert sum(samples["miner_job_status"].values()) == 1
     assert samples["miner_jobs_total"]["completed",] == 1
+    assert samples["miner_source_connected"] == {("node a",): 1}
+    assert samples["miner_source_solutions_total"]["node a", "late"] == 2
 
 
 def test_a_part_that_fails_costs_its_own_series_only(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> ApiStats:
         raise RuntimeError("broken")
 
-    samples = scrape(MinerCollector(lambda: MINER, fail, 4))
+    samples = scrape(MinerCollector(lambda: MINER, fail, tuple, 4))
     assert samples["miner_workers"] == {(): 3}
     assert "miner_jobs_total" not in samples
     assert "could not be read" in caplog.text

@@ -39,6 +39,7 @@ def settings_options(command: Command) -> Command:
             *filter(None, (setting.short, setting.flag)),
             setting.name,
             metavar=setting.metavar,
+            multiple=setting.many,
             help=f"{setting.help}  [env: {', '.join(setting.environment)}; default: {default}]",
         )(command)
     return click.option("--config", metavar="FILE", help="TOML file with settings, named as the flags.")(command)
@@ -47,7 +48,11 @@ def settings_options(command: Command) -> Command:
 def load_settings(given: dict[str, Any]) -> Settings:
     """The settings from the given flags, the environment and the config file; the log is set up by them."""
     config = given.pop("config", None)
-    flags = {name: text for name, text in given.items() if text is not None}
+    flags = {
+        name: ",".join(text) if isinstance(text, tuple) else text
+        for name, text in given.items()
+        if text is not None and text != ()
+    }
     settings = load(flags, os.environ, Path(config) if config else None)
     logs.configure(settings.log, settings.log_format)
     return settings

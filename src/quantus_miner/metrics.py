@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
-    from quantus_miner.stats import ApiStats, MinerStats
+    from quantus_miner.stats import ApiStats, LinkStats, MinerStats
 
 log = logging.getLogger("miner.metrics")
 
@@ -66,6 +66,21 @@ METRICS: Final = (
     Row("miner_solutions_total", "counter", ("engine",), "Solutions found and confirmed by the reference."),
     Row("miner_solutions_rejected_total", "counter", (), "Hits that the reference rejected: a broken engine."),
     Row("miner_solutions_stale_total", "counter", (), "Solutions that arrived after their job had ended."),
+    Row("miner_source_connected", "gauge", ("source",), "1 while the connection to a node or pool stands, else 0."),
+    Row("miner_source_mined", "gauge", ("source",), "1 for the node or pool whose job is searched, else 0."),
+    Row("miner_source_connects_total", "counter", ("source",), "Connections made to a node or pool."),
+    Row("miner_source_jobs_total", "counter", ("source",), "Jobs from a node or pool."),
+    Row("miner_source_difficulty", "gauge", ("source",), "Difficulty of the last job of a node or pool."),
+    Row(
+        "miner_source_solutions_total",
+        "counter",
+        ("source", "result"),
+        "Solutions for a node or pool: sent; late, not sent as they could no longer count; and of those sent, by what a "
+        "pool said of them: accepted, rejected, stale.",
+    ),
+    Row(
+        "miner_source_latency_seconds", "gauge", ("source",), "Time from sending the last judged share to its verdict."
+    ),
     Row("miner_kernel_info", "gauge", ("engine", "pow", "kernel"), "1 for each kernel in use."),
     Row("miner_build_info", "gauge", ("version", "python"), "1; what is running."),
 )
@@ -78,9 +93,16 @@ Values = dict[tuple[str, ...], float]
 class MinerCollector(Collector):
     """Turns snapshots into metric families. A snapshot that fails costs its own series, never the scrape."""
 
-    def __init__(self, miner: Callable[[], MinerStats], api: Callable[[], ApiStats], effective_cpus: int) -> None:
+    def __init__(
+        self,
+        miner: Callable[[], MinerStats],
+        api: Callable[[], ApiStats],
+        links: Callable[[], tuple[LinkStats, ...]],
+        effective_cpus: int,
+    ) -> None:
         self._miner = miner
         self._api = api
+        self._links = links
         self._effective_cpus = effective_cpus
 
     def collect(self) -> Iterator[Metric]:
@@ -89,7 +111,7 @@ class MinerCollector(Collector):
             "miner_effective_cpus": {(): self._effective_cpus},
             "miner_build_info": {(__version__, platform.python_version()): 1},
         }
-        for part in (self._miner_values, self._api_values):
+        for part in (self._miner_values, self._api_values, self._link_values):
             try:
                 values |= part()
             except Exception:
@@ -148,6 +170,21 @@ class MinerCollector(Collector):
             "miner_thread_hashes_total": thread_hashes,
             "miner_thread_hash_rate": thread_rates,
             "miner_job_status": statuses,
+        }
+
+    def _link_values(self) -> dict[str, Values]:
+        links = self._links()
+        results = ("sent", "late", "accepted", "rejected", "stale")
+        return {
+            "miner_source_connected": {(link.name,): link.connected for link in links},
+            "miner_source_mined": {(link.name,): link.mined for link in links},
+            "miner_source_connects_total": {(link.name,): link.connects for link in links},
+            "miner_source_jobs_total": {(link.name,): link.jobs for link in links},
+            "miner_source_difficulty": {(link.name,): link.difficulty for link in links},
+            "miner_source_solutions_total": {
+                (link.name, result): getattr(link, result) for link in links for result in results
+            },
+            "miner_source_latency_seconds": {(link.name,): link.latency_s for link in links},
         }
 
 

@@ -92,14 +92,17 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, stop)
 
-    source = HttpSource(miner, token=settings.api_token, expiry_s=settings.job_expiry_s)
+    priority = {"live": (1, 0), "equal": (0, 0), "http": (0, 1)}[settings.priority]
+    links = create_links(settings)
+    live = LiveSource(miner, links, priority=priority[0]) if links else None
+    source = HttpSource(miner, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1])
     api_socket = server.listen(settings.bind, settings.port, "--port")
     servers = [server.Server(source.app, api_socket)]
     if settings.metrics_port is None:
         log.info("Metrics disabled (no --metrics-port provided)")
     else:
         metrics_socket = server.listen(settings.bind, settings.metrics_port, "--metrics-port")
-        collector = metrics.MinerCollector(miner.stats, source.stats, effective.count)
+        collector = metrics.MinerCollector(miner.stats, source.stats, live.stats if live else tuple, effective.count)
         servers.append(server.Server(metrics.create_app([collector]), metrics_socket))
         log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
     if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:
@@ -114,6 +117,7 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
         for part in servers:
             tasks.create_task(part.run_until_stopped())
         ticks = tasks.create_task(_tick(miner.tick, source.tick))
+        mining = tasks.create_task(_mine_live(live, stop)) if live else None
         log.info("Server starting on %s", server.endpoint(api_socket))
         await stop.wait()
         source.accepting = False
@@ -124,8 +128,37 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
         with ThreadPoolExecutor(1) as pool:
             if not await loop.run_in_executor(pool, miner.close, GRACE_S):
                 log.warning("Some workers did not stop in time")
+        # After the miner: what it found in the last moment has been sent.
+        if mining is not None:
+            mining.cancel()
     stats = miner.stats()
     log.info("Stopped: %d hashes, %d solutions", stats.hashes, sum(stats.solved_by_engine.values()))
+    if mining is not None and not mining.cancelled() and (refusal := mining.result()) is not None:
+        raise refusal
+
+
+def create_links(settings: Settings) -> list[Link]:
+    """The live sources in the order of preference: the node, then the pools as given."""
+    links: list[Link] = []
+    if settings.node_addr is not None and settings.auth_token is not None:
+        links.append(NodeLink(*settings.node_addr, settings.auth_token, settings.tls_cert_sha256))
+    if settings.pool is not None and settings.wallet is not None:
+        if warning := address.warning(settings.wallet):
+            log.warning("--wallet: %s", warning)
+        login = address.login(settings.wallet, settings.worker_name or address.worker_from_host(socket.gethostname()))
+        for url in settings.pool:
+            links.append(pool_link(url, login))
+    return links
+
+
+async def _mine_live(live: LiveSource, stop: asyncio.Event) -> LinkRefusedError | None:
+    """Until cancelled, or until no live source will take us, which ends the service."""
+    try:
+        await live.run()
+    except LinkRefusedError as error:
+        stop.set()
+        return error
+    return None
 
 
 def _on_signal(number: int, stop: asyncio.Event) -> None:

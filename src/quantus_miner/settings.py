@@ -16,9 +16,14 @@ from typing import Any, Final
 
 from quantus_miner.errors import SettingError
 from quantus_miner.logs import parse_filter
+from quantus_miner.proto.address import parse_wallet, parse_worker
+from quantus_miner.proto.messages import parse_fingerprint, parse_token
+from quantus_miner.proto.pool_url import PoolUrl, parse_pool_url
 
 ENGINE_NAMES: Final = ("cpu-fast", "cpu-baseline", "cpu-chain-manipulator", "gpu-cuda", "gpu-opencl")
 LOG_FORMATS: Final = ("auto", "text", "journald", "json")
+PRIORITIES: Final = ("live", "equal", "http")
+NODE_PORT: Final = 9833
 U64: Final = 2**64 - 1
 
 Parser = Callable[[str], Any]
@@ -65,6 +70,18 @@ def _choice(*choices: str) -> Parser:
     return parse
 
 
+def _endpoint(text: str) -> tuple[str, int]:
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]{1,253}))(?::([0-9]{1,5}))?", text)
+    port = int(match[3] or NODE_PORT) if match else 0
+    if match is None or not 1 <= port <= 65535:
+        raise ValueError(f"HOST:PORT, such as 127.0.0.1:{NODE_PORT} or [::1]:{NODE_PORT}")
+    return match[1] or match[2], port
+
+
+def _pools(text: str) -> tuple[PoolUrl, ...]:
+    return tuple(parse_pool_url(part.strip()) for part in text.split(","))
+
+
 def _token(text: str) -> str:
     if not re.fullmatch(r"[!-~]{1,512}", text):
         raise ValueError("1 to 512 printable ASCII characters without spaces")
@@ -88,6 +105,8 @@ class Setting:
     short: str | None = None
     envs: tuple[str, ...] = ()
     secret: bool = False
+    many: bool = False
+    """Whether the flag may be repeated; the texts are joined by commas."""
 
     @property
     def flag(self) -> str:
@@ -147,6 +166,34 @@ SETTINGS: Final = (
         "cpu-chain-manipulator: most solved blocks that count; 0: no cap.",
         "N",
     ),
+    Setting("node_addr", _endpoint, None, "Mine for the live node at this UDP address; unset: for none.", "HOST:PORT"),
+    Setting("auth_token", parse_token, None, "Token of the node, from its miner-auth-token.", "TOKEN", secret=True),
+    Setting("auth_token_file", Path, None, "File that holds the node's token.", "FILE"),
+    Setting(
+        "tls_cert_sha256",
+        parse_fingerprint,
+        None,
+        "SHA-256 of the node's certificate, from its miner-tls-cert-sha256.",
+        "HEX",
+    ),
+    Setting("tls_cert_sha256_file", Path, None, "File that holds that SHA-256.", "FILE"),
+    Setting(
+        "pool",
+        _pools,
+        None,
+        "Mine for this pool; given several times, in this order, each where those before it fail.",
+        "URL",
+        many=True,
+    ),
+    Setting("wallet", parse_wallet, None, "Address that pools pay to.", "ADDRESS"),
+    Setting("worker_name", parse_worker, None, "Name of this miner at pools; unset: the host's name.", "NAME"),
+    Setting(
+        "priority",
+        _choice(*PRIORITIES),
+        "live",
+        "Whose jobs get the workers when both the live source and the HTTP job API have some: live, http, or equal.",
+        "NAME",
+    ),
     Setting(
         "api_token", _token, None, "Bearer token that /mine and /cancel require; unset: none.", "TOKEN", secret=True
     ),
@@ -170,6 +217,8 @@ SETTINGS: Final = (
     Setting("log_format", _choice(*LOG_FORMATS), "auto", f"One of {', '.join(LOG_FORMATS)}.", "FORMAT"),
 )
 
+FROM_FILES: Final = ("auth_token", "tls_cert_sha256", "api_token")
+"""Settings whose value may stand in a file that another setting names."""
 BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
 
 
@@ -189,6 +238,13 @@ class Settings:
     manip_base_delay_ns: int
     manip_step_batch: int
     manip_throttle_cap: int
+    node_addr: tuple[str, int] | None
+    auth_token: str | None
+    tls_cert_sha256: bytes | None
+    pool: tuple[PoolUrl, ...] | None
+    wallet: str | None
+    worker_name: str | None
+    priority: str
     api_token: str | None
     state_dir: Path
     log: str
@@ -203,7 +259,11 @@ class Settings:
                 return "unset"
             if BY_NAME[name].secret:
                 return "(set)"
-            return ",".join(value) if isinstance(value, tuple) else str(value)
+            if name == "node_addr":
+                return "{}:{}".format(*value)
+            if isinstance(value, bytes):
+                return value.hex()
+            return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
         return ", ".join(f"{field.name}={show(field.name)}" for field in fields(self))
 
@@ -219,11 +279,14 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], config: Path | No
     for setting in SETTINGS:
         text, source = _lookup(setting, flags, environ, file, f"config file {config}")
         values[setting.name] = None if text is None else _parse(setting, text, source)
-    token_file: Path | None = values.pop("api_token_file")
-    if token_file is not None:
-        if values["api_token"] is not None:
-            raise SettingError("--api-token and --api-token-file are both set; set one of them")
-        values["api_token"] = _read_token(BY_NAME["api_token"], token_file)
+    for name in FROM_FILES:
+        path: Path | None = values.pop(f"{name}_file")
+        if path is not None:
+            flag = BY_NAME[name].flag
+            if values[name] is not None:
+                raise SettingError(f"{flag} and {flag}-file are both set; set one of them")
+            values[name] = _read_value(BY_NAME[name], path)
+    _check_live(values)
     if values["state_dir"] is None:
         values["state_dir"] = _user_state_dir(environ)
     return Settings(**values)
@@ -270,14 +333,24 @@ def _read_config(path: Path) -> dict[str, str]:
     return texts
 
 
-def _read_token(setting: Setting, path: Path) -> str:
+def _check_live(values: Mapping[str, Any]) -> None:
+    """Raises SettingError where a live source lacks what it needs."""
+    needs = {"node_addr": ("auth_token", "tls_cert_sha256"), "pool": ("wallet",)}
+    for name, needed in needs.items():
+        for other in needed:
+            if values[name] is not None and values[other] is None:
+                flag = BY_NAME[other].flag
+                also = f" or {flag}-file" if other in FROM_FILES else ""
+                raise SettingError(f"{BY_NAME[name].flag} needs {flag}{also}")
+
+
+def _read_value(setting: Setting, path: Path) -> Any:  # noqa: ANN401 - the table decides the type
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(4096).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"{setting.flag}-file: cannot read {path}: {error}") from None
-    token: str = _parse(setting, text, f"file {path}")
-    return token
+    return _parse(setting, text, f"file {path}")
 
 
 def _user_state_dir(environ: Mapping[str, str]) -> Path:

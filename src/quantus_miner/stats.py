@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -82,3 +82,31 @@ class ApiStats:
     ended_jobs: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """By engine and status: completed, failed, cancelled, expired."""
     jobs: tuple[JobStats, ...] = ()
+
+
+@dataclass(slots=True)
+class LinkStats:
+    """One live source since the start. Its owner counts in it; others get copies."""
+
+    name: str
+    connected: bool = False
+    mined: bool = False
+    """Whether its job is the one being searched."""
+    connects: int = 0
+    jobs: int = 0
+    difficulty: int = 0
+    """Of its last job; 0 before the first."""
+    sent: int = 0
+    late: int = 0
+    """Solutions found when they could no longer count, not sent."""
+    accepted: int = 0
+    rejected: int = 0
+    stale: int = 0
+    latency_s: float = 0.0
+    """From sending the last share that was judged to its verdict."""
+    refusal: str = ""
+    """Why it will never take us; empty: it may."""
+
+    def copy(self) -> LinkStats:
+        """As it is now."""
+        return replace(self)

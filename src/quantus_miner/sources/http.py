@@ -61,7 +61,7 @@ class HttpSource:
     """Jobs over HTTP, owned by the event loop's thread; only ``stats`` may be called from any. ``tick`` once a second.
 
     ``token``: what /mine and /cancel require as a bearer token; None: nothing. ``expiry_s``: seconds after which a
-    running job that nobody polls is cancelled.
+    running job that nobody polls is cancelled. ``priority``: of its jobs among those of other sources.
     """
 
     def __init__(
@@ -70,12 +70,14 @@ class HttpSource:
         *,
         token: str | None,
         expiry_s: float,
+        priority: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.accepting = False
         self._miner = miner
         self._token = token
         self._expiry_s = expiry_s
+        self._priority = priority
         self._clock = clock
         self._book: JobBook[Search] = JobBook()
         self._requests: Counter[tuple[str, int]] = Counter()
@@ -161,7 +163,7 @@ class HttpSource:
             self._mine_requests["error"] += 1
             return _error(503, job.id, "too many jobs")
         # Events of the search come back through the loop, so after the record is in the book.
-        search = self._miner.submit(job, self._post_end)
+        search = self._miner.submit(job, self._post_end, priority=self._priority)
         self._book.add(job.id, search, self._clock())
         self._mine_requests["accepted"] += 1
         log.info("Job %s accepted: %s, header %s", job.id, job.pow, job.header.hex())

@@ -1,0 +1,240 @@
+"""The live network as a source: keeps links to nodes and pools, mines the job of the best, sends solutions back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from quantus_miner.errors import LinkLostError, LinkRefusedError
+from quantus_miner.model import Job, LiveJob, Pow, Solution
+from quantus_miner.pow.order import fastest_order, positions_from
+from quantus_miner.proto.backoff import Backoff
+from quantus_miner.proto.failover import Failover
+from quantus_miner.stats import LinkStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from quantus_miner.miner import Miner, Search
+    from quantus_miner.sources.link import Link, Verdict
+
+log = logging.getLogger("miner.live")
+
+LOOK_S: Final = 1.0
+"""Seconds between two looks at whether time alone changes the choice of links."""
+
+
+@dataclass(slots=True)
+class _Upstream:
+    """A link and what became of it."""
+
+    link: Link
+    stats: LinkStats
+    backoff: Backoff = field(default_factory=Backoff)
+    job: LiveJob | None = None
+    task: asyncio.Task[None] | None = None
+
+
+class _Ear:
+    """Hears one link for the source."""
+
+    def __init__(self, source: LiveSource, index: int) -> None:
+        self._source = source
+        self._index = index
+
+    def on_open(self) -> None:
+        self._source.on_open(self._index)
+
+    def on_job(self, job: LiveJob) -> None:
+        self._source.on_job(self._index, job)
+
+    def on_verdict(self, verdict: Verdict) -> None:
+        self._source.on_verdict(self._index, verdict)
+
+
+class LiveSource:
+    """Mines for the first of ``links`` (in the user's order) that has work; owned by the event loop's thread.
+
+    ``priority``: of its jobs among those of other sources.
+    """
+
+    def __init__(
+        self,
+        miner: Miner,
+        links: Sequence[Link],
+        *,
+        priority: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._miner = miner
+        self._priority = priority
+        self._clock = clock
+        self._upstreams = [_Upstream(link, LinkStats(link.name)) for link in links]
+        self._failover = Failover(len(links), clock())
+        self._mined: tuple[int, LiveJob] | None = None
+        self._search: Search | None = None
+        self._loop = asyncio.get_running_loop()
+        self._news = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keeps the links until cancelled. Raises LinkRefusedError when every one has refused us for good."""
+        try:
+            while True:
+                self._keep_wanted()
+                if self._failover.hopeless:
+                    raise LinkRefusedError("no live source will take us: " + "; ".join(self._refusals()))
+                self._news.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._news.wait()
+                self._failover.update(self._clock())
+                self._apply()
+        finally:
+            if self._search is not None:
+                self._miner.cancel(self._search)
+            tasks = [upstream.task for upstream in self._upstreams if upstream.task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def stats(self) -> tuple[LinkStats, ...]:
+        """A snapshot, of each link in the user's order."""
+        return tuple(upstream.stats.copy() for upstream in self._upstreams)
+
+    # --- what links say, on the event loop ---
+
+    def on_open(self, index: int) -> None:
+        """The connection stands."""
+        upstream = self._upstreams[index]
+        upstream.stats.connected = True
+        upstream.stats.connects += 1
+        log.info("Connected to %s", upstream.link.name)
+
+    def on_job(self, index: int, job: LiveJob) -> None:
+        """New work: every worker is on it within milliseconds, if this link is the one that is mined."""
+        upstream = self._upstreams[index]
+        upstream.job = job
+        upstream.stats.jobs += 1
+        upstream.stats.difficulty = job.difficulty
+        upstream.backoff.reset()
+        self._failover.job(index, self._clock())
+        self._apply()
+        log.info(
+            "Job %s from %s: header %s, difficulty %d", job.id, upstream.link.name, job.header.hex(), job.difficulty
+        )
+
+    def on_verdict(self, index: int, verdict: Verdict) -> None:
+        """A pool has judged a share."""
+        upstream = self._upstreams[index]
+        upstream.stats.latency_s = verdict.latency_s
+        if verdict.accepted:
+            upstream.stats.accepted += 1
+            log.info("Share accepted by %s in %.0f ms", upstream.link.name, 1000 * verdict.latency_s)
+            return
+        if verdict.stale:
+            upstream.stats.stale += 1
+        else:
+            upstream.stats.rejected += 1
+        kind = "stale" if verdict.stale else "rejected"
+        log.warning("Share %s by %s: %s", kind, upstream.link.name, verdict.reason)
+
+    # --- links ---
+
+    def _keep_wanted(self) -> None:
+        wanted = self._failover.wanted
+        for index, upstream in enumerate(self._upstreams):
+            if upstream.task is not None and upstream.task.done():
+                if not upstream.task.cancelled():
+                    upstream.task.result()  # a bug in a link is not to be kept silent
+                upstream.task = None
+            # One that is still closing is started again when it has ended.
+            if index in wanted and upstream.task is None:
+                upstream.backoff.reset()
+                upstream.task = asyncio.create_task(self._keep(index, upstream), name=upstream.link.name)
+            elif index not in wanted and upstream.task is not None and not upstream.task.cancelling():
+                log.info("Leaving %s: not needed now", upstream.link.name)
+                upstream.task.cancel()
+
+    async def _keep(self, index: int, upstream: _Upstream) -> None:
+        """Connects again and again."""
+        name = upstream.link.name
+        while True:
+            try:
+                await upstream.link.run(_Ear(self, index))
+            except LinkRefusedError as error:
+                upstream.stats.refusal = str(error)
+                log.error("%s refuses us, not tried again: %s", name, error)  # noqa: TRY400 - no traceback for users
+                self._failover.refused(index, self._clock())
+                return
+            except LinkLostError as error:
+                wait = upstream.backoff.wait_s(secrets.randbits(32) / 2**32)
+                log.warning("Lost %s: %s; next try in %.1f s", name, error, wait)
+                self._failover.lost(index, self._clock())
+            finally:
+                upstream.stats.connected = False
+                upstream.job = None
+                self._apply()
+                self._news.set()
+            await asyncio.sleep(wait)
+
+    def _refusals(self) -> list[str]:
+        return [f"{upstream.link.name}: {upstream.stats.refusal}" for upstream in self._upstreams]
+
+    # --- the miner ---
+
+    def _apply(self) -> None:
+        """Brings the miner to the job of the chosen link."""
+        current = self._failover.current
+        job = None if current is None else self._upstreams[current].job
+        chosen = None if current is None or job is None else (current, job)
+        before, self._mined = self._mined, chosen
+        for index, upstream in enumerate(self._upstreams):
+            upstream.stats.mined = chosen is not None and index == chosen[0]
+        if chosen is None:
+            if self._search is not None:
+                self._miner.cancel(self._search)
+                self._search = None
+            return
+        if before is not None and before[1] is chosen[1]:
+            return
+        if (before[0] if before else None) != chosen[0] and len(self._upstreams) > 1:
+            log.info("Mining for %s", self._upstreams[chosen[0]].link.name)
+        self._search = self._start(*chosen)
+
+    def _start(self, index: int, job: LiveJob) -> Search:
+        order = fastest_order(Pow.POSEIDON2)
+        # Drawn for every job, so that no two processes, and no two jobs with one header, walk the same nonces.
+        ranges = positions_from(order, job.prefix, secrets.randbits(512))
+
+        def solved(search: Search, solution: Solution) -> None:
+            """From a worker's thread."""
+            # The loop is closed when a worker is the last to leave at the end of the service.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._submit, index, job, search, solution)
+
+        return self._miner.submit(
+            Job(job.id, Pow.POSEIDON2, job.header, job.limit, ranges, order),
+            self._on_end,
+            on_solution=solved,
+            priority=self._priority,
+            replaces=self._search,
+        )
+
+    def _submit(self, index: int, job: LiveJob, search: Search, solution: Solution) -> None:
+        upstream = self._upstreams[index]
+        hashes, elapsed = self._miner.hashes(search), self._miner.elapsed(search)
+        if upstream.link.submit(job, solution, hashes, elapsed):
+            upstream.stats.sent += 1
+            log.info("Solution for job %s sent to %s: nonce %x", job.id, upstream.link.name, solution.nonce)
+        else:
+            upstream.stats.late += 1
+            log.info("Solution for job %s came too late for %s", job.id, upstream.link.name)
+
+    def _on_end(self, search: Search) -> None:
+        """From a worker's thread: a live search ends by itself only where no worker is left for it."""
+        log.error("Live job %s has ended: no worker is left for it", search.job.id)

@@ -1,0 +1,250 @@
+"""The live source with a real miner: jobs, solutions, failover, refusals; the other side of its links is the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from quantus_miner import pow as reference
+from quantus_miner.engines.cpu import CpuEngine, fast_kernels
+from quantus_miner.errors import LinkLostError, LinkRefusedError
+from quantus_miner.miner import Miner
+from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Pow, Solution
+from quantus_miner.sources.link import Listener, Verdict
+from quantus_miner.sources.live import LiveSource
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+WAIT_S = 30.0
+HEADER = bytes(range(32))
+
+
+def job(job_id: str, difficulty: int = 200, prefix: bytes = b"") -> LiveJob:
+    return LiveJob(job_id, HEADER, difficulty, prefix)
+
+
+class ScriptedLink:
+    """A link whose other side is the test."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.listeners: asyncio.Queue[Listener] = asyncio.Queue()
+        self.submitted: asyncio.Queue[tuple[LiveJob, Solution, int]] = asyncio.Queue()
+        self.ending: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+        self.open = 0
+        self.current: LiveJob | None = None
+
+    async def run(self, listener: Listener) -> NoReturn:
+        self.open += 1
+        assert self.open == 1
+        self.ending = asyncio.get_running_loop().create_future()
+        self.listeners.put_nowait(listener)
+        try:
+            await self.ending
+        finally:
+            self.open -= 1
+        raise AssertionError("it ended without an error")
+
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
+        assert hashes > 0
+        assert elapsed >= 0
+        if job is not self.current:
+            return False
+        self.submitted.put_nowait((job, solution, hashes))
+        return True
+
+    async def connected(self) -> Listener:
+        async with asyncio.timeout(WAIT_S):
+            listener = await self.listeners.get()
+        listener.on_open()
+        return listener
+
+    def give(self, listener: Listener, job: LiveJob) -> None:
+        self.current = job
+        listener.on_job(job)
+
+    async def solution(self) -> tuple[LiveJob, Solution, int]:
+        async with asyncio.timeout(WAIT_S):
+            return await self.submitted.get()
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def mining(*links: ScriptedLink, clock: Clock | None = None) -> AsyncIterator[tuple[LiveSource, Miner]]:
+    miner = Miner([CpuEngine("cpu-fast", 2, fast_kernels(None))], chunk_s=0.05)
+    miner.start()
+    source = LiveSource(miner, links, priority=1, clock=clock or Clock())
+    task = asyncio.create_task(source.run())
+    try:
+        yield source, miner
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert miner.close(WAIT_S)
+        assert not any(link.open for link in links)
+        assert miner.stats().active_jobs == 0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():  # noqa: ASYNC110 - what is observed has no event
+            await asyncio.sleep(0)
+
+
+def run(test: Coroutine[None, None, None]) -> None:
+    """An asynchronous test, after which no task is left."""
+
+    async def checked() -> None:
+        await test
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left
+
+    asyncio.run(checked())
+
+
+def test_solutions_go_back_again_and_again_each_nonce_once() -> None:
+    async def test() -> None:
+        link = ScriptedLink("node a")
+        async with mining(link) as (source, _):
+            listener = await link.connected()
+            given = job("1", difficulty=300, prefix=b"\x00\x04\xf0\x05")
+            link.give(listener, given)
+            seen: Counter[int] = Counter()
+            for _ in range(30):
+                of, solution, _ = await link.solution()
+                assert of is given
+                assert reference.is_valid(Pow.POSEIDON2, HEADER, solution.nonce, given.limit)
+                assert solution.nonce.to_bytes(64).startswith(given.prefix)
+                seen[solution.nonce] += 1
+            assert set(seen.values()) == {1}
+            (stats,) = source.stats()
+            assert (stats.connected, stats.mined, stats.connects, stats.jobs) == (True, True, 1, 1)
+            assert stats.sent >= 30
+
+    run(test())
+
+
+def test_a_new_job_replaces_the_old_one_and_late_solutions_are_counted_not_sent() -> None:
+    async def test() -> None:
+        link = ScriptedLink("node a")
+        async with mining(link) as (source, miner):
+            listener = await link.connected()
+            first, second = job("1", difficulty=50), job("2", difficulty=400)
+            link.give(listener, first)
+            await link.solution()
+            link.give(listener, second)
+            while (await link.solution())[0] is not second:
+                pass
+            assert miner.stats().active_jobs == 1
+            # On the loop solutions of the first job may still be under way; they were given to the link and refused.
+            source._submit(0, first, source._search, Solution(1, 1))  # type: ignore[arg-type]
+            assert source.stats()[0].late >= 1
+
+    run(test())
+
+
+def test_a_lost_link_stops_its_job_and_is_tried_again() -> None:
+    async def test() -> None:
+        link = ScriptedLink("node a")
+        async with mining(link) as (source, miner):
+            listener = await link.connected()
+            link.give(listener, job("1", difficulty=MAX))
+            assert miner.stats().active_jobs == 1
+            link.ending.set_exception(LinkLostError("gone"))
+            listener = await link.connected()
+            assert miner.stats().active_jobs == 0
+            link.give(listener, job("1", difficulty=MAX))
+            assert miner.stats().active_jobs == 1
+            assert source.stats()[0].connects == 2
+
+    run(test())
+
+
+def test_failover_and_return_to_the_first() -> None:
+    async def test() -> None:
+        clock = Clock()
+        first, second = ScriptedLink("pool first"), ScriptedLink("pool second")
+        async with mining(first, second, clock=clock) as (source, miner):
+            on_first = await first.connected()
+            first.give(on_first, job("a", difficulty=MAX))
+            first.ending.set_exception(LinkLostError("gone"))
+            await until(lambda: not source.stats()[0].connected)
+            clock.now += 6  # without a job
+            on_second = await second.connected()
+            second.give(on_second, job("b", difficulty=MAX))
+            assert [stats.mined for stats in source.stats()] == [False, True]
+            on_first = await first.connected()
+            first.give(on_first, job("c", difficulty=MAX))
+            assert [stats.mined for stats in source.stats()] == [False, True]
+            for _ in range(3):
+                clock.now += 25
+                first.give(on_first, job("d", difficulty=MAX))
+            assert [stats.mined for stats in source.stats()] == [True, False]
+            assert miner.stats().active_jobs == 1
+            await until(lambda: not second.open)
+            assert source.stats()[1].connected is False
+
+    run(test())
+
+
+def test_one_refusal_leaves_the_others_and_all_refusals_end_it() -> None:
+    async def test() -> None:
+        first, second = ScriptedLink("node a"), ScriptedLink("pool b")
+        async with mining(first, second) as (source, _):
+            await first.connected()
+            first.ending.set_exception(LinkRefusedError("auth failed"))
+            on_second = await second.connected()
+            second.give(on_second, job("b", difficulty=MAX))
+            assert source.stats()[1].mined
+
+        miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.05)
+        only = ScriptedLink("node a")
+        ended = asyncio.create_task(LiveSource(miner, [only], priority=1).run())
+        await only.connected()
+        only.ending.set_exception(LinkRefusedError("auth failed"))
+        with pytest.raises(LinkRefusedError, match="no live source will take us: node a: auth failed"):
+            await ended
+
+    run(test())
+
+
+def test_verdicts_are_counted() -> None:
+    async def test() -> None:
+        link = ScriptedLink("pool a")
+        async with mining(link) as (source, _):
+            listener = await link.connected()
+            listener.on_verdict(Verdict(True, False, "", 0.1))
+            listener.on_verdict(Verdict(False, True, "Stale share", 0.2))
+            listener.on_verdict(Verdict(False, False, "Invalid nonce", 0.3))
+            (stats,) = source.stats()
+            assert (stats.accepted, stats.stale, stats.rejected, stats.latency_s) == (1, 1, 1, 0.3)
+
+    run(test())
+
+
+def test_jobs_of_the_api_wait_while_a_live_job_is_mined() -> None:
+    async def test() -> None:
+        link = ScriptedLink("node a")
+        async with mining(link) as (_, miner):
+            listener = await link.connected()
+            link.give(listener, job("1", difficulty=MAX))
+            over_http = miner.submit(
+                Job("http", Pow.POSEIDON2, HEADER, 0, (NonceRange(1, MAX),)), lambda _: None, priority=0
+            )
+            assert miner.hashes(over_http) == 0
+            link.ending.set_exception(LinkLostError("gone"))
+            await until(lambda: miner.hashes(over_http) > 0)
+            miner.cancel(over_http)
+
+    run(test())

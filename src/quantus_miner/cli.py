@@ -153,6 +153,24 @@ def devices() -> None:
 @click.option("--difficulty", type=click.IntRange(1, 2**128), default=100_000, show_default=True, help="Of block 1.")
 @click.option("--blocks", type=click.IntRange(1), help="Stop after so many blocks; unset: on Ctrl-C.")
 @click.option("--poll-ms", type=click.IntRange(1, 60_000), default=500, show_default=True, help="Between two polls.")
+@click.option("--quic", is_flag=True, help="Play a node of the QUIC era, which miners connect to.")
+@click.option(
+    "--listen",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="With --quic: UDP port to wait for miners on; unset: start one for this run.",
+)
+@click.option(
+    "--base-path",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --quic: where the node keeps token and certificate; unset: a temporary folder.",
+)
+@click.option(
+    "--misbehave",
+    type=click.Choice(["drop", "garbage", "slow-job", "stall", "wrong-pin"]),
+    help="With --quic: what to do wrong.",
+)
 def dev_node(
     miner: str | None,
     api_token: str | None,
@@ -161,11 +179,25 @@ def dev_node(
     difficulty: int,
     blocks: int | None,
     poll_ms: int,
+    quic: bool,
+    listen: int | None,
+    base_path: Path | None,
+    misbehave: str | None,
 ) -> None:
     """Play a node: give a miner headers, check the blocks it finds, retarget."""
     from quantus_miner import dev_node as node
 
     chain = node.Chain(Pow(pow_), difficulty, block_time)
+    if quic:
+        if miner is not None or chain.pow is not Pow.POSEIDON2:
+            raise click.UsageError(
+                f"--quic goes with --pow {Pow.POSEIDON2} and without --miner, for miners connect to it"
+            )
+        from quantus_miner import dev_node_quic
+
+        sys.exit(dev_node_quic.run(chain, base_path, listen, blocks, misbehave))
+    if listen is not None or base_path is not None or misbehave is not None:
+        raise click.UsageError("--listen, --base-path and --misbehave go with --quic")
     sys.exit(node.run(chain, miner, api_token, blocks, poll_ms / 1000))
 
 

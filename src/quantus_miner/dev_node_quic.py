@@ -1,0 +1,362 @@
+"""``quantus-miner dev-node --quic``: a node of the QUIC era, to try a miner with and to test it against.
+
+It is strict where real nodes are, checks every solution with its own call of the reference, retargets as the HTTP
+development node does, and misbehaves on request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import secrets
+import signal
+import tempfile
+import time
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.asyncio.server import QuicServer
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from quantus_miner import dev_node
+from quantus_miner.errors import MinerError
+from quantus_miner.proto import node as proto
+from quantus_miner.proto.messages import JobResult, NewJob
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from aioquic.quic.connection import QuicConnection
+
+    from quantus_miner.dev_node import Chain
+
+READY_TIMEOUT_S: Final = 10.0
+IDLE_TIMEOUT_S: Final = 60.0
+TOKEN_FILE: Final = "miner-auth-token"  # noqa: S105 - a file's name
+FINGERPRINT_FILE: Final = "miner-tls-cert-sha256"
+IDENTITY_FILE: Final = "miner-tls.pem"
+"""Certificate and private key, which stay the same over restarts."""
+MISBEHAVE_BLOCKS: Final = 3
+"""Blocks between two drops, or two frames of garbage."""
+
+
+class Misbehaviour(StrEnum):
+    """What a development node does wrong on request."""
+
+    DROP = "drop"
+    """Drops its miners, now and then."""
+    GARBAGE = "garbage"
+    """Sends a frame that is no message, now and then."""
+    SLOW_JOB = "slow-job"
+    """Takes a block time to send the job after a block."""
+    STALL = "stall"
+    """Never sends a job, as a node that is syncing."""
+    WRONG_PIN = "wrong-pin"
+    """Writes a fingerprint that is not that of its certificate."""
+
+
+class QuicNode:
+    """A node on a UDP port of 127.0.0.1, with its files in ``<base_path>/chains/dev``; lives on one event loop.
+
+    ``report`` gets a line for people of whatever happens. ``alpn`` and ``ready_timeout_s`` differ in tests only.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        base_path: Path,
+        *,
+        misbehaviour: Misbehaviour | None = None,
+        report: Callable[[str], None] = lambda _: None,
+        alpn: str = proto.ALPN,
+        ready_timeout_s: float = READY_TIMEOUT_S,
+    ) -> None:
+        self.chain = chain
+        self.tally = dev_node.Tally(time.monotonic())
+        self.stale = self.failed = 0
+        self.misbehaviour = misbehaviour
+        self.ready_timeout_s = ready_timeout_s
+        self.miners: set[_Miner] = set()
+        self.port = 0
+        self.folder = base_path / "chains" / "dev"
+        self.token, self._configuration = self._load_files(alpn)
+        self._report = report
+        self._server: QuicServer | None = None
+        self._changed = asyncio.Event()
+        self._jobs = 0
+        self._job: NewJob | None = None
+        self._began: float | None = None  # when the first miner got a job for this block
+        self._next: asyncio.TimerHandle | None = None
+
+    async def start(self, port: int = 0) -> None:
+        """Listens; 0 picks a free port. Raises MinerError."""
+        try:
+            transport, self._server = await asyncio.get_running_loop().create_datagram_endpoint(
+                lambda: QuicServer(configuration=self._configuration, create_protocol=partial(_Miner, node=self)),
+                local_addr=("127.0.0.1", port),
+            )
+        except OSError as error:
+            raise MinerError(f"cannot listen on UDP 127.0.0.1:{port}: {error.strerror}") from None
+        self.port = transport.get_extra_info("sockname")[1]
+        self._renew()
+
+    async def stop(self) -> None:
+        """Closes every connection and the port."""
+        if self._next is not None:
+            self._next.cancel()
+        closing = set(self.miners)
+        self.drop()
+        for miner in closing:
+            await miner.wait_closed()
+        if self._server is not None:
+            self._server.close()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Returns when ``condition`` holds; it is looked at whenever something has happened here."""
+        while not condition():
+            await self._changed.wait()
+
+    def drop(self) -> None:
+        """Closes every connection."""
+        for miner in tuple(self.miners):
+            miner.close(reason_phrase="node is restarting")
+
+    def send(self, data: bytes) -> None:
+        """Sends bytes, which need be no message, to every authenticated miner."""
+        for miner in tuple(self.miners):
+            if miner.authenticated:
+                miner.send(data)
+
+    def renew_job(self) -> None:
+        """Replaces the job by one for a fresh proposal."""
+        self.chain.propose()
+        self._renew()
+
+    # --- what miners do ---
+
+    def on_authenticated(self, miner: _Miner) -> None:
+        """A miner has come: it gets the present job."""
+        self._report("dev-node: a miner is connected")
+        self._send_job(miner)
+        self.notify()
+
+    def on_result(self, result: JobResult) -> None:
+        """A miner has sent a result: a seal, or nothing that counts."""
+        if result.status != "completed":
+            self.failed += 1
+            self._report(f"dev-node: job {result.job_id[:40]!r} is {result.status}")
+        elif self._job is None or result.job_id != self._job.job_id:
+            self.stale += 1
+        elif not self.chain.seals(result.work or ""):
+            self.tally.invalid += 1
+            self._report(f"dev-node: INVALID work {result.work!r} for block {self.chain.height + 1}")
+        else:
+            self._append(result)
+        self.notify()
+
+    def notify(self) -> None:
+        """Something has happened: wakes those in ``until``."""
+        self._changed.set()
+        self._changed.clear()
+
+    # --- private ---
+
+    def _append(self, result: JobResult) -> None:
+        seconds = time.monotonic() - (self._began if self._began is not None else self.tally.began)
+        rate = result.hash_count / max(result.elapsed_time, 1e-6)
+        work = result.work or ""
+        self._report(dev_node.block_line(self.chain, work.lstrip("0"), seconds, result.hash_count, rate))
+        self.chain.append(work, seconds)
+        self.tally.blocks += 1
+        self.tally.hashes += result.hash_count
+        self.tally.mining_s += result.elapsed_time
+        self._began = None
+        if self.misbehaviour is Misbehaviour.SLOW_JOB:
+            self._job = None  # results are stale until the next one
+            self._schedule(self.chain.block_time)
+            return
+        self._renew()
+        if self.tally.blocks % MISBEHAVE_BLOCKS == 0:
+            if self.misbehaviour is Misbehaviour.DROP:
+                self.drop()
+            elif self.misbehaviour is Misbehaviour.GARBAGE:
+                self.send(b"\0\0\0\4junk")
+
+    def _renew(self) -> None:
+        self._jobs += 1
+        self._job = NewJob(str(self._jobs), self.chain.proposal.mining_hash().hex(), str(self.chain.difficulty))
+        for miner in tuple(self.miners):
+            if miner.authenticated:
+                self._send_job(miner)
+        self._schedule(dev_node.REBUILD_BLOCK_TIMES * self.chain.block_time)
+        self.notify()
+
+    def _schedule(self, seconds: float) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        self._next = asyncio.get_running_loop().call_later(seconds, self.renew_job)
+
+    def _send_job(self, miner: _Miner) -> None:
+        if self._job is not None and self.misbehaviour is not Misbehaviour.STALL:
+            if self._began is None:
+                self._began = time.monotonic()
+            miner.send_job(self._job)
+
+    def _load_files(self, alpn: str) -> tuple[str, QuicConfiguration]:
+        """Token and configuration; the files are written where they are missing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        token, identity = self.folder / TOKEN_FILE, self.folder / IDENTITY_FILE
+        if not token.exists():
+            _write_secret(token, secrets.token_hex(32).encode() + b"\n")
+        if not identity.exists():
+            _write_secret(identity, _self_signed())
+        configuration = QuicConfiguration(is_client=False, alpn_protocols=[alpn], idle_timeout=IDLE_TIMEOUT_S)
+        configuration.load_cert_chain(identity)
+        fingerprint = configuration.certificate.fingerprint(hashes.SHA256())
+        if self.misbehaviour is Misbehaviour.WRONG_PIN:
+            fingerprint = bytes(32)
+        (self.folder / FINGERPRINT_FILE).write_text(fingerprint.hex() + "\n", encoding="ascii")
+        return token.read_text(encoding="utf-8").strip(), configuration
+
+
+class _Miner(QuicConnectionProtocol):
+    """A miner's connection. As real nodes, it allows one stream and sends no keep-alive."""
+
+    def __init__(self, quic: QuicConnection, stream_handler: None = None, *, node: QuicNode) -> None:
+        super().__init__(quic, stream_handler)
+        self._node = node
+        self._core = proto.NodeCore(node.token)
+        self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def authenticated(self) -> bool:
+        return self._core.state in (proto.NodeState.IDLE, proto.NodeState.WORKING)
+
+    def send(self, data: bytes) -> None:
+        self._quic.send_stream_data(0, data)
+        self.transmit()
+
+    def send_job(self, job: NewJob) -> None:
+        self._core.send_job(job)
+        self._flush()
+
+    def close(self, error_code: int = 0, reason_phrase: str = "") -> None:
+        self._node.miners.discard(self)
+        super().close(error_code, reason_phrase)
+
+    def quic_event_received(self, event: events.QuicEvent) -> None:
+        match event:
+            case events.HandshakeCompleted():
+                self._node.miners.add(self)
+                self._deadline = self._loop.call_later(self._node.ready_timeout_s, self._time_out)
+                self._node.notify()
+            case events.ConnectionTerminated():
+                if self._deadline is not None:
+                    self._deadline.cancel()
+                self._node.miners.discard(self)
+                self._node.notify()
+            case events.StreamDataReceived(stream_id=stream_id, end_stream=end) if stream_id != 0 or end:
+                self.close(reason_phrase=proto.PROTOCOL_ERROR)
+            case events.StreamDataReceived(data=data) if self._core.state is not proto.NodeState.CLOSED:
+                for happened in self._core.receive(data):
+                    self._handle(happened)
+
+    def _handle(self, event: proto.Authenticated | proto.ResultReceived | proto.Closed) -> None:
+        match event:
+            case proto.Authenticated():
+                self._node.on_authenticated(self)
+            case proto.ResultReceived(result):
+                self._node.on_result(result)
+            case proto.Closed(reason):
+                self.close(reason_phrase=reason)
+
+    def _time_out(self) -> None:
+        if (closed := self._core.time_out()) is not None:
+            self.close(reason_phrase=closed.reason)
+
+    def _flush(self) -> None:
+        for frame in self._core.outbox:
+            self.send(frame)
+        self._core.outbox.clear()
+
+
+def _self_signed() -> bytes:
+    """A certificate as nodes have them, and its key, in PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+        .not_valid_after(dt.datetime(2120, 1, 1, tzinfo=dt.UTC))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return certificate.public_bytes(serialization.Encoding.PEM) + private
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(content)
+
+
+def run(chain: Chain, base_path: Path | None, port: int | None, blocks: int | None, misbehave: str | None) -> int:
+    """Plays the node until ``blocks`` are found or the user interrupts; the exit code: 1 if any work was invalid.
+
+    ``base_path``: where the node keeps its files; None: a temporary folder. ``port``: where to wait for miners; None:
+    starts a miner for this run, and ends when that ends.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        misbehaviour = None if misbehave is None else Misbehaviour(misbehave)
+        return asyncio.run(_play(chain, base_path or Path(temporary), port, blocks, misbehaviour))
+
+
+async def _play(
+    chain: Chain, base_path: Path, port: int | None, blocks: int | None, misbehaviour: Misbehaviour | None
+) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    node = QuicNode(chain, base_path, misbehaviour=misbehaviour, report=partial(print, flush=True))
+    await node.start(port or 0)
+    miner = None
+    try:
+        print(
+            f"dev-node: block time {chain.block_time:g} s, UDP 127.0.0.1:{node.port}, files in {node.folder}",
+            flush=True,
+        )
+        ends: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
+        if blocks is not None:
+            ends.append(asyncio.create_task(node.until(lambda: node.tally.blocks >= blocks)))
+        if port is None:
+            miner = await asyncio.to_thread(_start_miner, node)
+            ends.append(asyncio.create_task(asyncio.to_thread(miner.wait)))
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if miner is not None and miner.poll() is not None and not stop.is_set():
+            raise MinerError(f"the miner ended with exit code {miner.returncode}")
+    finally:
+        if miner is not None:
+            dev_node.stop_miner(miner)
+        await node.stop()
+        print(f"dev-node: {node.tally.summary(chain)}, {node.stale} stale", flush=True)
+    return 1 if node.tally.invalid else 0
+
+
+def _start_miner(node: QuicNode) -> subprocess.Popen[str]:
+    process, _ = dev_node.start_miner(
+        f"--node-addr=127.0.0.1:{node.port}",
+        f"--auth-token-file={node.folder / TOKEN_FILE}",
+        f"--tls-cert-sha256-file={node.folder / FINGERPRINT_FILE}",
+    )
+    return process

@@ -1,0 +1,177 @@
+"""The live link to a node, or to a pool that speaks as nodes do: ``proto.node`` over QUIC."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
+
+from quantus_miner.errors import LinkLostError, LinkRefusedError
+from quantus_miner.proto import node as proto
+from quantus_miner.sources import quic
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from quantus_miner.model import LiveJob, Solution
+    from quantus_miner.sources.link import Listener
+
+log = logging.getLogger("miner.node")
+
+HANDSHAKE_S: Final = 10.0
+"""Seconds that looking up the name may take, and then the handshake with each address."""
+PING_S: Final = 5.0
+IDLE_S: Final = 15.0
+"""Seconds without a sign of life from the node after which the connection is lost."""
+
+Result = TypeVar("Result")
+
+
+class NodeLink:
+    """A node's QUIC port. It fulfils ``Link``.
+
+    ``pin``: SHA-256 of the node's certificate; None: any is taken, with a warning. ``kind``: ``node``, or ``pool`` for
+    a pool, whose token is ``<wallet>.<worker>``. The times, in seconds, are short in tests only.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        token: str,
+        pin: bytes | None,
+        *,
+        kind: str = "node",
+        handshake_s: float = HANDSHAKE_S,
+        ping_s: float = PING_S,
+        idle_s: float = IDLE_S,
+        alpn: str = proto.ALPN,
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._token = token
+        self._pin = pin
+        self._kind = kind
+        self._handshake_s = handshake_s
+        self._ping_s = ping_s
+        self._idle_s = idle_s
+        self._alpn = alpn
+        self._warned = False
+        self._session: _Session | None = None
+
+    @property
+    def name(self) -> str:
+        """``node 127.0.0.1:9833`` or ``pool quic://host:port``."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{self._kind} {'quic://' if self._kind == 'pool' else ''}{host}:{self._port}"
+
+    async def run(self, listener: Listener) -> NoReturn:
+        """See ``Link.run``."""
+        session = None
+        try:
+            session = await self._dial(listener)
+            self._check(session.connection.fingerprint)
+            self._session = session
+            session.start()
+            while True:
+                await asyncio.wait((session.connection.ended,), timeout=self._ping_s)
+                if session.connection.ended.done():
+                    session.connection.ended.result()
+                session.connection.ping()
+        except quic.EndedError as error:
+            raise self._verdict(error) from None
+        finally:
+            self._session = None
+            if session is not None:
+                session.connection.close()
+
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
+        """See ``Link.submit``."""
+        return self._session is not None and self._session.submit(job, solution, hashes, elapsed)
+
+    async def _dial(self, listener: Listener) -> _Session:
+        """A session with the first of the host's addresses where a handshake succeeds. Raises EndedError."""
+        failure = quic.EndedError("the host has no address")
+        for family, address in await _within(self._handshake_s, quic.resolve(self._host, self._port)):
+            session = _Session(listener, self._token, self._alpn, self._idle_s)
+            try:
+                await _within(self._handshake_s, session.connection.open(family, address))
+            except quic.EndedError as error:
+                failure = error
+                if error.code is not None:
+                    break  # somebody is there, and said no
+            else:
+                return session
+        raise failure
+
+    def _check(self, fingerprint: bytes) -> None:
+        """Compares the node's certificate with the pin. Raises LinkRefusedError."""
+        if self._pin is None:
+            if not self._warned:
+                log.warning("The certificate of %s is not checked: no fingerprint is set", self.name)
+            self._warned = True
+        elif not hmac.compare_digest(fingerprint, self._pin):
+            raise LinkRefusedError(
+                f"the certificate of {self.name} is not the pinned one: its SHA-256 is {fingerprint.hex()}, "
+                f"pinned is {self._pin.hex()}"
+            )
+
+    def _verdict(self, error: quic.EndedError) -> LinkLostError | LinkRefusedError:
+        """What an end means: whether it is of any use to try again."""
+        if error.code == quic.NO_APPLICATION_PROTOCOL:
+            return LinkRefusedError(f"{self.name} does not speak {self._alpn}: wrong node version")
+        if error.by_application and error.reason == proto.AUTH_FAILED:
+            return LinkRefusedError(f"{self.name} does not take our token: {proto.AUTH_FAILED}")
+        return LinkLostError(str(error))
+
+
+class _Session:
+    """One connection, its protocol state and who hears of it."""
+
+    def __init__(self, listener: Listener, token: str, alpn: str, idle_s: float) -> None:
+        self.connection = quic.Connection(
+            alpn=alpn, server_name=proto.SERVER_NAME, idle_s=idle_s, receive=self._receive
+        )
+        self._listener = listener
+        self._core = proto.MinerCore(token)
+        self._warned = False
+
+    def start(self) -> None:
+        self._core.start()
+        if self._flush():
+            self._listener.on_open()
+
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
+        if self.connection.ended.done() or not self._core.result(job, solution, hashes, elapsed):
+            return False
+        return self._flush()
+
+    def _receive(self, data: bytes) -> None:
+        events = self._core.receive(data)
+        self._flush()
+        for event in events:
+            match event:
+                case proto.JobReceived(job):
+                    self._listener.on_job(job)
+                case proto.JobRefused(reason):
+                    # Once a connection: a peer does not get to fill the log.
+                    log.log(logging.DEBUG if self._warned else logging.WARNING, "%s", reason)
+                    self._warned = True
+                case proto.Violation(reason):
+                    self.connection.close(f"protocol error: {reason}")
+
+    def _flush(self) -> bool:
+        """Each frame in a write of its own; whether the connection took them all."""
+        frames = self._core.outbox.copy()
+        self._core.outbox.clear()
+        return all(self.connection.write(frame) for frame in frames)
+
+
+async def _within(seconds: float, step: Awaitable[Result]) -> Result:
+    """The result of ``step``. Raises EndedError where it takes longer, having cancelled it."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await step
+    except TimeoutError:
+        raise quic.EndedError(f"no answer in {seconds:g} s") from None

@@ -1,0 +1,244 @@
+"""One QUIC connection with one stream, as a client: aioquic's protocol over a UDP socket of ours.
+
+Beside aioquic's public interface this uses three private attributes, each guarded by a test: the peer's certificate,
+the end as soon as it is known (the event comes only after a draining period), and what the peer has not acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import socket
+import ssl
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+from cryptography.hazmat.primitives.serialization import Encoding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("miner.node")
+
+STREAM: Final = 0
+MAX_ADDRESSES: Final = 8
+"""Addresses of one name that are tried."""
+RECEIVE_WINDOW: Final = 65_536
+"""Bytes that the peer may send ahead of what was read."""
+MAX_UNACKNOWLEDGED: Final = 65_536
+"""Bytes sent and not acknowledged at which a peer is given up."""
+NO_APPLICATION_PROTOCOL: Final = 0x100 + 120
+"""QUIC's code for the TLS alert that says that there is no protocol in common."""
+
+
+class EndedError(Exception):
+    """A connection has ended, or could not be made; ``str()`` is one line.
+
+    ``code`` and ``reason``: what it was closed with. ``by_application``: the peer's program did it, not its QUIC layer.
+    """
+
+    def __init__(self, text: str, code: int | None = None, reason: str = "", by_application: bool = False) -> None:
+        super().__init__(text)
+        self.code = code
+        self.reason = reason
+        self.by_application = by_application
+
+
+class Connection(asyncio.DatagramProtocol):
+    """A connection to one address; everything happens on the event loop's thread.
+
+    ``receive`` gets the bytes of the stream. The connection is over when ``ended`` is done, with an EndedError.
+    """
+
+    def __init__(self, *, alpn: str, server_name: str, idle_s: float, receive: Callable[[bytes], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = loop.create_future()
+        self._loop = loop
+        self._receive = receive
+        self._connected: asyncio.Future[None] = loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.DatagramTransport | None = None
+        self._quic = QuicConnection(
+            configuration=QuicConfiguration(
+                alpn_protocols=[alpn],
+                server_name=server_name,
+                verify_mode=ssl.CERT_NONE,  # the certificate is compared by who calls
+                idle_timeout=idle_s,
+                max_data=RECEIVE_WINDOW,
+                max_stream_data=RECEIVE_WINDOW,
+            )
+        )
+
+    async def open(self, family: int, address: Any) -> None:  # noqa: ANN401 - a socket address
+        """Connects to an address as ``resolve`` gives them, up to the end of the handshake.
+
+        Raises EndedError. When it is cancelled or fails, everything is released.
+        """
+        # A connected socket hears when nobody listens there.
+        udp = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            udp.setblocking(False)
+            udp.connect(address)
+            self._transport, _ = await self._loop.create_datagram_endpoint(lambda: self, sock=udp)
+            self._quic.connect(address, now=self._loop.time())
+            self._flush()
+            await asyncio.wait((self._connected, self.ended), return_when=asyncio.FIRST_COMPLETED)
+            if self.ended.done():
+                self.ended.result()
+        except OSError as error:
+            udp.close()
+            raise EndedError(f"cannot connect: {error.strerror or error}") from None
+        except BaseException:
+            self.close()
+            if self._transport is None:
+                udp.close()
+            raise
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the peer's certificate, of whose key the handshake has shown possession."""
+        certificate = self._quic.tls._peer_certificate  # noqa: SLF001
+        if certificate is None:
+            raise EndedError("the peer has no certificate")
+        return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
+
+    def write(self, data: bytes) -> bool:
+        """Hands ``data`` to the UDP socket before it returns; False after the end."""
+        if self.ended.done():
+            return False
+        self._quic.send_stream_data(STREAM, data)
+        self._flush()
+        if len(self._quic._streams[STREAM].sender._buffer) > MAX_UNACKNOWLEDGED:  # noqa: SLF001
+            self.close("the peer does not take what it is sent")
+        return not self.ended.done()
+
+    def ping(self) -> None:
+        """Makes the peer show that it is there."""
+        if not self.ended.done():
+            self._quic.send_ping(0)
+            self._flush()
+
+    def close(self, reason: str = "") -> None:
+        """Tells the peer that this is the end, and why, and releases everything; nothing happens after the end."""
+        if not self.ended.done():
+            if self._transport is not None:
+                self._quic.close(reason_phrase=reason)
+                self._send()
+            self._end(EndedError(reason or "closed"))
+
+    # --- asyncio.DatagramProtocol ---
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:  # noqa: ANN401
+        """Called by the event loop."""
+        if not self.ended.done():
+            self._guarded(lambda: self._quic.receive_datagram(data, addr, now=self._loop.time()))
+
+    def error_received(self, exc: Exception) -> None:
+        """Called by the event loop: the system knows that a datagram did not arrive."""
+        if isinstance(exc, ConnectionRefusedError):
+            self._end(EndedError("nobody listens there"))
+
+    # --- private ---
+
+    def _on_timer(self, due: float) -> None:
+        self._timer = None
+        self._guarded(lambda: self._quic.handle_timer(now=max(due, self._loop.time())))
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Lets aioquic do a step: what it cannot cope with ends the connection, not the miner."""
+        try:
+            step()
+        except Exception as error:
+            log.debug("aioquic failed", exc_info=error)
+            self._end(EndedError(f"the peer sent what cannot be read ({type(error).__name__})"))
+        else:
+            self._pump()
+
+    def _pump(self) -> None:
+        while not self.ended.done() and (event := self._quic.next_event()) is not None:
+            self._handle(event)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Sends what aioquic has to send, sees whether it has ended, sets its timer. Handles no events: those wait."""
+        if self.ended.done():
+            return
+        self._send()
+        closing = self._quic._close_event  # noqa: SLF001
+        if closing is not None:
+            self._end(_ending(closing))
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        due = self._quic.get_timer()
+        self._timer = None if due is None else self._loop.call_at(due, self._on_timer, due)
+
+    def _send(self) -> None:
+        for data, address in self._quic.datagrams_to_send(now=self._loop.time()):
+            if self._transport is not None:
+                self._transport.sendto(data, address)
+
+    def _handle(self, event: events.QuicEvent) -> None:
+        match event:
+            case events.HandshakeCompleted():
+                self._connected.set_result(None)
+            case events.StreamDataReceived(stream_id=stream_id) if stream_id != STREAM:
+                self.close("only one stream")
+            case events.StreamDataReceived(data=data, end_stream=end):
+                if data:
+                    self._receive(data)
+                if end:
+                    self._end(EndedError("the peer finished the stream"))
+            case events.StreamReset(error_code=code):
+                self._end(EndedError(f"the peer reset the stream (code {code})"))
+            case events.StopSendingReceived(error_code=code):
+                self._end(EndedError(f"the peer stopped the stream (code {code})"))
+
+    def _end(self, error: EndedError) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._transport is not None:
+            self._transport.close()
+        if not self.ended.done():
+            self.ended.set_exception(error)
+            self.ended.exception()  # looked at, so that nobody else has to
+
+
+def _ending(event: events.ConnectionTerminated) -> EndedError:
+    # The peer's words, fit for one line.
+    reason = "".join(c if c.isprintable() else "?" for c in event.reason_phrase)[:100]
+    text = f"closed: {reason or 'no reason given'} (code {event.error_code})"
+    return EndedError(text, event.error_code, reason, by_application=event.frame_type is None)
+
+
+async def resolve(host: str, port: int) -> list[tuple[int, Any]]:
+    """Families and socket addresses of a UDP port, in the order to try them. Raises EndedError.
+
+    In a thread that nobody joins: a resolver that hangs does not hold up the end of the process.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[tuple[int, Any]]] = loop.create_future()
+
+    def deliver(addresses: list[tuple[int, Any]], error: EndedError | None) -> None:
+        if not found.done():
+            found.set_result(addresses) if error is None else found.set_exception(error)
+
+    def look_up() -> None:
+        addresses: list[tuple[int, Any]] = []
+        failure = None
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+            addresses = [(int(family), address) for family, _, _, _, address in infos[:MAX_ADDRESSES]]
+        except (OSError, UnicodeError) as error:
+            failure = EndedError(f"cannot resolve {host}: {getattr(error, 'strerror', None) or error}")
+        with contextlib.suppress(RuntimeError):  # the loop has gone
+            loop.call_soon_threadsafe(deliver, addresses, failure)
+
+    threading.Thread(target=look_up, name="resolver", daemon=True).start()
+    return await found

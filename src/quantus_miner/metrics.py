@@ -75,8 +75,8 @@ METRICS: Final = (
         "miner_source_solutions_total",
         "counter",
         ("source", "result"),
-        "Solutions for a node or pool: sent; late, not sent as they could no longer count; and of those sent, by what a "
-        "pool said of them: accepted, rejected, stale.",
+        "Solutions for a node or pool: sent; late, not sent as they could no longer count; and of those sent, what a "
+        "pool said: accepted, rejected, stale.",
     ),
     Row(
         "miner_source_latency_seconds", "gauge", ("source",), "Time from sending the last judged share to its verdict."

@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import metrics, server
 from quantus_miner.engines import create_engines
+from quantus_miner.errors import LinkRefusedError
 from quantus_miner.host import cpus, topology
 from quantus_miner.miner import Miner
 from quantus_miner.model import Pow
 from quantus_miner.sources.http import HttpSource
+from quantus_miner.sources.live import LiveSource
+from quantus_miner.sources.node import NodeLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quantus_miner.host.cpus import EffectiveCpus
     from quantus_miner.settings import Settings
+    from quantus_miner.sources.link import Link
 
 log = logging.getLogger("miner")
 
@@ -142,12 +146,6 @@ def create_links(settings: Settings) -> list[Link]:
     links: list[Link] = []
     if settings.node_addr is not None and settings.auth_token is not None:
         links.append(NodeLink(*settings.node_addr, settings.auth_token, settings.tls_cert_sha256))
-    if settings.pool is not None and settings.wallet is not None:
-        if warning := address.warning(settings.wallet):
-            log.warning("--wallet: %s", warning)
-        login = address.login(settings.wallet, settings.worker_name or address.worker_from_host(socket.gethostname()))
-        for url in settings.pool:
-            links.append(pool_link(url, login))
     return links
 
 

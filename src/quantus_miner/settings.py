@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from quantus_miner.errors import SettingError
 from quantus_miner.logs import parse_filter
-from quantus_miner.proto.address import parse_wallet, parse_worker
+from quantus_miner.proto.address import compose_login
 from quantus_miner.proto.messages import parse_fingerprint, parse_token
 from quantus_miner.proto.pool_url import PoolUrl, parse_pool_url
 
@@ -80,6 +80,16 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 def _pools(text: str) -> tuple[PoolUrl, ...]:
     return tuple(parse_pool_url(part.strip()) for part in text.split(","))
+
+
+def _wallet(text: str) -> str:
+    compose_login(text, "any")
+    return text
+
+
+def _worker(text: str) -> str:
+    compose_login("any", text)
+    return text
 
 
 def _token(text: str) -> str:
@@ -185,8 +195,8 @@ SETTINGS: Final = (
         "URL",
         many=True,
     ),
-    Setting("wallet", parse_wallet, None, "Address that pools pay to.", "ADDRESS"),
-    Setting("worker_name", parse_worker, None, "Name of this miner at pools; unset: the host's name.", "NAME"),
+    Setting("wallet", _wallet, None, "Address that pools pay to.", "ADDRESS"),
+    Setting("worker_name", _worker, None, "Name of this miner at pools; unset: the host's name.", "NAME"),
     Setting(
         "priority",
         _choice(*PRIORITIES),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 KERNELS = [kernel for kernel in native.kernels() if kernel.supported]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: f"{kernel.pow}-{kernel.name}")
 HEADER = bytes(range(32))
+AARCH64_COMPILER = "aarch64-linux-gnu-g++"
 
 
 def job(pow_: Pow, limit: int, header: bytes = HEADER, order: Order = Order.COUNTING) -> native.NativeJob:
@@ -105,6 +105,18 @@ def build_program(name: str, *options: str) -> Path:
     return build / "kernel_check"
 
 
+def build_for_aarch64() -> Path:
+    """The native test program, cross-built; needs AARCH64_COMPILER."""
+    return build_program(
+        "aarch64",
+        "-DCMAKE_SYSTEM_NAME=Linux",
+        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
+        "-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc",
+        f"-DCMAKE_CXX_COMPILER={AARCH64_COMPILER}",
+        "-DCMAKE_EXE_LINKER_FLAGS=-static",
+    )
+
+
 @pytest.fixture(scope="session")
 def program() -> Path:
     """The native test program under ASan and UBSan."""
@@ -125,23 +137,15 @@ def test_every_kernel_under_sanitizers(program: Path) -> None:
 
 @pytest.mark.timeout(400)
 @pytest.mark.skipif(
-    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
+    not (shutil.which(AARCH64_COMPILER) and shutil.which("qemu-aarch64")),
     reason="needs an aarch64 cross compiler and emulator; on Debian: apt install g++-aarch64-linux-gnu qemu-user",
 )
 def test_every_kernel_on_aarch64() -> None:
-    """Cross-built, under user-mode emulation."""
-    program = build_program(
-        "aarch64",
-        "-DCMAKE_SYSTEM_NAME=Linux",
-        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
-        "-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc",
-        "-DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++",
-        "-DCMAKE_EXE_LINKER_FLAGS=-static",
-    )
+    """Cross-built, under user-mode emulation: baseline and scalar of both proofs of work, and neon."""
     lines = program_input()
-    done = run_program(program, lines, "qemu-aarch64")
+    done = run_program(build_for_aarch64(), lines, "qemu-aarch64")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.fullmatch(rf"\d+ kernels, {lines.count(chr(10))} vectors, 0 mismatches\n", done.stdout)
+    assert done.stdout == f"5 kernels, {lines.count(chr(10))} vectors, 0 mismatches\n"
 
 
 def test_the_program_names_what_does_not_match(program: Path) -> None:

@@ -1,4 +1,4 @@
-"""The instructions that a kernel is named after are in its object code, and in nobody else's."""
+"""The instructions that a kernel is named after are in its object code, and wide registers in nobody else's."""
 
 from __future__ import annotations
 
@@ -11,25 +11,34 @@ from pathlib import Path
 import pytest
 
 from quantus_miner import _native
-from tests.test_native import build_program
+from tests.test_native import AARCH64_COMPILER, build_for_aarch64, build_program
 
-pytestmark = pytest.mark.skipif(
+on_x86 = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not shutil.which("objdump"),
     reason="needs an x86-64 processor and objdump; on Debian and Ubuntu: apt install binutils",
 )
+AARCH64_OBJDUMP = "aarch64-linux-gnu-objdump"
+cross_built = pytest.mark.skipif(
+    not (shutil.which(AARCH64_COMPILER) and shutil.which(AARCH64_OBJDUMP)),
+    reason="needs an aarch64 cross compiler; on Debian: apt install g++-aarch64-linux-gnu",
+)
 
 
-def disassembly(path: Path) -> str:
-    command = ["objdump", "--disassemble", "--no-show-raw-insn", str(path)]
+def disassembly(path: Path, objdump: str = "objdump") -> str:
+    command = [objdump, "--disassemble", "--no-show-raw-insn", str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def disassembled_objects(program: Path, objdump: str = "objdump") -> dict[str, str]:
+    """The disassembly of each source file, compiled as for the Python module, which itself has no symbols left."""
+    code = disassembly(program.parent / "libqm_core.a", objdump)
+    parts = re.split(r"^(\S+)\.cpp\.o: +file format .*$", code, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 @pytest.fixture(scope="module")
 def objects() -> dict[str, str]:
-    """The disassembly of each source file, compiled as for the Python module, which itself has no symbols left."""
-    library = build_program("release").parent / "libqm_core.a"
-    parts = re.split(r"^(\S+)\.cpp\.o: +file format .*$", disassembly(library), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
+    return disassembled_objects(build_program("release"))
 
 
 VECTOR_INSTRUCTIONS = {
@@ -40,6 +49,7 @@ VECTOR_INSTRUCTIONS = {
 }
 
 
+@on_x86
 @pytest.mark.parametrize("name", VECTOR_INSTRUCTIONS)
 def test_a_vector_kernel_multiplies_with_its_own_instructions(name: str, objects: dict[str, str]) -> None:
     mnemonic, register = VECTOR_INSTRUCTIONS[name]
@@ -49,6 +59,7 @@ def test_a_vector_kernel_multiplies_with_its_own_instructions(name: str, objects
     assert len(re.findall(pattern, module)) > 50, "not in the installed module"
 
 
+@on_x86
 def test_no_other_code_uses_wide_registers(objects: dict[str, str]) -> None:
     assert {"cpu", "dispatch", "poseidon2_baseline", "poseidon2_scalar", "sha3_baseline", "sha3_scalar"} < set(objects)
     for name, code in objects.items():
@@ -56,3 +67,17 @@ def test_no_other_code_uses_wide_registers(objects: dict[str, str]) -> None:
             assert "%zmm" not in code, name
             if not name.endswith("avx2"):
                 assert "%ymm" not in code, name
+
+
+@cross_built
+@pytest.mark.timeout(400)
+def test_neon_multiplies_and_adds_in_one_instruction() -> None:
+    """Lower and upper lanes alike; the halves that are multiplied are gathered from two registers at once."""
+    code = disassembled_objects(build_for_aarch64(), AARCH64_OBJDUMP)
+    neon = code["poseidon2_neon"]
+    for mnemonic, lanes in (("umull", "2s"), ("umull2", "4s"), ("umlal", "2s"), ("umlal2", "4s")):
+        products = rf"\b{mnemonic}\s+v\d+\.2d, v\d+\.{lanes}, v\d+\.{lanes}"
+        assert len(re.findall(products, neon)) > 50, mnemonic
+        assert not re.search(products, code["poseidon2_scalar"]), mnemonic
+    for mnemonic in ("uzp1", "uzp2"):
+        assert len(re.findall(rf"\b{mnemonic}\s+v\d+\.4s", neon)) > 50, mnemonic

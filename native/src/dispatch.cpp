@@ -29,6 +29,9 @@ constexpr Kernel kernels[] = {
     {QM_POSEIDON2, "avx2", cpu_has_avx2, search_poseidon2_avx2},
     {QM_POSEIDON2, "avx512", cpu_has_avx512, search_poseidon2_avx512},
 #endif
+#ifdef __aarch64__
+    {QM_POSEIDON2, "neon", anywhere, search_poseidon2_neon},
+#endif
     {QM_SHA3, "baseline", anywhere, search_sha3_baseline},
     {QM_SHA3, "scalar", anywhere, search_sha3_scalar},
 #ifdef __x86_64__

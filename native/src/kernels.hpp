@@ -12,6 +12,7 @@ Search search_poseidon2_baseline;
 Search search_poseidon2_scalar;
 Search search_poseidon2_avx2;
 Search search_poseidon2_avx512;
+Search search_poseidon2_neon;
 Search search_sha3_baseline;
 Search search_sha3_scalar;
 Search search_sha3_avx2;

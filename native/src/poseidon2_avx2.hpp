@@ -17,7 +17,9 @@ struct Avx2 {
 
     static Vec set(uint64_t value) { return Vec{} + value; }
     static Vec lane_numbers() { return Vec{0, 1, 2, 3}; }
+    static Vec high(Vec a) { return a >> 32; }
     static Vec multiply(Vec a, Vec b) { return (Vec)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
+    static Vec add_halves(Vec a) { return (a & epsilon) + (a >> 32); }
     static Vec biased(Vec a) { return a ^ bias; }
 
     // a - b borrowed where it wrapped to more than a. Then p is due, that is -(2^32 - 1) modulo 2^64, and the bias

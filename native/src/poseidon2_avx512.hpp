@@ -16,10 +16,12 @@ struct Avx512 {
 
     static Vec set(uint64_t value) { return Vec{} + value; }
     static Vec lane_numbers() { return Vec{0, 1, 2, 3, 4, 5, 6, 7}; }
+    static Vec high(Vec a) { return a >> 32; }
 
     // gcc 12 warns of the undefined vector in the unmasked intrinsics; with all lanes they are the same instructions.
     static Vec multiply(Vec a, Vec b) { return (Vec)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b); }
 
+    static Vec add_halves(Vec a) { return (a & epsilon) + (a >> 32); }
     static Vec biased(Vec a) { return a; }
 
     // Adding p is subtracting 2^32 - 1, modulo 2^64.

@@ -7,11 +7,13 @@
 // An instruction set V has Vec, unsigned 64-bit lanes with + - & << >>, and
 //     lanes, lockstep          in a Vec; how many S-boxes are worked on at once
 //     set(n), lane_numbers()   all lanes n; 0, 1, 2, ...
+//     high(a)                  a >> 32, perhaps of another type, for multiply alone
 //     multiply(a, b)           the products of the low halves of the lanes
+//     add_halves(a)            a0 + a1
 //     bias, biased(a)          what subtract wants added (modulo 2^64) to its first operand; a + bias
 //     subtract(a + bias, b)    a - b, plus p where that is negative; a any, b <= p
 //     add_carry(a, b, high)    sets a to a number with the low half of a + b, returns high + (a + b >> 32); that
-//                              must be < 2^64, a + b itself may be 2^64 and more
+//                              must be < 2^64, a + b itself may be 2^64 and more; b a product of halves
 //     not_above(x, limit)      bit i: canonical x of lane i with its bytes reversed is <= limit
 // a0 and a1 are the low and the high half of a, M = 2^32 - 1. A product of halves is at most M^2 = 2^64 - 2^33 + 1.
 #pragma once
@@ -42,9 +44,9 @@ QM_INLINE Vec montgomery(Vec W, Vec v, Vec l0) {
 // So h + (v >> 32) <= M^2 + 2 M = 2^64 - 1.
 template <class V, class Vec = typename V::Vec>
 QM_INLINE Vec square(Vec x) {
-    const Vec x1 = x >> 32;
+    const auto x1 = V::high(x);
     const Vec l = V::multiply(x, x), m = V::multiply(x, x1), h = V::multiply(x1, x1);
-    const Vec l0 = l & epsilon, t = l0 + (l >> 32);
+    const Vec l0 = l & epsilon, t = V::add_halves(l);
     return montgomery<V>(h + ((m + (t >> 1)) >> 31), m + m + t, l0);
 }
 
@@ -52,10 +54,10 @@ QM_INLINE Vec square(Vec x) {
 // As above with v = m + n + t, m = x0 y1, n = x1 y0: m + t <= M^2 + 2 M = 2^64 - 1 fits, v >> 32 <= 2 M as before.
 template <class V, class Vec = typename V::Vec>
 QM_INLINE Vec multiply(Vec x, Vec y) {
-    const Vec x1 = x >> 32, y1 = y >> 32;
+    const auto x1 = V::high(x), y1 = V::high(y);
     const Vec l = V::multiply(x, y), m = V::multiply(x, y1), n = V::multiply(x1, y), h = V::multiply(x1, y1);
     const Vec l0 = l & epsilon;
-    Vec v = m + (l0 + (l >> 32));
+    Vec v = m + V::add_halves(l);
     const Vec W = V::add_carry(v, n, h);
     return montgomery<V>(W, v, l0);
 }
@@ -64,12 +66,12 @@ QM_INLINE Vec multiply(Vec x, Vec y) {
 // x y = l0 + 2^32 v0 + 2^64 W, W = W0 + 2^32 W1; 2^64 W0 = 2^32 W0 - W0, 2^96 W1 = -W1.
 template <class V, class Vec = typename V::Vec>
 QM_INLINE void limb_product(Vec x, Vec y, Vec &low, Vec &high) {
-    const Vec x1 = x >> 32, y1 = y >> 32;
+    const auto x1 = V::high(x), y1 = V::high(y);
     const Vec l = V::multiply(x, y), m = V::multiply(x, y1), n = V::multiply(x1, y), h = V::multiply(x1, y1);
     Vec v = m + (l >> 32);
-    const Vec W = V::add_carry(v, n, h), W0 = W & epsilon;
-    low = (l & epsilon) - (W >> 32) - W0;
-    high = (v & epsilon) + W0;
+    const Vec W = V::add_carry(v, n, h);
+    low = (l & epsilon) - V::add_halves(W);
+    high = (v & epsilon) + (W & epsilon);
 }
 
 // low < 2^63, high < 2^44, constant <= recombine_bound. Returns (low + 2^32 high) / 2^32 + constant, any.
@@ -155,22 +157,20 @@ template <class V>
 
 // a x0 + b x1 + offset. Modulo 2^64; with fits(), that is the number itself.
 template <class V, int64_t a, int64_t b, class Vec>
-QM_INLINE Vec digit_sum(Vec x, Vec x1, Vec offset) {
+QM_INLINE Vec digit_sum(Vec x, Vec offset) {
     const Vec ax = V::multiply(x, V::set(static_cast<uint64_t>(a < 0 ? -a : a)));
-    const Vec bx = V::multiply(x1, V::set(static_cast<uint64_t>(b < 0 ? -b : b)));
-    if constexpr (a < 0 && b < 0) return offset - (ax + bx);
-    if constexpr (a < 0 && b >= 0) return offset + (bx - ax);
-    if constexpr (a >= 0 && b < 0) return offset + (ax - bx);
-    if constexpr (a >= 0 && b >= 0) return offset + (ax + bx);
+    const Vec bx = V::multiply(V::high(x), V::set(static_cast<uint64_t>(b < 0 ? -b : b)));
+    const Vec sum = a < 0 ? offset - ax : offset + ax;
+    return b < 0 ? sum - bx : sum + bx;
 }
 
-// x any, x1 its high half, low and high such that the sums are as low_fits and high_fits say; high is biased.
+// x any, low and high such that the sums are as low_fits and high_fits say; high is biased.
 // Returns d x + low / 2^32 + high, any: (L + 2^32 H) / 2^32 = H + L1 - M L0, where H + L1 < 2^64 and M L0 < p.
 template <class V, int i, class Vec>
-QM_INLINE Vec diagonal_product(Vec x, Vec x1, Vec low, Vec high) {
+QM_INLINE Vec diagonal_product(Vec x, Vec low, Vec high) {
     constexpr Entry e = diagonal.entry[i];
-    low = digit_sum<V, e.a0, e.b0>(x, x1, low);
-    high = digit_sum<V, e.a1, e.b1>(x, x1, high);
+    low = digit_sum<V, e.a0, e.b0>(x, low);
+    high = digit_sum<V, e.a1, e.b1>(x, high);
     return V::subtract(high + (low >> 32), V::multiply(low, V::set(epsilon)));
 }
 
@@ -189,8 +189,7 @@ QM_INLINE void count_element(Group<V> &g, int i) {
 template <class V, int... i>
 QM_INLINE void scale_elements(Group<V> &g, std::integer_sequence<int, 0, i...>) {
     start_sums(g);
-    ((g.x[i] = diagonal_product<V, i>(g.x[i], g.x[i] >> 32, g.low[diagonal.entry[i].low],
-                                      g.high[diagonal.entry[i].high]),
+    ((g.x[i] = diagonal_product<V, i>(g.x[i], g.low[diagonal.entry[i].low], g.high[diagonal.entry[i].high]),
       count_element(g, i)),
      ...);
 }
@@ -200,13 +199,13 @@ QM_INLINE void scale_elements(Group<V> &g, std::integer_sequence<int, 0, i...>) 
 // diagonal_product, 2^32 (s0 + 2^32 s1) = 2^32 (s0 + s1) - s1, and s0 + s1 <= 24 M < sum_bound.
 template <class V, class Vec = typename V::Vec>
 QM_INLINE void add_sum(Group<V> &g, Vec power, uint64_t low0, uint64_t high0) {
-    const Vec power1 = power >> 32, s1 = g.sum1 + power1;
+    const Vec s1 = g.sum1 + (power >> 32);
     const Vec s = g.sum + power - (s1 << 32) + s1;
     for (int k = 0; k < 2; ++k) {
         g.low[k] = V::set(low_offset[k]) - s1;
         g.high[k] = s + V::set(high_offset[k] + V::bias);
     }
-    g.x[0] = diagonal_product<V, 0>(power, power1, V::set(low0) - s1, s + V::set(high0 + V::bias));
+    g.x[0] = diagonal_product<V, 0>(power, V::set(low0) - s1, s + V::set(high0 + V::bias));
 }
 
 // Half a round of each: the serial S-box of one group among the independent products of the other.

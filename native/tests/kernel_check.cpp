@@ -163,7 +163,7 @@ void check_field() {
     }
 }
 
-#ifdef __x86_64__
+#if defined __x86_64__ || defined __aarch64__
 // Every pair of hostile values in every lane, against the scalar field.
 void check_poseidon2_vector(const Poseidon2Probe &probe) {
     const auto product = [](uint64_t a, uint64_t b) { return residue(static_cast<u128>(a) * b); };
@@ -661,6 +661,9 @@ int main() {
     if (cpu_has_avx512()) check_poseidon2_vector(poseidon2_avx512_probe);
     if (cpu_has_avx2()) check_sha3_lanes(sha3_avx2_probe);
     if (cpu_has_avx512_ifma()) check_sha3_lanes(sha3_avx512_probe);
+#endif
+#ifdef __aarch64__
+    check_poseidon2_vector(poseidon2_neon_probe);
 #endif
     check_invalid();
     check_edges();

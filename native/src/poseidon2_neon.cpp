@@ -1,0 +1,10 @@
+// Two groups of four nonces at once; poseidon2_neon.hpp has the instructions, poseidon2_vector.hpp the arithmetic.
+#include "poseidon2_neon.hpp"
+
+#include "kernels.hpp"
+#include "poseidon2_vector.hpp"
+#include "search.hpp"
+
+int search_poseidon2_neon(const qm_job &job, U512 start, uint64_t count, qm_control *control, uint64_t *tested) {
+    return search<Poseidon2Vector<Neon>>(job, start, count, control, tested);
+}

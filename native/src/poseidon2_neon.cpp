@@ -5,6 +5,13 @@
 #include "poseidon2_vector.hpp"
 #include "search.hpp"
 
+namespace {
+
+template <class Order>
+using Kernel = Poseidon2Vector<Neon, Order>;
+
+}  // namespace
+
 int search_poseidon2_neon(const qm_job &job, U512 start, uint64_t count, qm_control *control, uint64_t *tested) {
-    return search<Poseidon2Vector<Neon>>(job, start, count, control, tested);
+    return search_in_order<Kernel>(job, start, count, control, tested);
 }

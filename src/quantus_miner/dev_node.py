@@ -36,6 +36,8 @@ REBUILD_BLOCK_TIMES: Final = 4
 RETARGET_BLOCKS: Final = 10
 MOST_RETARGET: Final = 2.0
 """The difficulty changes by this factor at most from one block to the next."""
+CREDENTIALS: Final = ("MINER_API_TOKEN", "MINER_AUTH_TOKEN", "MINER_TLS_CERT_SHA256")
+"""Beginnings of the environment variables that a miner of our own is not to see."""
 PRE_RUNTIME: Final = b"\x06pow_\x80"
 SEAL: Final = b"\x05pow_\x01\x01"
 
@@ -167,7 +169,7 @@ def run(chain: Chain, url: str | None, token: str | None, blocks: int | None, po
     signal.signal(signal.SIGTERM, _interrupt)
     miner = None
     if url is None:
-        miner, url = _start_miner()
+        miner, url = start_miner()
         token = None
     client = MinerClient(url, token)
     tally = Tally(time.monotonic())
@@ -179,7 +181,7 @@ def run(chain: Chain, url: str | None, token: str | None, blocks: int | None, po
         print(flush=True)
     finally:
         if miner is not None:
-            _stop_miner(miner)
+            stop_miner(miner)
         print(f"dev-node: {tally.summary(chain)}", flush=True)
     return 1 if tally.invalid else 0
 
@@ -232,12 +234,13 @@ def _await_result(client: MinerClient, job_id: str, poll_s: float, patience_s: f
         time.sleep(poll_s)
 
 
-def _start_miner() -> tuple[subprocess.Popen[str], str]:
-    """A miner on a free port, its log lines on our stderr; the process and its URL."""
-    process = subprocess.Popen(
+def start_miner(*flags: str) -> tuple[subprocess.Popen[str], str]:
+    """A miner on a free port, its log lines on our stderr; the process and its URL. Raises MinerError."""
+    own = ("--port=0", "--bind=127.0.0.1", "--log=info", "--log-format=text")
+    process = subprocess.Popen(  # noqa: S603 - our own command
         # Flags win over whatever the environment says of what is relied on here.
-        [sys.executable, "-m", "quantus_miner", "--port=0", "--bind=127.0.0.1", "--log=info", "--log-format=text"],
-        env={name: value for name, value in os.environ.items() if not name.startswith("MINER_API_TOKEN")},
+        [sys.executable, "-m", "quantus_miner", *own, *flags],
+        env={name: value for name, value in os.environ.items() if not name.startswith(CREDENTIALS)},
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
@@ -260,7 +263,8 @@ def _copy_log(stderr: Any) -> None:  # noqa: ANN401 - a text stream
             sys.stderr.write(f"miner | {line}")
 
 
-def _stop_miner(process: subprocess.Popen[str]) -> None:
+def stop_miner(process: subprocess.Popen[str]) -> None:
+    """Ends the miner, if need be by force."""
     process.terminate()
     try:
         process.wait(5)

@@ -123,7 +123,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 def parse_job(data: msgspec.Raw) -> LiveJob:
-    """A job that is fit to be mined. Raises BadJobError where it is not, or its target is not that of its difficulty."""
+    """A job that is fit to be mined. Raises BadJobError, also where target and difficulty disagree."""
     try:
         body = decode(data, JobBody)
     except BreachError as error:

@@ -167,10 +167,12 @@ class MinerCore:
         """What the pool's bytes mean."""
         events: list[Event] = []
         self._heard = now
+        if self._is_over:
+            return events
         try:
             for line in self._lines.feed(data):
                 self._on_message(stratum.decode(line, stratum.FromPool), now, events)
-                if self.state is State.REFUSED:
+                if self._is_over:
                     break
         except (BreachError, LineTooLongError) as error:
             self._break(str(error), events)
@@ -179,6 +181,8 @@ class MinerCore:
     def tick(self, now: float) -> list[Event]:
         """What the time means; to be called at ``deadline``, harmless at any other time."""
         events: list[Event] = []
+        if self._is_over:
+            return events
         if self.state is State.LOGGING_IN:
             if now >= self._began + self._timing.login_s:
                 self._break(f"no reply to the login within {self._timing.login_s:g} s", events)
@@ -213,6 +217,10 @@ class MinerCore:
         events: list[Event] = []
         self._judge_late(self._book.expire(float("inf")), now, events)
         return events
+
+    @property
+    def _is_over(self) -> bool:
+        return self.state in (State.REFUSED, State.BROKEN)
 
     def _on_message(self, message: stratum.FromPool, now: float, events: list[Event]) -> None:
         if message.method == "job":

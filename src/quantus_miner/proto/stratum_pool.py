@@ -11,6 +11,8 @@ from quantus_miner.proto.lines import LineSplitter, LineTooLongError
 from quantus_miner.proto.stratum import BreachError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from quantus_miner.model import LiveJob
 
 SILENCE_S: Final = 90.0
@@ -108,23 +110,24 @@ class PoolCore:
         self._out.clear()
         return data
 
-    def receive(self, data: bytes, now: float) -> list[Event]:
-        """What the miner's bytes mean."""
-        events: list[Event] = []
+    def receive(self, data: bytes, now: float) -> Iterator[Event]:
+        """What the miner's bytes mean; each event is to be answered before the next is asked for, to the end."""
         self._heard = now
         try:
             for line in self._lines.feed(data):
-                self._on_message(stratum.decode(line, stratum.FromMiner), events)
+                if self._is_over:
+                    return
+                event = self._on_message(stratum.decode(line, stratum.FromMiner))
+                if event is not None:
+                    yield event
         except (BreachError, LineTooLongError) as error:
-            self._break(str(error), events)
-        return events
+            yield self._break(str(error))
 
-    def tick(self, now: float) -> list[Event]:
+    def tick(self, now: float) -> Broken | None:
         """What the time means; to be called at ``deadline``, harmless at any other time."""
-        events: list[Event] = []
-        if now >= self.deadline:
-            self._break(f"no byte for {self._silence_s:g} s", events)
-        return events
+        if self._is_over or now < self.deadline:
+            return None
+        return self._break(f"no byte for {self._silence_s:g} s")
 
     def take_login(self, job: LiveJob | None) -> None:
         """Lets the miner in, with its first job; None: that comes later."""
@@ -151,30 +154,32 @@ class PoolCore:
         else:
             self._reply_error(request, refusal)
 
-    def _on_message(self, message: stratum.FromMiner, events: list[Event]) -> None:
+    @property
+    def _is_over(self) -> bool:
+        return self.state in (State.REFUSED, State.BROKEN)
+
+    def _on_message(self, message: stratum.FromMiner) -> Event | None:
         match message.method:
             case "login":
                 self._peer_step(Step.LOGIN)
                 self._login_request = message.id
                 login = stratum.decode(message.params, stratum.LoginParams)
-                events.append(LoginAsked(login.login, stratum.legible(login.agent)))
+                return LoginAsked(stratum.legible(login.login), stratum.legible(login.agent))
             case "submit":
                 self._peer_step(Step.SHARE)
                 share = stratum.decode(message.params, stratum.SubmitParams)
                 if share.id == self._session:
-                    events.append(ShareCame(message.id, share.job_id, share.nonce, share.result))
-                else:
-                    self.judge(message.id, "Invalid session")
+                    return ShareCame(message.id, share.job_id, share.nonce, share.result)
+                self.judge(message.id, "Invalid session")
             case "keepalived":
                 self._peer_step(Step.KEEPALIVE)
                 self._reply(message.id, {"status": stratum.KEEPALIVED})
-            case _:
-                # mining.subscribe, mining.authorize and the like: pools do not answer them.
-                pass
+        # Pools do not answer what is left, such as mining.subscribe and mining.authorize.
+        return None
 
-    def _break(self, reason: str, events: list[Event]) -> None:
+    def _break(self, reason: str) -> Broken:
         self._step(Step.BREACH)
-        events.append(Broken(reason))
+        return Broken(reason)
 
     def _step(self, step: Step) -> None:
         self.state = TRANSITIONS[self.state, step]

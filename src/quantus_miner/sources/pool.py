@@ -16,8 +16,6 @@ from quantus_miner.proto.stratum_miner import BadJob, Broken, Judged, LoggedIn, 
 from quantus_miner.sources.link import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from quantus_miner.model import LiveJob, Solution
     from quantus_miner.proto.pool_url import PoolUrl
     from quantus_miner.proto.stratum_miner import Event, Timing
@@ -61,12 +59,13 @@ class PoolLink:
         try:
             self._check_pin(writer)
             now = asyncio.get_running_loop().time
-            self._connection = _Connection(MinerCore(self._login, AGENT, now(), self._timing), writer.transport)
+            core = MinerCore(self._login, AGENT, now(), self._timing)
+            self._connection = connection = _Connection(self.name, core, writer.transport, listener)
             try:
-                await self._converse(reader, self._connection, listener)
+                await self._converse(reader, connection)
             finally:
-                core, self._connection = self._connection.core, None
-                self._hear(core.close(now()), listener)
+                self._connection = None
+                connection.hear(core.close(now()))
         finally:
             # Not close(): a peer could make that wait. What was written is with the kernel already.
             writer.transport.abort()
@@ -95,7 +94,7 @@ class PoolLink:
             raise LinkLostError(f"{self.name}: no connection within {self._connect_timeout_s:g} s") from None
         except ssl.SSLCertVerificationError as error:
             raise LinkLostError(
-                f"{self.name}: its certificate is not trusted: {error.verify_message} (one of its own can be pinned: ?pin=)"
+                f"{self.name}: its certificate is not trusted: {error.verify_message}; ?pin= trusts a certain one"
             ) from None
         # ValueError: a host name that cannot be written in ASCII.
         except (OSError, ValueError) as error:
@@ -111,7 +110,7 @@ class PoolLink:
                 f"{self.name}: its certificate has SHA-256 {fingerprint.hex()}, not the pinned {self._url.pin.hex()}"
             )
 
-    async def _converse(self, reader: asyncio.StreamReader, connection: _Connection, listener: Listener) -> NoReturn:
+    async def _converse(self, reader: asyncio.StreamReader, connection: _Connection) -> NoReturn:
         loop, core = asyncio.get_running_loop(), connection.core
         while True:
             connection.flush()
@@ -126,57 +125,21 @@ class PoolLink:
                 if not data:
                     closed = "it does not read what we send" if connection.choked else "it closed the connection"
                     raise LinkLostError(f"{self.name}: {closed}")
-                self._hear(core.receive(data, loop.time()), listener)
+                connection.hear(core.receive(data, loop.time()))
             # Also after data: a pool that never stops talking must not keep time from passing.
-            self._hear(core.tick(loop.time()), listener)
-
-    def _hear(self, events: Iterable[Event], listener: Listener) -> None:
-        """Raises LinkLostError or LinkRefusedError at the end of the connection."""
-        # Of jobs that come together only the last is worth starting.
-        jobs = [event.job for event in events if isinstance(event, NewJob)]
-        for event in events:
-            match event:
-                case LoggedIn():
-                    listener.on_open()
-                case NewJob(job) if job is jobs[-1]:
-                    listener.on_job(job)
-                case BadJob(reason):
-                    self._warn_of_job(reason)
-                case Judged():
-                    self._report(event, listener)
-                case LoginRefused(reason):
-                    raise LinkRefusedError(f"{self.name} refuses the login: {reason}")
-                case Broken(reason):
-                    raise LinkLostError(f"{self.name}: {reason}")
-
-    def _warn_of_job(self, reason: str) -> None:
-        connection = self._connection
-        level = logging.WARNING
-        if connection is not None:
-            # Once a connection: a pool must not be able to fill the log.
-            level = logging.DEBUG if connection.warned else logging.WARNING
-            connection.warned = True
-        log.log(level, "A job of %s is not mined, the one before goes on: %s", self.name, reason)
-
-    def _report(self, share: Judged, listener: Listener) -> None:
-        log.debug(
-            "Share of job %s at difficulty %d: %s, %.0f ms",
-            share.job.id,
-            share.job.difficulty,
-            "accepted" if share.accepted else share.reason,
-            share.latency_s * 1000,
-        )
-        listener.on_verdict(Verdict(share.accepted, share.stale, share.reason, share.latency_s))
+            connection.hear(core.tick(loop.time()))
 
 
 class _Connection:
-    """One connection that stands. ``choked``: the pool did not read. ``warned``: of a job that cannot be mined."""
+    """One connection that stands. ``choked``: the pool did not read what was sent."""
 
-    def __init__(self, core: MinerCore, transport: asyncio.WriteTransport) -> None:
+    def __init__(self, name: str, core: MinerCore, transport: asyncio.WriteTransport, listener: Listener) -> None:
+        self.name = name
         self.core = core
         self.transport = transport
         self.choked = False
-        self.warned = False
+        self._listener = listener
+        self._warned = False
 
     def flush(self) -> None:
         """Hands what the core has to send to the transport."""
@@ -185,6 +148,35 @@ class _Connection:
         if self.transport.get_write_buffer_size() > MAX_UNSENT:
             self.choked = True
             self.transport.abort()
+
+    def hear(self, events: list[Event]) -> None:
+        """Tells the listener. Raises LinkLostError or LinkRefusedError at the end of the connection."""
+        # Of jobs that come together only the last is worth starting.
+        last_job = next((event for event in reversed(events) if isinstance(event, NewJob)), None)
+        for event in events:
+            match event:
+                case LoggedIn():
+                    self._listener.on_open()
+                case NewJob(job) if event is last_job:
+                    self._listener.on_job(job)
+                case BadJob(reason):
+                    # Once a connection: a pool must not be able to fill the log.
+                    level = logging.DEBUG if self._warned else logging.WARNING
+                    self._warned = True
+                    log.log(level, "A job of %s is not mined, the one before goes on: %s", self.name, reason)
+                case Judged():
+                    self._report(event)
+                case LoginRefused(reason):
+                    raise LinkRefusedError(f"{self.name} refuses the login: {reason}")
+                case Broken(reason):
+                    raise LinkLostError(f"{self.name}: {reason}")
+
+    def _report(self, share: Judged) -> None:
+        verdict = "accepted" if share.accepted else share.reason
+        log.debug(
+            "Share of job %s, difficulty %d: %s, %.3f s", share.job.id, share.job.difficulty, verdict, share.latency_s
+        )
+        self._listener.on_verdict(Verdict(share.accepted, share.stale, share.reason, share.latency_s))
 
 
 def _tls_context(url: PoolUrl) -> ssl.SSLContext:

@@ -112,7 +112,7 @@ def decode(data: bytes | msgspec.Raw, kind: type[Message]) -> Message:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise BreachError(f"a message that is none: {legible(str(error))}") from None
+        raise BreachError(f"a malformed message: {legible(str(error))}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise BreachError("a line that is not JSON") from None
 

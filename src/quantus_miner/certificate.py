@@ -1,0 +1,40 @@
+"""Self-signed certificates for development servers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+NAME = "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """``pem``: private key and certificate. ``fingerprint``: SHA-256 of the certificate's DER form."""
+
+    pem: bytes
+    fingerprint: bytes
+
+
+def self_signed() -> Certificate:
+    """A certificate for localhost, with a key of its own, valid for a hundred years."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+        .not_valid_after(dt.datetime(2120, 1, 1, tzinfo=dt.UTC))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    fingerprint = hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).digest()
+    return Certificate(private + certificate.public_bytes(serialization.Encoding.PEM), fingerprint)

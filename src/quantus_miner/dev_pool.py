@@ -1,0 +1,386 @@
+"""``quantus-miner dev-pool``: a stratum pool with a chain of its own, to try a miner with and to test it against.
+
+It checks every share with its own call of the reference, steers each miner's difficulty toward a share time, gives
+new work without and with ``clean_jobs``, and misbehaves on request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import ssl
+import tempfile
+import time
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from quantus_miner import dev_node, units
+from quantus_miner.certificate import self_signed
+from quantus_miner.dev_pool_judge import Judge, Share, Vardiff
+from quantus_miner.errors import MinerError
+from quantus_miner.model import Pow, achieved_difficulty
+from quantus_miner.proto import stratum
+from quantus_miner.proto.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame, State
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
+    from quantus_miner.dev_node import Chain
+    from quantus_miner.model import LiveJob
+
+DEV_WALLET: Final = "qzpFUhjXpZnRCbNr9LW5sAkWmTus52Ffcf31MBpig82u1JArX"
+"""The public key of Substrate's development account Alice as an address of Quantus."""
+MAX_SESSIONS: Final = 100
+MAX_UNSENT: Final = 1_000_000
+"""Bytes that wait for a miner to read them before it is dropped."""
+MISBEHAVE_SHARES: Final = 3
+"""Shares between two drops."""
+
+
+class Misbehaviour(StrEnum):
+    """What a development pool does wrong on request."""
+
+    DROP = "drop"
+    """Drops a miner at every third share."""
+    FLOOD = "flood"
+    """Sends a line without an end after the login."""
+    GARBAGE = "garbage"
+    """Sends a line that is no JSON after the login."""
+    NO_REPLY = "no-reply"
+    """Never judges a share."""
+    REFUSE_LOGIN = "refuse-login"
+    """Refuses every login."""
+    SLOW_JOB = "slow-job"
+    """Answers the login without a job, which comes a share time later."""
+    STALL = "stall"
+    """Takes connections and says nothing."""
+    WRONG_PIN = "wrong-pin"
+    """Names a fingerprint that is not that of its certificate."""
+    WRONG_TARGET = "wrong-target"
+    """Sends jobs, after the first, whose target is not that of their difficulty."""
+
+
+class DevPool:
+    """The pool: a listening socket, its miners, and the block that they mine. Lives on one event loop.
+
+    ``chain``: of qpow-poseidon2. ``share_difficulty``: what every miner begins with. ``share_time``: seconds.
+    ``report`` gets a line for people of whatever happens.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        share_difficulty: int,
+        share_time: float,
+        *,
+        tls: bool = False,
+        misbehaviour: Misbehaviour | None = None,
+        report: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        if chain.pow is not Pow.POSEIDON2:
+            raise ValueError(f"pools mine {Pow.POSEIDON2} only")
+        self.chain = chain
+        self.share_difficulty = share_difficulty
+        self.share_time = share_time
+        self.misbehaviour = misbehaviour
+        self.report = report
+        self.sessions: set[Session] = set()
+        self.accepted = 0
+        self.rejected: Counter[str] = Counter()
+        self.work = 0
+        self.began = time.monotonic()
+        self.header = chain.proposal.mining_hash()
+        self.sequence = 0
+        self.changed = asyncio.Event()
+        self._certificate = self_signed() if tls else None
+        self._extranonce = secrets.randbits(32)
+        self._server: asyncio.Server | None = None
+        self._refresher: asyncio.TimerHandle | None = None
+        self._block_began = self.began
+
+    async def start(self, port: int = 0) -> None:
+        """Listens on 127.0.0.1; port 0: on a free one. Raises MinerError where it cannot."""
+        loop = asyncio.get_running_loop()
+        context = None if self._certificate is None else _server_context(self._certificate.pem)
+        try:
+            self._server = await loop.create_server(lambda: Session(self), "127.0.0.1", port, ssl=context)
+        except OSError as error:
+            raise MinerError(f"cannot listen on port {port}: {error.strerror}") from None
+        self._refresher = loop.call_later(self.chain.block_time, self._on_refresh)
+
+    @property
+    def url(self) -> str:
+        """What a miner is given as its pool."""
+        if self._server is None:
+            raise RuntimeError("the pool is not started")
+        port = self._server.sockets[0].getsockname()[1]
+        if self._certificate is None:
+            return f"stratum+tcp://127.0.0.1:{port}"
+        pin = self._certificate.fingerprint
+        if self.misbehaviour is Misbehaviour.WRONG_PIN:
+            pin = bytes(byte ^ 0xFF for byte in pin)
+        return f"stratum+ssl://127.0.0.1:{port}?pin={pin.hex()}"
+
+    async def close(self) -> None:
+        """Drops all miners and ends."""
+        if self._refresher is not None:
+            self._refresher.cancel()
+        if self._server is not None:
+            self._server.close()
+            self.drop()
+            await self._server.wait_closed()
+
+    def drop(self) -> None:
+        """Drops all miners."""
+        for session in self.sessions:
+            session.transport.abort()
+
+    def refresh(self, *, clean: bool = False) -> None:
+        """Gives every miner a new proposal for the same block. ``clean``: the old one no longer counts."""
+        self.chain.propose()
+        self._renew(clean=clean)
+
+    def next_extranonce(self) -> bytes:
+        """Four bytes that no other miner has."""
+        self._extranonce = (self._extranonce + 1) % 2**32
+        return self._extranonce.to_bytes(4)
+
+    def take(self, worker: str, share: Share) -> None:
+        """A share that counts; maybe it is a block."""
+        self.accepted += 1
+        self.work += share.job.difficulty
+        self.report(
+            f"share {self.accepted:4}  {worker:16}  difficulty {share.job.difficulty:12,}  "
+            f"achieved {achieved_difficulty(share.value):14,}"
+        )
+        if share.job.header == self.header and share.value <= self.chain.limit:
+            now = time.monotonic()
+            seconds, self._block_began = now - self._block_began, now
+            self.report(
+                f"block {self.chain.height + 1:4}  {worker:16}  difficulty {self.chain.difficulty:12,}  "
+                f"{seconds:6.2f} s  nonce {share.nonce:x}"
+            )
+            self.chain.append(f"{share.nonce:0128x}", seconds)
+            self._renew(clean=True)
+        self.changed.set()
+
+    def refuse(self, worker: str, reason: str) -> None:
+        """A share that does not count."""
+        self.rejected[reason] += 1
+        self.report(f"share REJECTED  {worker}: {reason}")
+        self.changed.set()
+
+    def summary(self) -> str:
+        """One paragraph for people."""
+        seconds = max(time.monotonic() - self.began, 1e-3)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))
+        return (
+            f"{self.accepted} shares accepted, {self.rejected.total()} rejected{reasons and f' ({reasons})'}, "
+            f"{self.chain.height} blocks in {seconds:.1f} s, about {units.hash_rate(self.work / seconds)}"
+        )
+
+    @property
+    def wrong(self) -> int:
+        """Shares that no miner should ever send: refused, and not for coming late."""
+        return sum(count for reason, count in self.rejected.items() if not stratum.is_stale(reason))
+
+    def _renew(self, *, clean: bool) -> None:
+        self.header = self.chain.proposal.mining_hash()
+        self.sequence += 1
+        for session in self.sessions:
+            session.give_job(clean=clean)
+
+    def _on_refresh(self) -> None:
+        self.refresh()
+        self._refresher = asyncio.get_running_loop().call_later(self.chain.block_time, self._on_refresh)
+
+
+class Session(asyncio.Protocol):
+    """One miner's connection."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: DevPool) -> None:
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._core = PoolCore(secrets.token_hex(8), self._loop.time())
+        self._judge = Judge(pool.next_extranonce())
+        self._vardiff = Vardiff(pool.share_difficulty, pool.share_time, self._loop.time())
+        self._shares = 0
+        self._timer = self._loop.call_at(self._core.deadline, self._on_time)
+        self.worker = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """As asyncio calls it."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server makes
+        self.transport = transport
+        if len(self._pool.sessions) >= MAX_SESSIONS:
+            transport.abort()
+            return
+        self._pool.sessions.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio calls it
+        """As asyncio calls it."""
+        self._timer.cancel()
+        self._pool.sessions.discard(self)
+        if self.worker:
+            self._pool.report(f"miner {self.worker} has gone")
+        self._pool.changed.set()
+
+    def data_received(self, data: bytes) -> None:
+        """As asyncio calls it."""
+        if self._pool.misbehaviour is Misbehaviour.STALL or self.transport.is_closing():
+            return
+        for event in self._core.receive(data, self._loop.time()):
+            match event:
+                case LoginAsked(login):
+                    self._on_login(login)
+                case ShareCame():
+                    self._on_share(event)
+                case Broken(reason):
+                    self._break(reason)
+        self._flush()
+
+    def give_job(self, *, clean: bool) -> None:
+        """Sends the pool's current work at this miner's difficulty; nothing where it is not logged in."""
+        if self._core.state is not State.OPEN:
+            return
+        self._vardiff.adjust(self._loop.time())
+        job = self._next_job(clean=clean)
+        if self._pool.misbehaviour is Misbehaviour.WRONG_TARGET:
+            body = stratum.job_body(job) | {"target": f"{job.limit:0128x}"}
+            self.transport.write(stratum.encode({"method": "job", "params": {"clean_jobs": clean, "job": body}}))
+        else:
+            self._core.send_job(job, clean=clean)
+            self._flush()
+
+    def _next_job(self, *, clean: bool) -> LiveJob:
+        # Nobody needs shares that are harder than blocks.
+        difficulty = min(self._vardiff.difficulty, self._pool.chain.difficulty)
+        return self._judge.give(f"{self._pool.sequence}-{difficulty}", self._pool.header, difficulty, clean=clean)
+
+    def _on_login(self, login: str) -> None:
+        misbehaviour = self._pool.misbehaviour
+        if misbehaviour is Misbehaviour.REFUSE_LOGIN or not login:
+            self._core.refuse_login("Invalid login")
+            self._flush()
+            self.transport.close()
+            return
+        self.worker = stratum.legible(login.rpartition(".")[2])
+        self._pool.report(f"miner {self.worker} is here")
+        if misbehaviour is Misbehaviour.SLOW_JOB:
+            self._core.take_login(None)
+            self._loop.call_later(self._pool.share_time, lambda: self.give_job(clean=True))
+        else:
+            self._core.take_login(self._next_job(clean=True))
+        self._flush()
+        if misbehaviour is Misbehaviour.GARBAGE:
+            self.transport.write(b"\x00garbage\n")
+        elif misbehaviour is Misbehaviour.FLOOD:
+            self.transport.write(b"x" * 65_536)
+
+    def _on_share(self, came: ShareCame) -> None:
+        self._shares += 1
+        misbehaviour = self._pool.misbehaviour
+        if misbehaviour is Misbehaviour.DROP and self._shares % MISBEHAVE_SHARES == 0:
+            self.transport.abort()
+            return
+        share = self._judge.judge(came)
+        refusal = share if isinstance(share, str) else None
+        if misbehaviour is not Misbehaviour.NO_REPLY:
+            self._core.judge(came.request, refusal)
+        if isinstance(share, str):
+            self._pool.refuse(self.worker, share)
+            return
+        # The verdict goes out before any new job that the share brings about.
+        self._flush()
+        self._vardiff.count()
+        self._pool.take(self.worker, share)
+        if self._vardiff.adjust(self._loop.time()):
+            self.give_job(clean=False)
+
+    def _on_time(self) -> None:
+        if broken := self._core.tick(self._loop.time()):
+            self._break(broken.reason)
+        else:
+            self._timer = self._loop.call_at(self._core.deadline, self._on_time)
+
+    def _break(self, reason: str) -> None:
+        self._pool.report(f"miner {self.worker} is dropped: {reason}")
+        self.transport.abort()
+
+    def _flush(self) -> None:
+        if data := self._core.data_to_send():
+            self.transport.write(data)
+        if self.transport.get_write_buffer_size() > MAX_UNSENT:
+            self._break("it does not read")
+
+
+def run(
+    chain: Chain,
+    share_difficulty: int,
+    share_time: float,
+    port: int | None,
+    shares: int | None,
+    *,
+    tls: bool,
+    misbehaviour: Misbehaviour | None,
+) -> int:
+    """Plays the pool until ``shares`` are accepted or the user interrupts; the exit code: 1 if any share was wrong.
+
+    ``port``: where miners are waited for; None: on a free one, and a miner is started for this run.
+    """
+
+    def report(line: str) -> None:
+        print(line, flush=True)
+
+    async def play() -> int:
+        pool = DevPool(chain, share_difficulty, share_time, tls=tls, misbehaviour=misbehaviour, report=report)
+        return await _play(pool, port, shares)
+
+    return asyncio.run(play())
+
+
+async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    miner: subprocess.Popen[str] | None = None
+    await pool.start(port or 0)
+    pool.report(f"dev-pool: share time {pool.share_time:g} s, at {pool.url}")
+    try:
+        if port is None:
+            flags = ("--pool", pool.url, "--wallet", DEV_WALLET, "--worker-name", "dev")
+            miner, _ = await asyncio.to_thread(dev_node.start_miner, *flags)
+        await _until(pool, stop, shares)
+    finally:
+        if miner is not None:
+            await asyncio.to_thread(dev_node.stop_miner, miner)
+        await pool.close()
+        pool.report(f"dev-pool: {pool.summary()}")
+    return 1 if pool.wrong else 0
+
+
+async def _until(pool: DevPool, stop: asyncio.Event, shares: int | None) -> None:
+    stopped = asyncio.ensure_future(stop.wait())
+    while not stopped.done() and (shares is None or pool.accepted < shares):
+        pool.changed.clear()
+        changed = asyncio.ensure_future(pool.changed.wait())
+        await asyncio.wait({stopped, changed}, return_when=asyncio.FIRST_COMPLETED)
+        changed.cancel()
+    stopped.cancel()
+
+
+def _server_context(pem: bytes) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # OpenSSL reads keys from files only.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "certificate.pem"
+        path.write_bytes(pem)
+        context.load_cert_chain(path)
+    return context

@@ -1,0 +1,114 @@
+"""What a development pool makes of one miner's shares: whether they count, and how hard the next ones are to be.
+
+No I/O; times in seconds.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from quantus_miner import pow as reference
+from quantus_miner.model import LiveJob, Pow
+from quantus_miner.proto import stratum
+
+if TYPE_CHECKING:
+    from quantus_miner.proto.stratum_pool import ShareCame
+
+MAX_EARLIER: Final = 8
+"""Jobs before the current one whose shares still count, as long as none came with ``clean_jobs``."""
+MAX_STALE: Final = 64
+"""Jobs that no longer count whose ids are still known."""
+RETARGET_SHARES: Final = 8
+RETARGET_SHARE_TIMES: Final = 10
+"""A difficulty is thought over after so many shares, or so many share times with fewer."""
+MOST_RETARGET: Final = 4.0
+"""It changes by this factor at most."""
+CLOSE_ENOUGH: Final = 1.25
+"""It stays where it would change by less than this factor."""
+
+STALE: Final = "Stale share"
+UNKNOWN_JOB: Final = "Invalid job id"
+BAD_NONCE: Final = "Invalid nonce"
+DUPLICATE: Final = "duplicate share"
+BAD_RESULT: Final = "Invalid result"
+LOW: Final = "Low difficulty share"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share that counts. ``value``: the hash of ``nonce``."""
+
+    job: LiveJob
+    nonce: int
+    value: int
+
+
+class Judge:
+    """The jobs that one miner was given, and which shares it sent for them. ``extranonce``: 4 bytes."""
+
+    def __init__(self, extranonce: bytes) -> None:
+        self._extranonce = extranonce
+        self._jobs: dict[str, LiveJob] = {}
+        self._stale: deque[str] = deque(maxlen=MAX_STALE)
+        self._seen: set[tuple[str, int]] = set()
+
+    def give(self, job_id: str, header: bytes, difficulty: int, *, clean: bool) -> LiveJob:
+        """The miner's next job. ``clean``: earlier ones no longer count."""
+        job = LiveJob(job_id, header, difficulty, self._extranonce)
+        if clean:
+            self._stale.extend(self._jobs)
+            self._jobs.clear()
+            self._seen.clear()
+        elif len(self._jobs) > MAX_EARLIER:
+            oldest = next(iter(self._jobs))
+            del self._jobs[oldest]
+            self._stale.append(oldest)
+        self._jobs[job.id] = job
+        return job
+
+    def judge(self, share: ShareCame) -> Share | str:
+        """The share, or why it is not taken."""
+        job = self._jobs.get(share.job_id)
+        if job is None:
+            return STALE if share.job_id in self._stale else UNKNOWN_JOB
+        raw = stratum.from_hex(share.nonce, 64)
+        if raw is None or not raw.startswith(self._extranonce) or not any(raw):
+            return BAD_NONCE
+        nonce = int.from_bytes(raw)
+        if (job.id, nonce) in self._seen:
+            return DUPLICATE
+        value = reference.evaluate(Pow.POSEIDON2, job.header, nonce)
+        if stratum.from_hex(share.result, 64) != value.to_bytes(64):
+            return BAD_RESULT
+        if value > job.limit:
+            return LOW
+        self._seen.add((job.id, nonce))
+        return Share(job, nonce, value)
+
+
+class Vardiff:
+    """The difficulty at which a miner finds one share each ``share_time`` seconds."""
+
+    def __init__(self, difficulty: int, share_time: float, now: float) -> None:
+        self.difficulty = difficulty
+        self._share_time = share_time
+        self._since = now
+        self._shares = 0
+
+    def count(self) -> None:
+        """A share was accepted."""
+        self._shares += 1
+
+    def adjust(self, now: float) -> bool:
+        """Thinks the difficulty over, if it is time to; whether it is another now."""
+        seconds = now - self._since
+        if self._shares < RETARGET_SHARES and seconds < RETARGET_SHARE_TIMES * self._share_time:
+            return False
+        factor = min(max(self._shares * self._share_time / max(seconds, 1e-3), 1 / MOST_RETARGET), MOST_RETARGET)
+        self._since, self._shares = now, 0
+        if 1 / CLOSE_ENOUGH < factor < CLOSE_ENOUGH:
+            return False
+        before, self.difficulty = self.difficulty, max(1, int(self.difficulty * factor))
+        return self.difficulty != before

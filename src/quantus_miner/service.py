@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
@@ -15,14 +16,17 @@ from quantus_miner.errors import LinkRefusedError
 from quantus_miner.host import cpus, topology
 from quantus_miner.miner import Miner
 from quantus_miner.model import Pow
+from quantus_miner.proto.address import address_warning, compose_login
 from quantus_miner.sources.http import HttpSource
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
+from quantus_miner.sources.pool import PoolLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quantus_miner.host.cpus import EffectiveCpus
+    from quantus_miner.proto.pool_url import PoolUrl
     from quantus_miner.settings import Settings
     from quantus_miner.sources.link import Link
 
@@ -146,7 +150,18 @@ def create_links(settings: Settings) -> list[Link]:
     links: list[Link] = []
     if settings.node_addr is not None and settings.auth_token is not None:
         links.append(NodeLink(*settings.node_addr, settings.auth_token, settings.tls_cert_sha256))
+    if settings.pool is not None and settings.wallet is not None:
+        if warning := address_warning(settings.wallet):
+            log.warning("--wallet: %s", warning)
+        login = compose_login(settings.wallet, settings.worker_name or socket.gethostname().partition(".")[0])
+        links += [_pool_link(url, login) for url in settings.pool]
     return links
+
+
+def _pool_link(url: PoolUrl, login: str) -> Link:
+    if url.scheme == "quic":
+        return NodeLink(url.host, url.port, login, url.pin, kind="pool")
+    return PoolLink(url, login)
 
 
 async def _mine_live(live: LiveSource, stop: asyncio.Event) -> LinkRefusedError | None:

@@ -230,7 +230,8 @@ class LiveSource:
         hashes, elapsed = self._miner.hashes(search), self._miner.elapsed(search)
         if upstream.link.submit(job, solution, hashes, elapsed):
             upstream.stats.sent += 1
-            log.info("Solution for job %s sent to %s: nonce %x", job.id, upstream.link.name, solution.nonce)
+            log.info("Solution for job %s sent to %s", job.id, upstream.link.name)
+            log.debug("Its nonce: %x", solution.nonce)
         else:
             upstream.stats.late += 1
             log.info("Solution for job %s came too late for %s", job.id, upstream.link.name)

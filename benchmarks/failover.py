@@ -1,4 +1,4 @@
-"""A failover as it happens: the first of two pools dies and comes back; prints what the miner's log says, with the time.
+"""A failover as it happens: the first of two pools dies and comes back; prints what the miner's log says, and when.
 
     python -m benchmarks.failover
 
@@ -16,7 +16,7 @@ import threading
 import time
 from typing import IO
 
-WALLET = "qzkeicNBtW2AG2E7USjDcLzAL8d9WxTZnV2cbtXoDzWxzpHC2"
+WALLET = "qzjTEwCDN6vQ6g4C5dq2NBJ2yxkZ9XtJzprerRgPpmj3ay16V"
 SHOWN = re.compile(r"(Connected to|Lost|Leaving|Mining for|first job|refuses)")
 
 

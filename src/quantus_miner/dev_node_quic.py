@@ -119,6 +119,7 @@ class QuicNode:
             await miner.wait_closed()
         if self._server is not None:
             self._server.close()
+            await asyncio.sleep(0)  # the event loop closes the port in its next turn
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Returns when ``condition`` holds; it is looked at whenever something has happened here."""

@@ -113,7 +113,8 @@ class NodeLink:
             self._warned = True
         elif not hmac.compare_digest(fingerprint, self._pin):
             raise LinkRefusedError(
-                f"the certificate is not the pinned one: its SHA-256 is {fingerprint.hex()}, pinned is {self._pin.hex()}"
+                f"the certificate is not the pinned one: its SHA-256 is {fingerprint.hex()}, "
+                f"pinned is {self._pin.hex()}"
             )
 
     def _verdict(self, error: quic.EndedError) -> LinkLostError | LinkRefusedError:

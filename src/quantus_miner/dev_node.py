@@ -36,8 +36,11 @@ REBUILD_BLOCK_TIMES: Final = 4
 RETARGET_BLOCKS: Final = 10
 MOST_RETARGET: Final = 2.0
 """The difficulty changes by this factor at most from one block to the next."""
-CREDENTIALS: Final = ("MINER_API_TOKEN", "MINER_AUTH_TOKEN", "MINER_TLS_CERT_SHA256")
-"""Beginnings of the environment variables that a miner of our own is not to see."""
+NOT_INHERITED: Final = (
+    *("MINER_API_TOKEN", "MINER_AUTH_TOKEN", "MINER_TLS_CERT_SHA256"),
+    *("MINER_NODE_ADDR", "MINER_POOL", "MINER_WALLET"),
+)
+"""Beginnings of the environment variables that a miner of our own is not to see: where else to mine, and secrets."""
 PRE_RUNTIME: Final = b"\x06pow_\x80"
 SEAL: Final = b"\x05pow_\x01\x01"
 
@@ -244,7 +247,7 @@ def start_miner(*flags: str) -> tuple[subprocess.Popen[str], str]:
     process = subprocess.Popen(  # noqa: S603 - our own command
         # Flags win over whatever the environment says of what is relied on here.
         [sys.executable, "-m", "quantus_miner", *own, *flags],
-        env={name: value for name, value in os.environ.items() if not name.startswith(CREDENTIALS)},
+        env={name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)},
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",

@@ -7,8 +7,6 @@ development node does, and misbehaves on request.
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-import secrets
 import signal
 import tempfile
 import time
@@ -21,12 +19,8 @@ from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.asyncio.server import QuicServer
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from quantus_miner import dev_node
+from quantus_miner import dev_files, dev_node
 from quantus_miner.errors import MinerError
 from quantus_miner.proto import node as proto
 from quantus_miner.proto.messages import JobResult, NewJob
@@ -41,10 +35,6 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT_S: Final = 10.0
 IDLE_TIMEOUT_S: Final = 60.0
-TOKEN_FILE: Final = "miner-auth-token"  # noqa: S105 - a file's name
-FINGERPRINT_FILE: Final = "miner-tls-cert-sha256"
-IDENTITY_FILE: Final = "miner-tls.pem"
-"""Certificate and private key, which stay the same over restarts."""
 MISBEHAVE_BLOCKS: Final = 3
 """Blocks between two drops, or two frames of garbage."""
 
@@ -88,7 +78,10 @@ class QuicNode:
         self.miners: set[_Miner] = set()
         self.port = 0
         self.folder = base_path / "chains" / "dev"
-        self.token, self._configuration = self._load_files(alpn)
+        self._configuration = QuicConfiguration(is_client=False, alpn_protocols=[alpn], idle_timeout=IDLE_TIMEOUT_S)
+        self.token = dev_files.prepare(self.folder, self._configuration)
+        if misbehaviour is Misbehaviour.WRONG_PIN:
+            (self.folder / dev_files.FINGERPRINT).write_text("00" * 32, encoding="ascii")
         self._report = report
         self._server: QuicServer | None = None
         self._changed = asyncio.Event()
@@ -119,6 +112,7 @@ class QuicNode:
             await miner.wait_closed()
         if self._server is not None:
             self._server.close()
+            await asyncio.sleep(0)  # the event loop closes the port in its next turn
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Returns when ``condition`` holds; it is looked at whenever something has happened here."""
@@ -211,22 +205,6 @@ class QuicNode:
                 self._began = time.monotonic()
             miner.send_job(self._job)
 
-    def _load_files(self, alpn: str) -> tuple[str, QuicConfiguration]:
-        """Token and configuration; the files are written where they are missing."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        token, identity = self.folder / TOKEN_FILE, self.folder / IDENTITY_FILE
-        if not token.exists():
-            _write_secret(token, secrets.token_hex(32).encode() + b"\n")
-        if not identity.exists():
-            _write_secret(identity, _self_signed())
-        configuration = QuicConfiguration(is_client=False, alpn_protocols=[alpn], idle_timeout=IDLE_TIMEOUT_S)
-        configuration.load_cert_chain(identity)
-        fingerprint = configuration.certificate.fingerprint(hashes.SHA256())
-        if self.misbehaviour is Misbehaviour.WRONG_PIN:
-            fingerprint = bytes(32)
-        (self.folder / FINGERPRINT_FILE).write_text(fingerprint.hex() + "\n", encoding="ascii")
-        return token.read_text(encoding="utf-8").strip(), configuration
-
 
 class _Miner(QuicConnectionProtocol):
     """A miner's connection. As real nodes, it allows one stream and sends no keep-alive."""
@@ -289,28 +267,6 @@ class _Miner(QuicConnectionProtocol):
         self._core.outbox.clear()
 
 
-def _self_signed() -> bytes:
-    """A certificate as nodes have them, and its key, in PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
-        .not_valid_after(dt.datetime(2120, 1, 1, tzinfo=dt.UTC))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM) + private
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    path.touch(mode=0o600, exist_ok=False)
-    path.write_bytes(content)
-
-
 def run(chain: Chain, base_path: Path | None, port: int | None, blocks: int | None, misbehave: str | None) -> int:
     """Plays the node until ``blocks`` are found or the user interrupts; the exit code: 1 if any work was invalid.
 
@@ -356,7 +312,7 @@ async def _play(
 def _start_miner(node: QuicNode) -> subprocess.Popen[str]:
     process, _ = dev_node.start_miner(
         f"--node-addr=127.0.0.1:{node.port}",
-        f"--auth-token-file={node.folder / TOKEN_FILE}",
-        f"--tls-cert-sha256-file={node.folder / FINGERPRINT_FILE}",
+        f"--auth-token-file={node.folder / dev_files.TOKEN}",
+        f"--tls-cert-sha256-file={node.folder / dev_files.FINGERPRINT}",
     )
     return process

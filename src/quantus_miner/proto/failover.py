@@ -11,7 +11,7 @@ from typing import Final
 
 FAILED_CONNECTS: Final = 3
 """Connections in a row without a job after which a source is failing."""
-FIRST_JOB_S: Final = 5.0
+FIRST_JOB_S: Final = 3.0
 """Seconds without any job after which a source is failing: nothing stays idle while another source may be up."""
 STALLED_S: Final = 60.0
 """Seconds after its last job for which a source is taken to be alive, where there is another."""

@@ -113,16 +113,16 @@ class NodeLink:
             self._warned = True
         elif not hmac.compare_digest(fingerprint, self._pin):
             raise LinkRefusedError(
-                f"the certificate of {self.name} is not the pinned one: its SHA-256 is {fingerprint.hex()}, "
+                f"the certificate is not the pinned one: its SHA-256 is {fingerprint.hex()}, "
                 f"pinned is {self._pin.hex()}"
             )
 
     def _verdict(self, error: quic.EndedError) -> LinkLostError | LinkRefusedError:
         """What an end means: whether it is of any use to try again."""
         if error.code == quic.NO_APPLICATION_PROTOCOL:
-            return LinkRefusedError(f"{self.name} does not speak {self._alpn}: wrong node version")
+            return LinkRefusedError(f"it does not speak {self._alpn}: wrong node version")
         if error.by_application and error.reason == proto.AUTH_FAILED:
-            return LinkRefusedError(f"{self.name} does not take our token: {proto.AUTH_FAILED}")
+            return LinkRefusedError(f"it does not take our token: {proto.AUTH_FAILED}")
         return LinkLostError(str(error))
 
 

@@ -193,11 +193,11 @@ class Connection(asyncio.DatagramProtocol):
                 if data:
                     self._receive(data)
                 if end:
-                    self._end(EndedError("the peer finished the stream"))
+                    self.close("the peer finished the stream")
             case events.StreamReset(error_code=code):
-                self._end(EndedError(f"the peer reset the stream (code {code})"))
+                self.close(f"the peer reset the stream (code {code})")
             case events.StopSendingReceived(error_code=code):
-                self._end(EndedError(f"the peer stopped the stream (code {code})"))
+                self.close(f"the peer stopped the stream (code {code})")
 
     def _end(self, error: EndedError) -> None:
         if self._timer is not None:

@@ -1,0 +1,247 @@
+"""The development node of the QUIC era, and its command."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from quantus_miner import dev_files
+from quantus_miner.dev_node_quic import Misbehaviour, QuicNode
+from quantus_miner.errors import LinkLostError, MinerError
+from quantus_miner.model import LiveJob
+from quantus_miner.proto import messages
+from quantus_miner.proto.messages import JobResult, parse_fingerprint
+from quantus_miner.proto.node import ALPN
+from quantus_miner.settings import BY_NAME
+from quantus_miner.sources import quic
+from quantus_miner.sources.node import NodeLink
+
+from .node_link import HARD, WAIT_S, link_to, linked, playing, run, solve
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+# --- as strict as real ones ---
+
+
+@asynccontextmanager
+async def connected(node: QuicNode) -> AsyncIterator[quic.Connection]:
+    """A bare connection."""
+    connection = quic.Connection(alpn=ALPN, server_name="localhost", idle_s=15.0, receive=lambda _: None)
+    await connection.open(socket.AF_INET, ("127.0.0.1", node.port))
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def test_the_fingerprint_is_that_of_the_node_s_certificate(tmp_path: Path) -> None:
+    """Guards a private attribute of aioquic."""
+
+    async def test() -> None:
+        async with playing(tmp_path) as node, connected(node) as connection:
+            assert connection.fingerprint.hex() == (node.folder / dev_files.FINGERPRINT).read_text().strip()
+
+    run(test())
+
+
+def test_a_node_waits_for_ready_so_long(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, ready_timeout_s=0.05) as node, connected(node) as connection:
+            with pytest.raises(quic.EndedError) as ended:
+                await connection.ended
+            assert (ended.value.code, ended.value.reason, ended.value.by_application) == (0, "auth timeout", True)
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    ("stream", "data", "end"), [(4, b"x", False), (2, b"x", False), (0, b"", True), (0, b"\xff" * 4, False)]
+)
+def test_a_node_closes_on_whatever_is_not_one_endless_stream(
+    tmp_path: Path, stream: int, data: bytes, end: bool
+) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node, connected(node) as connection:
+            connection._quic.send_stream_data(stream, data, end_stream=end)
+            connection.ping()
+            with pytest.raises(quic.EndedError) as ended:
+                await connection.ended
+            assert (ended.value.code, ended.value.reason) == (0, "protocol error")
+
+    run(test())
+
+
+def test_results_are_counted_as_what_they_are(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node, connected(node) as connection:
+            connection.write(messages.encode(messages.Ready(node.token)))
+            job = LiveJob("1", node.chain.proposal.mining_hash(), node.chain.difficulty)
+            work = f"{next(solve(job)).nonce:0128x}"
+            for result in (
+                JobResult("completed", "1", None, None, 0, 0.0),
+                JobResult("completed", "1", "0", "0" * 128, 0, 0.0),
+                JobResult("completed", "0", "1", work, 0, 0.0),
+                JobResult("cancelled", "1", None, None, 0, 0.0),
+                JobResult("completed", "1", "1", work, 5, 0.0),
+                JobResult("completed", "1", "1", work, 5, 0.0),
+            ):
+                connection.write(messages.encode(result))
+            await node.until(lambda: node.stale == 2)
+            assert (node.tally.blocks, node.tally.invalid, node.failed, node.tally.hashes) == (1, 2, 1, 5)
+
+    run(test())
+
+
+def test_the_node_s_files_are_kept_and_secret(tmp_path: Path) -> None:
+    async def test() -> None:
+        contents = []
+        for _ in range(2):
+            async with playing(tmp_path) as node:
+                contents.append(
+                    [
+                        (node.folder / name).read_bytes()
+                        for name in (dev_files.TOKEN, dev_files.IDENTITY, dev_files.FINGERPRINT)
+                    ]
+                )
+        assert contents[0] == contents[1]
+        assert len(contents[0][0].strip()) == 64
+        for name in (dev_files.TOKEN, dev_files.IDENTITY):
+            assert (node.folder / name).stat().st_mode & 0o777 == 0o600
+
+    run(test())
+
+
+def test_a_proposal_that_nobody_seals_is_replaced(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, difficulty=HARD) as node:
+            node.chain.block_time = 0.01
+            async with linked(link_to(node)) as (ear, _):
+                node.renew_job()
+                headers = {(await ear.jobs.get()).header for _ in range(4)}
+                assert len(headers) >= 3
+
+    run(test())
+
+
+@pytest.mark.parametrize("misbehaviour", [Misbehaviour.DROP, Misbehaviour.GARBAGE, Misbehaviour.SLOW_JOB])
+def test_a_node_misbehaves_on_request(tmp_path: Path, misbehaviour: Misbehaviour) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, misbehaviour=misbehaviour) as node:
+            link = link_to(node)
+            node.chain.block_time = 0.2 if misbehaviour is Misbehaviour.SLOW_JOB else 3600.0
+            async with linked(link) as (ear, task):
+                for _ in range(3):
+                    job = await ear.jobs.get()
+                    solutions = solve(job)
+                    assert link.submit(job, next(solutions), 1, 1.0)
+                if misbehaviour is Misbehaviour.SLOW_JOB:
+                    assert link.submit(job, next(solutions), 1, 1.0)
+                    await node.until(lambda: node.stale == 1)
+                    assert (await ear.jobs.get()).id == "4"
+                else:
+                    words = "node is restarting" if misbehaviour is Misbehaviour.DROP else "not valid JSON"
+                    with pytest.raises(LinkLostError, match=words):
+                        await task
+            assert node.tally.blocks == 3
+
+    run(test())
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            with pytest.raises(MinerError, match=f"^cannot listen on UDP .*:{node.port}: Address already in use$"):
+                await QuicNode(node.chain, tmp_path).start(node.port)
+
+    run(test())
+
+
+# --- the command ---
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "quantus_miner", "dev-node", "--quic", *args]
+
+
+def test_the_command_serves_a_miner_of_yours(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("--listen=0", f"--base-path={tmp_path}", "--blocks=3", "--difficulty=1", "--block-time=5"),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    first = re.match(r"dev-node: block time 5 s, UDP 127\.0\.0\.1:(\d+), files in (.+)$", process.stdout.readline())
+    assert first is not None
+    assert first[2] == str(tmp_path / "chains" / "dev")
+    folder = tmp_path / "chains" / "dev"
+
+    async def test() -> None:
+        pin = parse_fingerprint((folder / dev_files.FINGERPRINT).read_text())
+        link = NodeLink("127.0.0.1", int(first[1]), (folder / dev_files.TOKEN).read_text().strip(), pin)
+        async with linked(link) as (ear, task):
+            while not task.done():
+                next_job = asyncio.create_task(ear.jobs.get())
+                await asyncio.wait((next_job, task), return_when=asyncio.FIRST_COMPLETED)
+                if next_job.done():
+                    job = next_job.result()
+                    link.submit(job, next(solve(job)), 1, 0.1)
+                next_job.cancel()
+
+    run(test())
+    lines = process.stdout.read().splitlines()
+    process.stdout.close()
+    assert process.wait(WAIT_S) == 0
+    assert [line.split()[1] for line in lines if line.startswith("block ")][:3] == list("123")
+    assert re.fullmatch(r"dev-node: \d blocks in .*, 0 invalid, \d stale", lines[-1])
+
+
+def test_the_command_ends_on_a_signal(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("--listen=0", f"--base-path={tmp_path}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0
+    assert "0 blocks in " in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--miner", "http://127.0.0.1:1"), ("--pow", "qpow-sha3"), ("--misbehave", "nicely"), ("--listen", "x")],
+)
+def test_the_command_refuses_what_does_not_go_together(args: tuple[str, ...]) -> None:
+    ended = subprocess.run(command(*args), capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif("node_addr" not in BY_NAME, reason="the service has no live source yet")
+def test_the_command_starts_a_miner_of_its_own() -> None:
+    args = ("--blocks=5", "--block-time=0.05", "--difficulty=500")
+    ended = subprocess.run(command(*args), capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert [line.split()[1] for line in ended.stdout.splitlines() if line.startswith("block ")][:5] == list("12345")
+    assert re.search(r"dev-node: \d+ blocks in .*, 0 invalid, \d+ stale$", ended.stdout)
+    assert "Stopped: " in ended.stderr
+
+
+@pytest.mark.skipif("node_addr" not in BY_NAME, reason="the service has no live source yet")
+def test_the_command_s_own_miner_refuses_a_wrong_fingerprint() -> None:
+    ended = subprocess.run(command("--misbehave=wrong-pin"), capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "not the pinned one" in ended.stderr
+    assert re.search(r"^quantus-miner: the miner ended with exit code 3", ended.stderr, re.MULTILINE)

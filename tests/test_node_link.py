@@ -1,0 +1,512 @@
+"""The link to a node over real UDP sockets, with the development node at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import select
+import socket
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+from aioquic.quic.connection import QuicConnectionState
+
+from quantus_miner import dev_files
+from quantus_miner.dev_node_quic import Misbehaviour, _Miner
+from quantus_miner.errors import LinkLostError, LinkRefusedError
+from quantus_miner.model import LiveJob, Solution
+from quantus_miner.proto import messages
+from quantus_miner.proto.messages import JobResult, NewJob, parse_fingerprint
+from quantus_miner.proto.node import NodeState
+from quantus_miner.sources import quic
+from quantus_miner.sources.node import NodeLink
+
+from .node_link import HARD, WAIT_S, Ear, link_to, linked, miner_of, playing, run, sockets, solve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes datagrams and never answers."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        yield udp.getsockname()[1]
+
+
+@pytest.fixture
+def dead_port() -> int:
+    """A port where nobody listens."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        port: int = udp.getsockname()[1]
+    return port
+
+
+# --- mining ---
+
+
+def test_jobs_come_solutions_go_and_blocks_are_found(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            link = link_to(node)
+            async with linked(link) as (ear, _):
+                for block in range(1, 4):
+                    job = await ear.jobs.get()
+                    assert job == LiveJob(str(block), node.chain.proposal.mining_hash(), node.chain.difficulty)
+                    assert link.submit(job, next(solve(job)), 7, 0.5)
+                    await node.until(lambda: node.tally.blocks == block)  # noqa: B023 - awaited here
+                assert ear.opened == 1
+            assert (node.chain.height, node.tally.invalid, node.stale) == (3, 0, 0)
+            assert (node.tally.hashes, node.tally.mining_s) == (21, 1.5)
+            await node.until(lambda: not node.miners)
+
+    run(test())
+
+
+def test_a_solution_is_at_the_node_s_socket_when_submit_returns(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            link = link_to(node)
+            async with linked(link) as (ear, _):
+                job = await ear.jobs.get()
+                solution = next(solve(job))
+                assert node._server is not None
+                assert node._server._transport is not None
+                udp = node._server._transport.get_extra_info("socket").fileno()
+                while select.select([udp], [], [], 0)[0]:  # noqa: ASYNC110 - read by the node
+                    await asyncio.sleep(0)
+                assert link.submit(job, solution, 1, 1.0)
+                assert select.select([udp], [], [], WAIT_S)[0]
+                await node.until(lambda: node.tally.blocks == 1)
+
+    run(test())
+
+
+def test_solutions_of_jobs_that_are_over_are_not_sent(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, difficulty=HARD) as node:
+            link = link_to(node)
+            async with linked(link) as (ear, task):
+                first = await ear.jobs.get()
+                node.renew_job()
+                second = await ear.jobs.get()
+                assert (first.id, second.id) == ("1", "2")
+                assert not link.submit(first, Solution(1, 1), 1, 1.0)
+                node.drop()
+                with pytest.raises(LinkLostError):
+                    await task
+                assert not link.submit(second, Solution(1, 1), 1, 1.0)
+            async with linked(link) as (ear, _):
+                again = await ear.jobs.get()
+                assert again == second
+                assert not link.submit(second, Solution(1, 1), 1, 1.0)
+                assert link.submit(again, Solution(1, 1), 1, 1.0)
+                await node.until(lambda: node.tally.invalid == 1)
+            assert node.stale == 0
+
+    run(test())
+
+
+def test_a_link_outlives_its_node(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, difficulty=HARD) as node:
+            port = node.port
+            link = link_to(node)
+            async with linked(link) as (ear, task):
+                await ear.jobs.get()
+                node.renew_job()
+                assert (await ear.jobs.get()).id == "2"
+                await node.stop()
+                with pytest.raises(LinkLostError, match=r"^closed: node is restarting \(code 0\)$"):
+                    await task
+            with pytest.raises(LinkLostError, match=r"^nobody listens there$"):
+                await link.run(Ear())
+        async with playing(tmp_path, port=port, difficulty=HARD), linked(link) as (ear, _):
+            assert (await ear.jobs.get()).id == "1"
+
+    run(test())
+
+
+def test_an_invalid_job_is_answered_as_failed_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, difficulty=HARD) as node:
+            link = link_to(node)
+            async with linked(link) as (ear, _):
+                job = await ear.jobs.get()
+                miner = await miner_of(node)
+                for number in range(1, 4):
+                    miner.send_job(NewJob(f"bad{number}\n", "ab" * 32, "0"))
+                    await node.until(lambda: node.failed == number)  # noqa: B023 - awaited here
+                assert not link.submit(job, Solution(1, 1), 1, 1.0)
+                node.renew_job()
+                assert (await ear.jobs.get()).id == "2"
+
+    run(test())
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        r"invalid job 'bad1\n', answered as failed: difficulty must be a decimal number from 1 to 2^512 - 1"
+    ]
+
+
+def test_a_link_waits_for_the_first_job_and_is_kept_by_pings(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with (
+            playing(tmp_path, misbehaviour=Misbehaviour.STALL) as node,
+            linked(link_to(node, ping_s=0.05, idle_s=0.3)) as (ear, task),
+        ):
+            miner = await miner_of(node)
+            pings = asyncio.Semaphore(0)
+            receive = miner.datagram_received
+
+            def counted(data: bytes | str, addr: Any) -> None:
+                pings.release()
+                receive(data, addr)
+
+            miner.datagram_received = counted  # type: ignore[method-assign]
+            for _ in range(12):  # twice the idle time
+                await pings.acquire()
+            assert not task.done()
+            assert ear.jobs.empty()
+            node.misbehaviour = None
+            node.renew_job()
+            await ear.jobs.get()
+
+    run(test())
+
+
+# --- refusals, which are permanent ---
+
+
+def test_another_certificate_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, misbehaviour=Misbehaviour.WRONG_PIN) as node:
+            seen: set[_Miner] = set()
+
+            def look() -> bool:
+                seen.update(node.miners)
+                return bool(seen)
+
+            watch = asyncio.create_task(node.until(look))
+            ear = Ear()
+            with pytest.raises(LinkRefusedError, match=f"not the pinned one: .*pinned is {'00' * 32}$"):
+                await link_to(node).run(ear)
+            await watch
+            await node.until(lambda: not node.miners)
+            (miner,) = seen
+            assert miner._core.state is NodeState.UNKNOWN
+            assert 0 not in miner._quic._streams
+            assert ear.opened == 0
+
+    run(test())
+
+
+def test_a_wrong_token_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            with pytest.raises(LinkRefusedError, match="does not take our token: auth failed"):
+                await link_to(node, token="wrong").run(Ear())  # noqa: S106 - a wrong one
+
+    run(test())
+
+
+def test_a_node_of_another_version_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, alpn="quantus-miner") as node:
+            with pytest.raises(LinkRefusedError, match="does not speak quantus-miner/2: wrong node version"):
+                await link_to(node).run(Ear())
+
+    run(test())
+
+
+def test_the_same_words_from_the_transport_are_no_refusal(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node, linked(link_to(node)) as (ear, task):
+            await ear.jobs.get()
+            miner = await miner_of(node)
+            miner._quic.close(error_code=1, frame_type=0, reason_phrase="auth failed")
+            miner.transmit()
+            with pytest.raises(LinkLostError, match=r"closed: auth failed \(code 1\)"):
+                await task
+
+    run(test())
+
+
+def test_without_a_pin_any_certificate_is_taken_and_that_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            link = link_to(node, pin=None, kind="pool")
+            for _ in range(2):
+                async with linked(link) as (ear, _):
+                    await ear.jobs.get()
+
+    run(test())
+    assert len(re.findall(r"certificate of pool quic://127\.0\.0\.1:\d+ is not checked", caplog.text)) == 1
+
+
+# --- losses, which are not ---
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\0\0\0\4junk", "a frame that is not valid JSON"),
+        (b"\xff\xff\xff\xff", "a frame of 4,294,967,295 bytes; 1,024 are allowed"),
+        (messages.encode(messages.Ready("x")), "a Ready, which only miners send"),
+    ],
+)
+def test_garbage_ends_the_connection(tmp_path: Path, data: bytes, reason: str) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            async with linked(link_to(node)) as (ear, task):
+                await ear.jobs.get()
+                node.send(data)
+                with pytest.raises(LinkLostError, match=f"^protocol error: {reason}$"):
+                    await task
+            await node.until(lambda: not node.miners)
+
+    run(test())
+
+
+def test_the_stream_must_go_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            link = link_to(node)
+
+            async def lost(reason: str, *, stream: int = 0, end: bool = False, reset: bool = False) -> None:
+                async with linked(link) as (ear, task):
+                    await ear.jobs.get()
+                    miner = await miner_of(node)
+                    if reset:
+                        miner._quic.reset_stream(stream, 7)
+                    else:
+                        miner._quic.send_stream_data(stream, b"" if end else b"x", end_stream=end)
+                    miner.transmit()
+                    with pytest.raises(LinkLostError, match=reason):
+                        await task
+                await node.until(lambda: not node.miners)
+
+            await lost("the peer finished the stream", end=True)
+            await lost(r"the peer reset the stream \(code 7\)", reset=True)
+            await lost("only one stream", stream=1)
+            await lost("only one stream", stream=3)
+
+    run(test())
+
+
+def test_a_close_is_known_at_once_and_in_the_peer_s_words(tmp_path: Path) -> None:
+    """Guards a private attribute of aioquic, whose event comes only after a draining period."""
+
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            link = link_to(node)
+            async with linked(link) as (ear, task):
+                job = await ear.jobs.get()
+                assert link._session is not None
+                connection = link._session.connection
+                (await miner_of(node)).close(error_code=7, reason_phrase="a\nb\x1b" + "c" * 200)
+                with pytest.raises(quic.EndedError):
+                    await connection.ended
+                assert connection._quic._state is QuicConnectionState.DRAINING
+                assert not link.submit(job, Solution(1, 1), 1, 1.0)
+                with pytest.raises(LinkLostError, match=rf"^closed: a\?b\?{'c' * 96} \(code 7\)$"):
+                    await task
+
+    run(test())
+
+
+def test_a_silent_node_is_given_up(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node, linked(link_to(node, ping_s=0.05, idle_s=0.2)) as (ear, task):
+            await ear.jobs.get()
+            miner = await miner_of(node)
+            miner.datagram_received = lambda *_: None  # type: ignore[method-assign]
+            with pytest.raises(LinkLostError, match=r"closed: Idle timeout"):
+                await task
+
+    run(test())
+
+
+def test_a_node_that_acknowledges_nothing_is_given_up(tmp_path: Path) -> None:
+    """Guards a private attribute of aioquic: what waits for the peer is bounded."""
+
+    async def test() -> None:
+        async with playing(tmp_path, difficulty=HARD) as node:
+            link = link_to(node)
+            async with linked(link) as (ear, task):
+                job = await ear.jobs.get()
+                miner = await miner_of(node)
+                miner.datagram_received = lambda *_: None  # type: ignore[method-assign]
+                sent = 0
+                while link.submit(job, Solution(1, 1), 1, 1.0):
+                    sent += len(messages.encode(JobResult("completed", job.id, "1", f"{1:0128x}", 1, 1.0)))
+                assert quic.MAX_UNACKNOWLEDGED - 2000 < sent <= quic.MAX_UNACKNOWLEDGED
+                with pytest.raises(LinkLostError, match="the peer does not take what it is sent"):
+                    await task
+
+    run(test())
+
+
+def test_what_aioquic_cannot_cope_with_is_a_loss(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            link = link_to(node)
+            async with linked(link) as (ear, task):
+                await ear.jobs.get()
+                assert link._session is not None
+
+                def fails(*_: object, **__: object) -> None:
+                    raise AssertionError("inside")
+
+                link._session.connection._quic.receive_datagram = fails  # type: ignore[method-assign]
+                node.renew_job()
+                with pytest.raises(LinkLostError, match=r"cannot be read \(AssertionError\)"):
+                    await task
+
+    run(test())
+
+
+def test_a_dead_port_is_known_at_once(dead_port: int) -> None:
+    async def test() -> None:
+        with pytest.raises(LinkLostError, match=r"^nobody listens there$"):
+            await NodeLink("127.0.0.1", dead_port, "x", bytes(32), handshake_s=2 * WAIT_S).run(Ear())
+
+    run(test())
+
+
+def test_a_port_that_never_answers_is_a_time_out(silent_port: int) -> None:
+    async def test() -> None:
+        link = NodeLink("127.0.0.1", silent_port, "x", bytes(32), handshake_s=0.05)
+        with pytest.raises(LinkLostError, match=r"^no answer in 0\.05 s$"):
+            await link.run(Ear())
+        assert not link.submit(LiveJob("1", bytes(32), 1), Solution(1, 1), 1, 1.0)
+
+    run(test())
+
+
+def test_a_link_that_is_cancelled_while_it_dials_leaves_nothing(silent_port: int) -> None:
+    async def test() -> None:
+        async with linked(NodeLink("127.0.0.1", silent_port, "x", bytes(32))) as (_, task):
+            before = sockets()
+            while sockets() == before:  # noqa: ASYNC110 - a socket has no event
+                await asyncio.sleep(0)
+            assert not task.done()
+
+    run(test())
+
+
+def test_noise_on_the_socket_is_ignored(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, difficulty=HARD) as node, linked(link_to(node)) as (ear, task):
+            await ear.jobs.get()
+            miner = await miner_of(node)
+            address = miner._quic.get_peer_address()
+            assert miner._transport is not None
+            for noise in (b"", b"x", bytes(1200), b"\xc0" + bytes(1199), os.urandom(1200)):
+                miner._transport.sendto(noise, address)
+            node.renew_job()
+            await ear.jobs.get()
+            assert not task.done()
+
+    run(test())
+
+
+# --- names and addresses ---
+
+
+def look_up(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+    infos = [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", address) for address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
+
+
+def test_every_address_of_a_name_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead_port: int, silent_port: int
+) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            link = link_to(node, handshake_s=0.5)
+            look_up(
+                monkeypatch,
+                ("255.255.255.255", 1),
+                ("127.0.0.1", dead_port),
+                ("127.0.0.1", silent_port),
+                ("127.0.0.1", node.port),
+            )
+            async with linked(link) as (ear, _):
+                await ear.jobs.get()
+            look_up(monkeypatch, ("255.255.255.255", 1))
+            with pytest.raises(LinkLostError, match=r"^cannot connect: "):
+                await link.run(Ear())
+
+    run(test())
+
+
+def test_an_address_that_refuses_us_is_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead_port: int
+) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, alpn="quantus-miner") as node:
+            link = link_to(node)
+            look_up(monkeypatch, ("127.0.0.1", node.port), ("127.0.0.1", dead_port))
+            with pytest.raises(LinkRefusedError, match="wrong node version"):
+                await link.run(Ear())
+
+    run(test())
+
+
+def test_localhost_is_found_in_whatever_family(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            pin = parse_fingerprint((node.folder / dev_files.FINGERPRINT).read_text())
+            async with linked(NodeLink("localhost", node.port, node.token, pin)) as (ear, _):
+                await ear.jobs.get()
+
+    run(test())
+
+
+def test_a_name_without_address_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def test() -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", fails)
+        with pytest.raises(LinkLostError, match=r"^cannot resolve nowhere\.invalid: Name or service not known$"):
+            await NodeLink("nowhere.invalid", 1, "x", bytes(32)).run(Ear())
+
+    run(test())
+
+
+@pytest.mark.parametrize("host", ["a" * 64 + ".invalid", "a..b", "\udc80"])
+def test_a_name_that_is_none_is_a_loss(host: str) -> None:
+    async def test() -> None:
+        with pytest.raises(LinkLostError, match=r"^cannot resolve "):
+            await NodeLink(host, 1, "x", bytes(32)).run(Ear())
+
+    run(test())
+
+
+def test_a_resolver_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+
+    async def test() -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait() and [])
+        with pytest.raises(LinkLostError, match=r"^no answer in 0\.05 s$"):
+            await NodeLink("slow.invalid", 1, "x", bytes(32), handshake_s=0.05).run(Ear())
+
+    run(test())
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "resolver")
+    release.set()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+
+
+def test_names_are_fit_for_logs() -> None:
+    assert NodeLink("127.0.0.1", 9833, "t", None).name == "node 127.0.0.1:9833"
+    assert NodeLink("::1", 9833, "t", None).name == "node [::1]:9833"
+    assert NodeLink("pool.example", 1, "t", None, kind="pool").name == "pool quic://pool.example:1"

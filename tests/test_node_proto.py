@@ -1,0 +1,490 @@
+"""The node protocol without a network: frames, messages, and both ends joined in memory."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import sys
+from typing import Any, Final
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantus_miner import dev_node_quic
+from quantus_miner.cli import cli
+from quantus_miner.model import MAX, LiveJob, Solution
+from quantus_miner.proto import frames, messages
+from quantus_miner.proto import node as proto
+from quantus_miner.proto.frames import MAX_FRAME, FrameError, FrameReader
+from quantus_miner.proto.messages import JobResult, NewJob, Ready, parse_fingerprint, parse_token
+from quantus_miner.proto.node import (
+    MINER_TRANSITIONS,
+    NODE_TRANSITIONS,
+    Authenticated,
+    Closed,
+    JobReceived,
+    JobRefused,
+    MinerCore,
+    MinerState,
+    NodeCore,
+    NodeState,
+    ResultReceived,
+    Violation,
+)
+from quantus_miner.sources import node as link
+from quantus_miner.sources import quic
+
+from .conftest import vectors
+from .test_docs import SOURCE, _templates, code, fenced, table, tables
+
+EXAMPLES: Final = vectors("protocol_examples")
+HASH: Final = "ab" * 32
+WORK: Final = f"{0x1F:0128x}"
+CAPTURED: Final[dict[str, messages.Message]] = {
+    "auth (ALPN quantus-miner/2) Ready": Ready("deadbeef"),
+    'auth Ready, token a"b\\cé<LF>\\x01/': Ready('a"b\\cé\n\x01/'),
+    "NewJob, api 0.2.0+ and auth": NewJob("27", HASH, "131072"),
+    "JobResult completed": JobResult("completed", "27", "1f", WORK, 123456, 1.5),
+    "JobResult failed": JobResult("failed", "27", None, None, 0, 0.0),
+    "JobResult cancelled": JobResult("cancelled", "27", None, None, 5, 0.25),
+}
+OLDER: Final = {"pre-auth (ALPN quantus-miner) Ready", "NewJob of api 0.0.3/0.1.0 (miners v3.0.x, v3.1.0)"}
+"""Frames of earlier protocols, which this one refuses."""
+
+text = st.text(st.characters(codec="utf-8"), max_size=60)
+jobs = st.builds(
+    lambda job_id, header, difficulty: NewJob(job_id, header.hex(), str(difficulty)),
+    text,
+    st.binary(min_size=32, max_size=32),
+    st.integers(1, MAX),
+)
+results = st.builds(
+    JobResult,
+    st.sampled_from(messages.STATUSES),
+    text,
+    st.none() | text,
+    st.none() | text,
+    st.integers(0, messages.U64),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+
+
+def frame(body: bytes) -> bytes:
+    return len(body).to_bytes(4) + body
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    """``data`` in pieces, cut at these places."""
+    bounds = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+# --- frames and messages ---
+
+
+def test_every_captured_frame_is_ours_byte_for_byte() -> None:
+    captured = {example["name"]: bytes.fromhex(example["frame_hex"]) for example in EXAMPLES["quic_frames"]}
+    assert captured.keys() == CAPTURED.keys() | OLDER
+    for name, data in captured.items():
+        (body,), error = FrameReader().feed(data)
+        assert error is None
+        if name in OLDER:
+            with pytest.raises(FrameError):
+                messages.decode(body)
+        else:
+            assert messages.encode(CAPTURED[name]) == data
+            assert messages.decode(body) == CAPTURED[name]
+
+
+@pytest.mark.parametrize("example", EXAMPLES["node_accepts_auth_protocol"], ids=lambda example: example["json"])
+def test_the_parser_takes_what_the_node_s_takes(example: dict[str, Any]) -> None:
+    body = example["json"].encode()
+    if example["accepted"]:
+        assert isinstance(messages.decode(body), Ready | JobResult)
+    else:
+        with pytest.raises(FrameError):
+            messages.decode(body)
+
+
+RESULT: Final = {"status": "completed", "job_id": "1", "hash_count": 1, "elapsed_time": 1}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff",
+        b"\xef\xbb\xbf{}",
+        b"{}",
+        b"[]",
+        b"null",
+        b'{"Ready":{"token":"x"},"Ready":{"token":"x"}}',
+        b'{"Ready":{"token":"x","token":"x"}}',
+        b'{"Ready":["x","y"]}',
+        b'{"Ready":[]}',
+        b'{"Ready":"x"}',
+        b'{"Ready":{"token":"\\ud800"}}',
+        b'{"Cancel":{"job_id":"1"}}',
+        json.dumps({"JobResult": RESULT | {"hash_count": True}}).encode(),
+        json.dumps({"JobResult": RESULT | {"elapsed_time": "1"}}).encode(),
+        b'{"JobResult":{"status":"completed","job_id":"1","hash_count":1,"elapsed_time":1e999}}',
+        b'{"JobResult":{"status":"completed","job_id":"1","hash_count":1,"elapsed_time":1' + b"0" * 400 + b"}}",
+        b"[" * MAX_FRAME,
+    ],
+)
+def test_more_that_the_parser_refuses(body: bytes) -> None:
+    with pytest.raises(FrameError):
+        messages.decode(body)
+
+
+def test_a_repeated_field_is_ignored_where_it_is_unknown() -> None:
+    assert messages.decode(b'{"Ready":{"x":1,"token":"t","x":{"x":1,"x":2}}}') == Ready("t")
+    assert messages.decode(b'{"JobResult":["failed","1",null,null,0,0]}') == JobResult("failed", "1", None, None, 0, 0)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode))
+def test_any_body_is_a_message_or_a_frame_error(body: bytes) -> None:
+    try:
+        message = messages.decode(body)
+    except FrameError as error:
+        assert "\n" not in str(error)
+    else:
+        assert messages.decode(messages.encode(message)[4:]) == message
+
+
+@given(jobs | results | st.builds(Ready, text))
+def test_what_is_encoded_is_decoded(message: messages.Message) -> None:
+    try:
+        data = messages.encode(message)
+    except ValueError:
+        assert len(json.dumps(str(message))) > MAX_FRAME / 2
+        return
+    (body,), error = FrameReader().feed(data)
+    assert error is None
+    assert messages.decode(body) == message
+
+
+@pytest.mark.parametrize("field", [{"hash_count": -1}, {"hash_count": 2**64}, {"hash_count": 1.0}])
+def test_no_message_is_made_that_a_node_refuses(field: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="hash_count"):
+        JobResult(**{"status": "completed", "job_id": "1", "nonce": None, "work": None, "elapsed_time": 1.0} | field)
+    for elapsed in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="elapsed_time"):
+            JobResult("completed", "1", None, None, 1, elapsed)
+
+
+@given(st.lists(st.binary(max_size=MAX_FRAME), max_size=6), st.lists(st.integers(0, 10_000), max_size=20))
+def test_frames_survive_every_way_of_cutting_the_stream(bodies: list[bytes], places: list[int]) -> None:
+    reader = FrameReader()
+    received = []
+    for piece in cut(b"".join(map(frame, bodies)), places):
+        found, error = reader.feed(piece)
+        assert error is None
+        received += found
+    assert received == bodies
+
+
+@given(st.integers(MAX_FRAME + 1, 2**32 - 1), st.binary(max_size=50))
+def test_a_frame_that_is_too_large_is_refused_by_its_length_alone(size: int, rest: bytes) -> None:
+    reader = FrameReader()
+    found, error = reader.feed(frame(b"ok") + size.to_bytes(4) + rest)
+    assert found == [b"ok"]
+    assert error is not None
+    assert f"{size:,} bytes" in str(error)
+
+
+def test_the_largest_frame_holds_1024_bytes() -> None:
+    assert len(frames.encode({"a": "x" * 1016})) == 4 + MAX_FRAME
+    with pytest.raises(ValueError, match="1,024"):
+        frames.encode({"a": "x" * 1017})
+
+
+# --- settings ---
+
+
+@pytest.mark.parametrize(
+    "text", ["ab" * 32, "AB" * 32, ":".join(["aB"] * 32), f" {'ab ' * 32}\n", "abab:" * 16, "\t".join("ab" * 32)]
+)
+def test_a_fingerprint_in_each_form(text: str) -> None:
+    assert parse_fingerprint(text) == b"\xab" * 32
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ab" * 31, "ab" * 33, "xy" * 32, "٣" * 64, "sha256:" + "ab" * 32, "-".join(["ab"] * 32)]
+)
+def test_what_is_no_fingerprint(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^64 hex digits"):
+        parse_fingerprint(text)
+
+
+@pytest.mark.parametrize("text", ["x", "x" * 512, "é" * 256, 'wallet.worker"1"'])
+def test_a_token_is_trimmed(text: str) -> None:
+    assert parse_token(f" \n{text}\r\n") == text
+    assert len(messages.encode(Ready(text))) <= MAX_FRAME
+
+
+@pytest.mark.parametrize("text", ["", " \n", "x" * 513, "é" * 257, "\x01" * 200, "\ud800"])
+def test_what_is_no_token(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^1 to 512 bytes"):
+        parse_token(text)
+
+
+# --- the two ends ---
+
+
+def mining(job: NewJob | None = None) -> tuple[MinerCore, LiveJob]:
+    """A miner's end with a job."""
+    core = MinerCore("t")
+    core.start()
+    (event,) = core.receive(messages.encode(job or NewJob("27", HASH, "131072")))
+    assert isinstance(event, JobReceived)
+    core.outbox.clear()
+    return core, event.job
+
+
+@given(st.data(), st.lists(jobs, min_size=1, max_size=5), st.lists(st.integers(0, 10_000), max_size=20))
+def test_both_ends_joined(data: st.DataObject, sent: list[NewJob], places: list[int]) -> None:
+    """Ready, jobs and a result each, however the streams are cut: what one end sends is what the other one hears."""
+    miner, node = MinerCore("tökén"), NodeCore("tökén")
+    miner.start()
+    heard: list[object] = []
+    for piece in cut(b"".join(miner.outbox), places):
+        heard += node.receive(piece)
+    assert heard == [Authenticated()]
+    miner.outbox.clear()
+    for job in sent:
+        node.send_job(job)
+    received = []
+    for piece in cut(b"".join(node.outbox), places):
+        lives = [event.job for event in miner.receive(piece) if isinstance(event, JobReceived)]
+        received += [NewJob(live.id, live.header.hex(), str(live.difficulty)) for live in lives]
+        for live in lives:
+            nonce, hashes = data.draw(st.integers(1, MAX)), data.draw(st.integers(0, messages.U64))
+            elapsed = data.draw(st.floats(0, allow_nan=False, allow_infinity=False))
+            assert miner.result(live, Solution(nonce, 0), hashes, elapsed) == (live is lives[-1])
+            for result in miner.outbox:
+                expected = JobResult("completed", live.id, f"{nonce:x}", f"{nonce:0128x}", hashes, elapsed)
+                assert node.receive(result) == [ResultReceived(expected)]
+            miner.outbox.clear()
+    assert received == sent
+
+
+@given(st.lists(st.binary(max_size=300), max_size=5), st.booleans())
+def test_hostile_bytes_end_either_end_in_one_event(pieces: list[bytes], framed: bool) -> None:
+    miner, node = MinerCore("t"), NodeCore("t")
+    miner.start()
+    for end, last in ((miner, Violation), (node, Closed)):
+        for piece in pieces:
+            events = end.receive(frame(piece) if framed else piece)
+            assert not any(isinstance(event, last) for event in events[:-1])
+            if events and isinstance(events[-1], last):
+                break
+    assert miner.state in (MinerState.WAITING, MinerState.MINING, MinerState.BROKEN)
+    assert node.state in (NodeState.UNKNOWN, NodeState.IDLE, NodeState.CLOSED)
+
+
+def test_the_buffer_is_bounded_while_a_frame_is_incomplete() -> None:
+    reader = FrameReader()
+    reader.feed(MAX_FRAME.to_bytes(4))
+    for _ in range(MAX_FRAME - 1):
+        assert reader.feed(b"x") == ([], None)
+    assert len(reader._buffer) == MAX_FRAME + 3
+    assert reader.feed(b"x") == ([b"x" * MAX_FRAME], None)
+    assert not reader._buffer
+
+
+@pytest.mark.parametrize(
+    ("job", "reason"),
+    [
+        (NewJob("27", "ab" * 31, "1"), "mining_hash"),
+        (NewJob("27", "0x" + "ab" * 31, "1"), "mining_hash"),
+        (NewJob("27", "xy" * 32, "1"), "mining_hash"),
+        (NewJob("27", HASH + "\n", "1"), "mining_hash"),
+        (NewJob("27", HASH, "0"), "difficulty"),
+        (NewJob("27", HASH, ""), "difficulty"),
+        (NewJob("27", HASH, "-1"), "difficulty"),
+        (NewJob("27", HASH, "1e3"), "difficulty"),
+        (NewJob("27", HASH, "0x10"), "difficulty"),
+        (NewJob("27", HASH, "٣"), "difficulty"),
+        (NewJob("27", HASH, " 1"), "difficulty"),
+        (NewJob("27", HASH, str(MAX + 1)), "difficulty"),
+        (NewJob("27", HASH, "9" * 800), "difficulty"),
+        (NewJob("x" * 700, HASH, "1"), "job_id"),
+    ],
+)
+def test_an_invalid_job_is_answered_and_ends_the_one_before(job: NewJob, reason: str) -> None:
+    core, before = mining()
+    (event,) = core.receive(messages.encode(job))
+    assert isinstance(event, JobRefused)
+    assert reason in event.reason
+    assert core.outbox == [messages.encode(JobResult("failed", job.job_id, None, None, 0, 0.0))]
+    assert core.state is MinerState.WAITING
+    assert not core.result(before, Solution(1, 0), 1, 1.0)
+    assert isinstance(core.receive(messages.encode(NewJob("28", HASH, "1")))[0], JobReceived)
+
+
+def test_a_job_whose_id_leaves_no_room_for_an_answer_is_not_answered() -> None:
+    # As an array the message is short enough for an id that fills a frame.
+    core = MinerCore("t")
+    core.start()
+    core.outbox.clear()
+    document = b'{"NewJob":["' + b"x" * 930 + b'","ab","0"]}'
+    (event,) = core.receive(frame(document))
+    assert isinstance(event, JobRefused)
+    assert "not answered" in event.reason
+    assert len(event.reason) < 200
+    assert core.outbox == []
+
+
+@pytest.mark.parametrize("difficulty", ["1", "0001", str(MAX), "0" * 100 + str(MAX)])
+def test_the_range_of_difficulties(difficulty: str) -> None:
+    _, job = mining(NewJob("27", HASH.upper(), difficulty))
+    assert job == LiveJob("27", bytes.fromhex(HASH), int(difficulty))
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=700))
+def test_every_job_that_is_taken_can_be_answered_with_its_longest_result(job_id: str) -> None:
+    try:
+        data = messages.encode(NewJob(job_id, HASH, "1"))
+    except ValueError:
+        return
+    core = MinerCore("t")
+    core.start()
+    core.outbox.clear()
+    (event,) = core.receive(data)
+    if isinstance(event, JobReceived):
+        assert core.result(event.job, Solution(MAX, 0), messages.U64, sys.float_info.min)
+        assert len(core.outbox[0]) <= 4 + MAX_FRAME
+
+
+def test_a_solution_counts_only_for_the_present_job_as_an_object() -> None:
+    core, job = mining()
+    twin = LiveJob(job.id, job.header, job.difficulty)
+    assert twin == job
+    assert not core.result(twin, Solution(1, 0), 1, 1.0)
+    assert core.result(job, Solution(0x1F, 0), 123456, 1.5)
+    assert core.result(job, Solution(0x20, 0), 123457, 1.5)
+    assert core.outbox[0] == messages.encode(CAPTURED["JobResult completed"])
+    core.receive(messages.encode(NewJob(job.id, HASH, "131072")))
+    assert not core.result(job, Solution(1, 0), 1, 1.0)
+
+
+@pytest.mark.parametrize(("hashes", "elapsed"), [(-1, 1.0), (2**64, 1.0), (1, math.nan), (1, math.inf)])
+def test_figures_that_a_node_refuses_are_our_error(hashes: int, elapsed: float) -> None:
+    core, job = mining()
+    with pytest.raises(ValueError, match="not valid"):
+        core.result(job, Solution(1, 0), hashes, elapsed)
+    assert core.outbox == []
+
+
+@pytest.mark.parametrize("message", [Ready("t"), JobResult("failed", "1", None, None, 0, 0.0)])
+def test_a_node_that_speaks_as_a_miner_breaks_the_protocol(message: messages.Message) -> None:
+    core, job = mining()
+    events = core.receive(messages.encode(NewJob("28", HASH, "1")) + messages.encode(message) + b"more")
+    assert isinstance(events[0], JobReceived)
+    assert isinstance(events[1], Violation)
+    assert len(events) == 2
+    assert core.state is MinerState.BROKEN
+    assert not core.result(job, Solution(1, 0), 1, 1.0)
+
+
+def test_a_node_that_speaks_first_breaks_the_protocol() -> None:
+    core = MinerCore("t")
+    assert isinstance(core.receive(messages.encode(NewJob("27", HASH, "1")))[0], Violation)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (messages.encode(Ready("T")), proto.AUTH_FAILED),
+        (messages.encode(Ready("")), proto.AUTH_FAILED),
+        (messages.encode(NewJob("1", HASH, "1")), proto.PROTOCOL_ERROR),
+        (messages.encode(CAPTURED["JobResult failed"]), proto.PROTOCOL_ERROR),
+        (messages.encode(Ready("t")) * 2, proto.PROTOCOL_ERROR),
+        (messages.encode(Ready("T")) * 2, proto.AUTH_FAILED),
+        (frame(b'"Ready"'), proto.PROTOCOL_ERROR),
+        (b"\xff\xff\xff\xff", proto.PROTOCOL_ERROR),
+    ],
+)
+def test_the_node_s_end_closes(data: bytes, reason: str) -> None:
+    core = NodeCore("t")
+    assert core.receive(data)[-1] == Closed(reason)
+    assert core.state is NodeState.CLOSED
+
+
+def test_the_node_s_end_waits_for_ready_so_long() -> None:
+    assert NodeCore("t").time_out() == Closed(proto.AUTH_TIMEOUT)
+    core = NodeCore("t")
+    core.receive(messages.encode(Ready("t")))
+    assert core.time_out() is None
+    with pytest.raises(KeyError):
+        NodeCore("t").send_job(NewJob("1", HASH, "1"))
+
+
+# --- tables ---
+
+
+def test_an_unlisted_transition_raises() -> None:
+    core = MinerCore("t")
+    core.start()
+    with pytest.raises(KeyError):
+        core.start()
+
+
+@pytest.mark.parametrize(("state", "table"), [(MinerState, MINER_TRANSITIONS), (NodeState, NODE_TRANSITIONS)])
+def test_every_state_is_reached_and_only_the_last_one_is_an_end(
+    state: type[MinerState] | type[NodeState], table: dict[tuple[Any, Any], Any]
+) -> None:
+    first, *rest = state
+    assert {*table.values()} >= {*rest}
+    assert {left for left, _ in table} == {first, *rest[:-1]}
+
+
+def test_the_tables_of_the_page_are_those_of_the_code() -> None:
+    documented = tables("docs/node-protocol.md", "state", "event", "next state", "what happens")
+    assert [[tuple(map(code, row[:3])) for row in rows] for rows in documented] == [
+        [(state.value, event.value, following.value) for (state, event), following in transitions.items()]
+        for transitions in (MINER_TRANSITIONS, NODE_TRANSITIONS)
+    ]
+    assert all(row[3].endswith(".") for rows in documented for row in rows)
+
+
+def test_the_limits_of_the_page_are_those_of_the_code() -> None:
+    rows = dict(table("docs/node-protocol.md", "what", "value"))
+    assert rows["application protocol (ALPN)"] == f"`{proto.ALPN}`"
+    assert rows["server name (SNI)"] == f"`{proto.SERVER_NAME}`"
+    assert rows["handshake, with each address of the host"] == f"within {link.HANDSHAKE_S:g} s"
+    assert rows["the miner pings"].startswith(f"every {link.PING_S:g} s: ")
+    assert f"idle for {dev_node_quic.IDLE_TIMEOUT_S:g} s" in rows["the miner pings"]
+    assert rows["the miner gives up an idle node"] == f"after {link.IDLE_S:g} s"
+    assert rows["largest frame"] == f"{MAX_FRAME:,} bytes of JSON"
+    assert rows["largest token"] == f"{messages.MAX_TOKEN} bytes"
+    assert rows["bytes that a peer leaves unacknowledged before it is given up"] == f"{quic.MAX_UNACKNOWLEDGED:,}"
+
+
+def test_the_examples_of_the_page_are_what_is_sent() -> None:
+    examples = [messages.decode(example.strip().encode()) for example in fenced("docs/node-protocol.md", "json")]
+    assert [messages.encode(example)[4:].decode() + "\n" for example in examples] == fenced(
+        "docs/node-protocol.md", "json"
+    )
+    assert [type(example) for example in examples] == [Ready, NewJob, JobResult]
+
+
+def test_quoted_log_lines_are_in_the_code() -> None:
+    templates = [pattern for path in sorted(SOURCE.glob("**/*.py")) for pattern in _templates(path)]
+    quoted = [row[2] for row in table("docs/node-protocol.md", "it ends with", "for the miner", "the log says")]
+    quoted += [row[0] for rows in tables("docs/mining-with-a-node.md", "the log says", "what to do") for row in rows]
+    assert len(quoted) >= 15
+    assert not [line for line in quoted if not any(re.fullmatch(template, code(line)) for template in templates)]
+
+
+def test_every_misbehaviour_is_documented() -> None:
+    rows = table("docs/mining-with-a-node.md", "`--misbehave`", "what it does")
+    assert [code(row[0]) for row in rows] == [*map(str, dev_node_quic.Misbehaviour)]
+    (option,) = (option for option in cli.commands["dev-node"].params if option.name == "misbehave")
+    assert isinstance(option.type, click.Choice)
+    assert list(option.type.choices) == [*map(str, dev_node_quic.Misbehaviour)]

@@ -1,5 +1,6 @@
 # make run: build, start a miner and a development node, watch blocks being found (Ctrl-C ends both).
-# make test: everything CI runs.
+# make test: everything CI runs that needs no cargo.
+# make interop: the miner against a node on the network's own code (needs cargo).
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,10 +8,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
 
-.PHONY: run test bench bench-peers check lock clean
+.PHONY: run test interop bench bench-peers check lock clean
 
 run: $(VENV)/run.stamp
-	@$(BIN)/quantus-miner dev-node
+	@$(BIN)/quantus-miner dev-node --quic
 
 test: $(VENV)/test.stamp
 	$(BIN)/ruff format --check .
@@ -21,6 +22,11 @@ test: $(VENV)/test.stamp
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+interop: $(VENV)/test.stamp
+	@command -v cargo >/dev/null || { echo "quantus-miner: cargo is missing; install Rust to build the node" >&2; exit 1; }
+	cargo build --quiet --manifest-path tests/interop/Cargo.toml
+	$(BIN)/pytest tests/interop
 
 # Figures of this machine: the service's own cost, every kernel, and (with cargo) the network's own hash crate.
 bench: $(VENV)/run.stamp

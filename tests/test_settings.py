@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantus_miner.errors import SettingError
-from quantus_miner.settings import BY_NAME, SETTINGS, Settings, load
+from quantus_miner.settings import BY_NAME, FROM_FILES, SETTINGS, Settings, load
 
 
 def test_defaults_are_those_of_the_specification() -> None:
@@ -131,4 +131,65 @@ def test_any_text_is_a_value_or_one_clear_line(setting: object, text: str) -> No
 
 
 def test_the_table_and_the_parsed_settings_name_the_same() -> None:
-    assert [field.name for field in fields(Settings)] == [name for name in BY_NAME if name != "api_token_file"]
+    assert [field.name for field in fields(Settings)] == [
+        name for name in BY_NAME if name not in {f"{read}_file" for read in FROM_FILES}
+    ]
+
+
+PIN = "ab" * 32
+WALLET = "qzjTEwCDN6vQ6g4C5dq2NBJ2yxkZ9XtJzprerRgPpmj3ay16V"
+
+
+def test_a_live_node_has_address_token_and_fingerprint(tmp_path: Path) -> None:
+    token, pin = tmp_path / "miner-auth-token", tmp_path / "miner-tls-cert-sha256"
+    token.write_text("s3cret\n")
+    pin.write_text("AB:" * 31 + "AB\n")
+    flags = {"node_addr": "[::1]", "auth_token_file": str(token), "tls_cert_sha256_file": str(pin)}
+    settings = load(flags, {}, None)
+    assert settings.node_addr == ("::1", 9833)
+    assert settings.auth_token == "s3cret"  # noqa: S105 - a test's
+    assert settings.tls_cert_sha256 == bytes.fromhex(PIN)
+    assert "s3cret" not in settings.summary()
+    assert f"tls_cert_sha256={PIN}" in settings.summary()
+
+
+def test_pools_are_an_order_from_flag_environment_or_file(tmp_path: Path) -> None:
+    urls = ["stratum+tcp://a.example:1", f"stratum+ssl://b.example:2?pin={PIN}"]
+    config = tmp_path / "miner.toml"
+    config.write_text(f"pool = {urls!r}")
+    ways = [
+        load({"pool": ",".join(urls), "wallet": WALLET}, {}, None),
+        load({}, {"MINER_POOL": ", ".join(urls), "MINER_WALLET": WALLET}, None),
+        load({"wallet": WALLET}, {}, config),
+    ]
+    for settings in ways:
+        assert settings.pool is not None
+        assert [url.host for url in settings.pool] == ["a.example", "b.example"]
+        assert settings.pool[1].pin == bytes.fromhex(PIN)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"node_addr": "a:1"}, "--node-addr needs --auth-token or --auth-token-file"),
+        ({"node_addr": "a:1", "auth_token": "x"}, "--node-addr needs --tls-cert-sha256 or --tls-cert-sha256-file"),
+        ({"node_addr": "a:0"}, "--node-addr: 'a:0' (command line) is not allowed; allowed: HOST:PORT"),
+        ({"node_addr": "::1:9833"}, "--node-addr: '::1:9833'"),
+        ({"pool": "stratum+tcp://a:1"}, "--pool needs --wallet"),
+        (
+            {"pool": "http://a:1", "wallet": WALLET},
+            "--pool: 'http://a:1' (command line) is not allowed; allowed: stratum",
+        ),
+        ({"wallet": "a b"}, "--wallet: 'a b'"),
+        ({"worker_name": "a.b"}, "--worker-name: 'a.b'"),
+        ({"tls_cert_sha256": "ab"}, "--tls-cert-sha256: 'ab' (command line) is not allowed; allowed: 64 hex digits"),
+        ({"priority": "first"}, "--priority: 'first' (command line) is not allowed; allowed: one of live, equal, http"),
+        ({"auth_token": "secret" * 100}, "--auth-token: the value (command line) is not allowed"),
+    ],
+)
+def test_what_a_live_source_lacks_is_said_in_one_line(flags: dict[str, str], words: str) -> None:
+    with pytest.raises(SettingError) as error:
+        load(flags, {}, None)
+    assert words in str(error.value)
+    assert "secretsecret" not in str(error.value)
+    assert "\n" not in str(error.value)

@@ -353,7 +353,9 @@ def test_named_files_exist(page: str) -> None:
 
 
 def test_the_functions_of_the_job_flow_exist() -> None:
-    for _, file, function, _ in table("docs/job-flow.md", "step", "file", "function", "what happens"):
+    found = tables("docs/job-flow.md", "step", "file", "function", "what happens")
+    assert len(found) == 2
+    for _, file, function, _ in itertools.chain(*found):
         path = next(base / code(file) for base in (SOURCE, ROOT) if (base / code(file)).exists())
         names = _functions(path) if path.suffix == ".py" else re.findall(r"\b(\w+)\(", path.read_text("utf-8"))
         assert code(function) in names, f"{code(file)}: {code(function)}"

@@ -30,7 +30,7 @@ class Ear:
     """Keeps what it hears."""
 
     def __init__(self) -> None:
-        self.opened = 0
+        self.opened = self.withdrawn = 0
         self.jobs: asyncio.Queue[LiveJob] = asyncio.Queue()
 
     def on_open(self) -> None:
@@ -38,6 +38,9 @@ class Ear:
 
     def on_job(self, job: LiveJob) -> None:
         self.jobs.put_nowait(job)
+
+    def on_no_job(self) -> None:
+        self.withdrawn += 1
 
     def on_verdict(self, verdict: Verdict) -> None:
         raise AssertionError("nodes give no verdict")

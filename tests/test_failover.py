@@ -90,6 +90,15 @@ def test_a_source_that_falls_silent_is_left_for_one_that_does_not_and_kept_where
     assert state(failover, "current") == (0,), "the other is the silent one now"
 
 
+def test_a_withdrawn_job_is_not_mined_and_its_silence_brings_in_the_next() -> None:
+    failover = Failover(2, 0.0)
+    failover.job(0, 100.0)
+    failover.no_job(0, 101.0)
+    assert state(failover, "current", "wanted") == (None, (0,))
+    failover.update(101.0 + FIRST_JOB_S)
+    assert state(failover, "wanted") == ((0, 1),)
+
+
 def test_a_source_that_refuses_us_is_not_tried_again() -> None:
     failover = Failover(2, 0.0)
     failover.refused(0, 1.0)
@@ -98,7 +107,7 @@ def test_a_source_that_refuses_us_is_not_tried_again() -> None:
     assert state(failover, "wanted", "hopeless") == ((), True)
 
 
-events = st.tuples(st.sampled_from(("job", "lost", "refused", "update")), st.integers(0, 2), st.floats(0, 90))
+events = st.tuples(st.sampled_from(("job", "no job", "lost", "refused", "update")), st.integers(0, 2), st.floats(0, 90))
 
 
 @given(st.lists(events, max_size=60))
@@ -116,6 +125,9 @@ def test_whatever_happens_what_is_mined_has_a_job_and_nothing_is_idle_while_one_
             if kind == "job":
                 failover.job(index, now)
                 with_job.add(index)
+            elif kind == "no job":
+                failover.no_job(index, now)
+                with_job.discard(index)
             else:
                 with_job.discard(index)
                 refused |= {index} if kind == "refused" else set()

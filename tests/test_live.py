@@ -171,6 +171,21 @@ def test_a_lost_link_stops_its_job_and_is_tried_again() -> None:
     run(test())
 
 
+def test_a_withdrawn_job_is_not_mined() -> None:
+    async def test() -> None:
+        link = ScriptedLink("node a")
+        async with mining(link) as (_, miner):
+            listener = await link.connected()
+            link.give(listener, job("1", difficulty=MAX))
+            assert miner.stats().active_jobs == 1
+            listener.on_no_job()
+            assert miner.stats().active_jobs == 0
+            link.give(listener, job("2", difficulty=MAX))
+            assert miner.stats().active_jobs == 1
+
+    run(test())
+
+
 def test_failover_and_return_to_the_first() -> None:
     async def test() -> None:
         clock = Clock()

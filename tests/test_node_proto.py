@@ -463,7 +463,8 @@ def test_the_limits_of_the_page_are_those_of_the_code() -> None:
     assert rows["the miner gives up an idle node"] == f"after {link.IDLE_S:g} s"
     assert rows["largest frame"] == f"{MAX_FRAME:,} bytes of JSON"
     assert rows["largest token"] == f"{messages.MAX_TOKEN} bytes"
-    assert rows["bytes that a peer leaves unacknowledged before it is given up"] == f"{quic.MAX_UNACKNOWLEDGED:,}"
+    assert rows["bytes on their way, after which further frames wait"] == f"{quic.MAX_IN_FLIGHT:,}"
+    assert rows["bytes that wait for a peer to acknowledge others before it is given up"] == f"{quic.MAX_WAITING:,}"
 
 
 def test_the_examples_of_the_page_are_what_is_sent() -> None:

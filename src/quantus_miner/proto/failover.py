@@ -64,15 +64,20 @@ class Failover:
         source.job_at, source.failures = now, 0
         self.update(now)
 
+    def no_job(self, index: int, now: float) -> None:
+        """A source has withdrawn its job, or its connection has ended."""
+        source = self._sources[index]
+        if source.job_at is not None:
+            source.idle_since = now
+        source.job_at = source.well_since = None
+        self.update(now)
+
     def lost(self, index: int, now: float) -> None:
         """A connection has ended, or could not be made."""
         source = self._sources[index]
         if source.job_at is None:
             source.failures += 1
-        else:
-            source.idle_since = now
-        source.job_at = source.well_since = None
-        self.update(now)
+        self.no_job(index, now)
 
     def refused(self, index: int, now: float) -> None:
         """A source will never take us; it is not tried again."""

@@ -28,6 +28,9 @@ class Listener(Protocol):
     def on_job(self, job: LiveJob) -> None:
         """``job`` replaces the one before."""
 
+    def on_no_job(self) -> None:
+        """The job before is void, and there is none until the next."""
+
     def on_verdict(self, verdict: Verdict) -> None:
         """A share was judged; nodes never do that."""
 
@@ -42,7 +45,8 @@ class Link(Protocol):
     async def run(self, listener: Listener) -> NoReturn:
         """One connection, from dialling to its end; closes it when cancelled.
 
-        Raises LinkLostError when it ends or cannot be made, LinkRefusedError where trying again is of no use.
+        Raises LinkLostError when it ends or cannot be made, LinkRefusedError where trying again is of no use; their
+        texts are said after the link's name.
         """
 
     def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:

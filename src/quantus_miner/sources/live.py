@@ -53,6 +53,9 @@ class _Ear:
     def on_job(self, job: LiveJob) -> None:
         self._source.on_job(self._index, job)
 
+    def on_no_job(self) -> None:
+        self._source.on_no_job(self._index)
+
     def on_verdict(self, verdict: Verdict) -> None:
         self._source.on_verdict(self._index, verdict)
 
@@ -127,6 +130,13 @@ class LiveSource:
         log.info(
             "Job %s from %s: header %s, difficulty %d", job.id, upstream.link.name, job.header.hex(), job.difficulty
         )
+
+    def on_no_job(self, index: int) -> None:
+        """The job of a link is void."""
+        self._upstreams[index].job = None
+        self._failover.no_job(index, self._clock())
+        self._apply()
+        self._news.set()
 
     def on_verdict(self, index: int, verdict: Verdict) -> None:
         """A pool has judged a share."""

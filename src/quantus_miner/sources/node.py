@@ -158,6 +158,7 @@ class _Session:
                     # Once a connection: a peer does not get to fill the log.
                     log.log(logging.DEBUG if self._warned else logging.WARNING, "%s", reason)
                     self._warned = True
+                    self._listener.on_no_job()
                 case proto.Violation(reason):
                     self.connection.close(f"protocol error: {reason}")
 

@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from aioquic.quic import events
@@ -30,8 +31,11 @@ MAX_ADDRESSES: Final = 8
 """Addresses of one name that are tried."""
 RECEIVE_WINDOW: Final = 65_536
 """Bytes that the peer may send ahead of what was read."""
-MAX_UNACKNOWLEDGED: Final = 65_536
-"""Bytes sent and not acknowledged at which a peer is given up."""
+MAX_IN_FLIGHT: Final = 1_000
+"""Bytes sent and not acknowledged, after which further writes wait: they fit into one packet, so that a write that has
+to be sent again does not arrive in pieces. Nodes lose their place in a frame that does."""
+MAX_WAITING: Final = 65_536
+"""Bytes that wait for acknowledgement at which a peer is given up."""
 NO_APPLICATION_PROTOCOL: Final = 0x100 + 120
 """QUIC's code for the TLS alert that says that there is no protocol in common."""
 
@@ -61,6 +65,7 @@ class Connection(asyncio.DatagramProtocol):
         self._loop = loop
         self._receive = receive
         self._connected: asyncio.Future[None] = loop.create_future()
+        self._waiting: deque[bytes] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.DatagramTransport | None = None
         self._quic = QuicConnection(
@@ -108,12 +113,12 @@ class Connection(asyncio.DatagramProtocol):
         return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
 
     def write(self, data: bytes) -> bool:
-        """Hands ``data`` to the UDP socket before it returns; False after the end."""
+        """Hands ``data`` to the UDP socket before it returns; while much is on its way, soon. False after the end."""
         if self.ended.done():
             return False
-        self._quic.send_stream_data(STREAM, data)
+        self._waiting.append(data)
         self._flush()
-        if len(self._quic._streams[STREAM].sender._buffer) > MAX_UNACKNOWLEDGED:  # noqa: SLF001
+        if sum(map(len, self._waiting)) > MAX_WAITING:
             self.close("the peer does not take what it is sent")
         return not self.ended.done()
 
@@ -168,6 +173,9 @@ class Connection(asyncio.DatagramProtocol):
         """Sends what aioquic has to send, sees whether it has ended, sets its timer. Handles no events: those wait."""
         if self.ended.done():
             return
+        while self._waiting and (not (sent := self._in_flight()) or sent + len(self._waiting[0]) <= MAX_IN_FLIGHT):
+            self._quic.send_stream_data(STREAM, self._waiting.popleft())
+            self._send()  # each in a packet of its own
         self._send()
         closing = self._quic._close_event  # noqa: SLF001
         if closing is not None:
@@ -177,6 +185,10 @@ class Connection(asyncio.DatagramProtocol):
             self._timer.cancel()
         due = self._quic.get_timer()
         self._timer = None if due is None else self._loop.call_at(due, self._on_timer, due)
+
+    def _in_flight(self) -> int:
+        stream = self._quic._streams.get(STREAM)  # noqa: SLF001
+        return 0 if stream is None else len(stream.sender._buffer)  # noqa: SLF001
 
     def _send(self) -> None:
         for data, address in self._quic.datagrams_to_send(now=self._loop.time()):

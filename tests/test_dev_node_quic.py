@@ -20,7 +20,6 @@ from quantus_miner.model import LiveJob
 from quantus_miner.proto import messages
 from quantus_miner.proto.messages import JobResult, parse_fingerprint
 from quantus_miner.proto.node import ALPN
-from quantus_miner.settings import BY_NAME
 from quantus_miner.sources import quic
 from quantus_miner.sources.node import NodeLink
 
@@ -229,7 +228,6 @@ def test_the_command_refuses_what_does_not_go_together(args: tuple[str, ...]) ->
     assert len(ended.stderr.splitlines()) == 1
 
 
-@pytest.mark.skipif("node_addr" not in BY_NAME, reason="the service has no live source yet")
 def test_the_command_starts_a_miner_of_its_own() -> None:
     args = ("--blocks=5", "--block-time=0.05", "--difficulty=500")
     ended = subprocess.run(command(*args), capture_output=True, text=True, timeout=60, check=False)
@@ -239,7 +237,6 @@ def test_the_command_starts_a_miner_of_its_own() -> None:
     assert "Stopped: " in ended.stderr
 
 
-@pytest.mark.skipif("node_addr" not in BY_NAME, reason="the service has no live source yet")
 def test_the_command_s_own_miner_refuses_a_wrong_fingerprint() -> None:
     ended = subprocess.run(command("--misbehave=wrong-pin"), capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1

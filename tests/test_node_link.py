@@ -367,8 +367,24 @@ def test_what_aioquic_cannot_cope_with_is_a_loss(tmp_path: Path) -> None:
 
                 link._session.connection._quic.receive_datagram = fails  # type: ignore[method-assign]
                 node.renew_job()
-                with pytest.raises(LinkLostError, match=r"cannot be read \(AssertionError\)"):
+                with pytest.raises(LinkLostError, match=r"cannot be coped with \(AssertionError\)"):
                     await task
+
+    run(test())
+
+
+def test_a_peer_that_wants_no_answer_gets_none(tmp_path: Path) -> None:
+    """A job to be answered and the wish for no more data, in one datagram: aioquic refuses to write then."""
+
+    async def test() -> None:
+        async with playing(tmp_path) as node, linked(link_to(node)) as (ear, task):
+            await ear.jobs.get()
+            miner = await miner_of(node)
+            miner._quic.send_stream_data(0, messages.encode(NewJob("bad", "", "")))
+            miner._quic.stop_stream(0, 7)
+            miner.transmit()
+            with pytest.raises(LinkLostError, match=r"cannot be coped with|stopped the stream \(code 7\)"):
+                await task
 
     run(test())
 

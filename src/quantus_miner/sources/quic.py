@@ -131,9 +131,8 @@ class Connection(asyncio.DatagramProtocol):
     def close(self, reason: str = "") -> None:
         """Tells the peer that this is the end, and why, and releases everything; nothing happens after the end."""
         if not self.ended.done():
-            if self._transport is not None:
-                self._quic.close(reason_phrase=reason)
-                self._send()
+            self._quic.close(reason_phrase=reason)
+            self._guarded(self._send)
             self._end(EndedError(reason or "closed"))
 
     # --- asyncio.DatagramProtocol ---
@@ -142,6 +141,7 @@ class Connection(asyncio.DatagramProtocol):
         """Called by the event loop."""
         if not self.ended.done():
             self._guarded(lambda: self._quic.receive_datagram(data, addr, now=self._loop.time()))
+            self._pump()
 
     def error_received(self, exc: Exception) -> None:
         """Called by the event loop: the system knows that a datagram did not arrive."""
@@ -153,6 +153,7 @@ class Connection(asyncio.DatagramProtocol):
     def _on_timer(self, due: float) -> None:
         self._timer = None
         self._guarded(lambda: self._quic.handle_timer(now=max(due, self._loop.time())))
+        self._pump()
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """Lets aioquic do a step: what it cannot cope with ends the connection, not the miner."""
@@ -160,9 +161,7 @@ class Connection(asyncio.DatagramProtocol):
             step()
         except Exception as error:
             log.debug("aioquic failed", exc_info=error)
-            self._end(EndedError(f"the peer sent what cannot be read ({type(error).__name__})"))
-        else:
-            self._pump()
+            self._end(EndedError(f"the peer sent what cannot be coped with ({type(error).__name__})"))
 
     def _pump(self) -> None:
         while not self.ended.done() and (event := self._quic.next_event()) is not None:
@@ -173,26 +172,31 @@ class Connection(asyncio.DatagramProtocol):
         """Sends what aioquic has to send, sees whether it has ended, sets its timer. Handles no events: those wait."""
         if self.ended.done():
             return
-        while self._waiting and (not (sent := self._in_flight()) or sent + len(self._waiting[0]) <= MAX_IN_FLIGHT):
-            self._quic.send_stream_data(STREAM, self._waiting.popleft())
-            self._send()  # each in a packet of its own
-        self._send()
+        self._guarded(self._send_waiting)
         closing = self._quic._close_event  # noqa: SLF001
         if closing is not None:
             self._end(_ending(closing))
+        if self.ended.done():
             return
         if self._timer is not None:
             self._timer.cancel()
         due = self._quic.get_timer()
         self._timer = None if due is None else self._loop.call_at(due, self._on_timer, due)
 
+    def _send_waiting(self) -> None:
+        """What may go now, each write in a packet of its own, and what aioquic has to say besides."""
+        while self._waiting and (not (sent := self._in_flight()) or sent + len(self._waiting[0]) <= MAX_IN_FLIGHT):
+            self._quic.send_stream_data(STREAM, self._waiting.popleft())
+            self._send()
+        self._send()
+
     def _in_flight(self) -> int:
         stream = self._quic._streams.get(STREAM)  # noqa: SLF001
         return 0 if stream is None else len(stream.sender._buffer)  # noqa: SLF001
 
     def _send(self) -> None:
-        for data, address in self._quic.datagrams_to_send(now=self._loop.time()):
-            if self._transport is not None:
+        if self._transport is not None:
+            for data, address in self._quic.datagrams_to_send(now=self._loop.time()):
                 self._transport.sendto(data, address)
 
     def _handle(self, event: events.QuicEvent) -> None:

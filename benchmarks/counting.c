@@ -4,11 +4,15 @@
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
-typedef int search(int kernel, const void *job, const uint8_t *start, uint64_t count, void *control, uint64_t *tested);
+#include "quantus_miner.h"
+
+typedef int search(int kernel, const qm_job *job, const uint8_t *start, uint64_t count, qm_control *control,
+                   uint64_t *tested);
 
 // A chain of additions, 64 a turn, each of which waits for the one before it: one core cycle each. The empty asm
 // keeps the compiler from adding up, and y in a register: processors drop additions of constants.
@@ -32,43 +36,70 @@ int open_counter(uint32_t type, uint64_t config) {
 
 #ifdef __x86_64__
 
+enum { PAGE = 4096, TRAP_FLAG = 0x100 };
+
 static struct {
     uintptr_t base;
     size_t size;
     uint32_t *seen;
     int64_t steps;
+    qm_control *control;
+    int stop;  // at the first report of progress, instead of counting from there on
 } count;
 
 static void trapped(int number, siginfo_t *info, void *context) {
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
+    const uintptr_t address = (uintptr_t)registers[REG_RIP] - count.base;
     (void)number;
-    if (info->si_code == SI_KERNEL) {  // int3 begins and ends it
-        registers[REG_EFL] ^= 0x100;    // the processor's trap flag
+    if (info->si_code == SI_KERNEL) {  // int3
+        registers[REG_EFL] &= ~TRAP_FLAG;
         return;
     }
-    const uintptr_t address = (uintptr_t)registers[REG_RIP] - count.base;
     if (address < count.size) ++count.seen[address];
     ++count.steps;
 }
 
-// Runs one search with a trap after each instruction. Returns how many there were and adds to seen[a] how often the
-// one at base + a was executed, for a < size. The few instructions around the search are counted too.
-int64_t step(search *run, int kernel, const void *job, const uint8_t *start, uint64_t nonces, void *control,
-             uint64_t *tested, uintptr_t base, size_t size, uint32_t *seen) {
-    struct sigaction action, before;
-    memset(&action, 0, sizeof action);
-    action.sa_sigaction = trapped;
-    action.sa_flags = SA_SIGINFO;
+// The first write to the control: a search reports its first nonces, its set-up lies behind it.
+static void reported(int number, siginfo_t *info, void *context) {
+    (void)info;
+    if (mprotect(count.control, PAGE, PROT_READ | PROT_WRITE)) signal(number, SIG_DFL);
+    if (count.stop)
+        count.control->stop = 1;
+    else
+        ((ucontext_t *)context)->uc_mcontext.gregs[REG_EFL] |= TRAP_FLAG;
+}
+
+// Runs a search from its first report on for so many nonces more, with a trap after each instruction. Returns how
+// many there were and adds to seen[a] how often the one at base + a was executed, for a < size; -1 without memory.
+// The few instructions that end a search are counted too.
+int64_t step(search *run, int kernel, const qm_job *job, const uint8_t *start, uint64_t nonces, uintptr_t base,
+             size_t size, uint32_t *seen) {
+    struct sigaction trap, fault, trap_before, fault_before;
+    memset(&trap, 0, sizeof trap);
+    trap.sa_flags = SA_SIGINFO;
+    fault = trap;
+    trap.sa_sigaction = trapped;
+    fault.sa_sigaction = reported;
     count.base = base;
     count.size = size;
     count.seen = seen;
     count.steps = 0;
-    sigaction(SIGTRAP, &action, &before);
+    count.control = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (count.control == MAP_FAILED) return -1;
+    sigaction(SIGTRAP, &trap, &trap_before);
+    sigaction(SIGSEGV, &fault, &fault_before);
+    uint64_t first, tested;
+    count.stop = 1;
+    run(kernel, job, start, UINT32_MAX, count.control, &first);
+    count.stop = 0;
+    count.control->stop = 0;
+    mprotect(count.control, PAGE, PROT_READ);
+    run(kernel, job, start, first + nonces, count.control, &tested);
     __asm__ volatile("int3" ::: "memory");
-    run(kernel, job, start, nonces, control, tested);
-    __asm__ volatile("int3" ::: "memory");
-    sigaction(SIGTRAP, &before, NULL);
-    return count.steps;
+    sigaction(SIGTRAP, &trap_before, NULL);
+    sigaction(SIGSEGV, &fault_before, NULL);
+    munmap(count.control, PAGE);
+    return tested == first + nonces ? count.steps : -1;
 }
 
 #endif

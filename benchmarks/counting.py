@@ -15,7 +15,7 @@ import tempfile
 import time
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from quantus_miner import _native, native
 from quantus_miner.model import MAX, Job, NonceRange
@@ -53,7 +53,8 @@ class Counting:
         with tempfile.TemporaryDirectory() as folder:
             library = Path(folder) / "counting.so"
             source = Path(__file__).with_suffix(".c")
-            subprocess.run([compiler, "-O2", "-shared", "-fPIC", "-o", library, source], check=True)
+            include = source.parents[1] / "native" / "include"
+            subprocess.run([compiler, "-O2", "-I", include, "-shared", "-fPIC", "-o", library, source], check=True)
             self._library = ctypes.CDLL(str(library))
         u64 = ctypes.c_uint64
         self._library.add_chain.argtypes = [u64, u64, u64]
@@ -95,23 +96,18 @@ class Counting:
             raise NotCountedError("instructions are counted on x86-64 only")
         u64, pointer = ctypes.c_uint64, ctypes.c_void_p
         step = self._library.step
-        step.argtypes = [pointer, ctypes.c_int, pointer, ctypes.c_char_p, u64, pointer, pointer, pointer, u64, pointer]
+        step.argtypes = [pointer, ctypes.c_int, pointer, ctypes.c_char_p, u64, pointer, u64, pointer]
         step.restype = ctypes.c_int64
         base, size = _mapped()
         seen = (ctypes.c_uint32 * size)()
         job = native.prepare(Job("count", kernel.pow, bytes(range(32)), 0, (NonceRange(0, MAX),)))
         ffi = _native.ffi
-        control, tested = ffi.new("qm_control *"), ffi.new("uint64_t *")
-        addresses = [
-            int(ffi.cast("uintptr_t", data))
-            for data in (ffi.addressof(_native.lib, "qm_search"), job.data, control, tested)
-        ]
+        search = int(ffi.cast("uintptr_t", ffi.addressof(cast("Any", _native.lib), "qm_search")))
+        data = int(ffi.cast("uintptr_t", job.data))
         start = (2**511 + 2**31).to_bytes(64)
-        steps: int = step(
-            addresses[0], kernel.index, addresses[1], start, count, addresses[2], addresses[3], base, size, seen
-        )
-        if tested[0] != count:
-            raise NotCountedError(f"only {tested[0]} of {count} nonces were tested")
+        steps: int = step(search, kernel.index, data, start, count, base, size, seen)
+        if steps < 0:
+            raise NotCountedError("the search did not run to its end")
         return steps, sum(seen[address] for address in _vector_instructions())
 
 

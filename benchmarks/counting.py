@@ -82,7 +82,7 @@ class Counting:
         return int.from_bytes(os.read(self._counter, 8), "little")
 
     def instructions(self, kernel: native.Kernel) -> Instructions:
-        """Exact: two searches of different length, step by step, so that what comes before the first nonce cancels.
+        """Exact: two searches of different length, step by step, so that what ends a search cancels.
 
         Raises NotCountedError on processors other than x86-64 and where objdump is missing.
         """

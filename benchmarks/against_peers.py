@@ -13,6 +13,7 @@ import os
 import secrets
 import statistics
 import subprocess
+import time
 from pathlib import Path
 
 from benchmarks.kernels import hash_rate
@@ -56,7 +57,7 @@ def main() -> None:
     for _ in range(options.rounds):
         peer.append(peer_rate(options.seconds))
         for kernel in kernels:
-            ours[kernel.name].append(hash_rate(kernel, options.seconds))
+            ours[kernel.name].append(hash_rate(kernel, options.seconds, time.perf_counter))
     print(f"peer (qp-poseidon-core)   {units.hash_rate(statistics.median(peer)):>12}   1.00 x")
     for name, rates in ours.items():
         ratios = [rate / base for rate, base in zip(rates, peer, strict=True)]

@@ -1,9 +1,12 @@
-"""Every kernel against the baseline of its proof of work, and how one engine scales with workers.
+"""Every kernel against the baseline of its proof of work, what a nonce costs, and how one engine scales with workers.
 
     python -m benchmarks.kernels [--rounds 9] [--seconds 0.5] [--pow qpow-poseidon2] [--cpu 0]
 
 All kernels run in turn, round by round, on one pinned thread, so that drift of the machine's speed hits all alike;
-the ratio is the median of the ratios within each round.
+rates are per second of the thread's own time on the processor, and a ratio is the median of the ratios within each
+round. So are cycles a nonce: the processor's own counter where it is to be had, else the rate against the core clock
+measured in the same round. Instructions a nonce are counted one by one. The limit of a vector kernel of qpow-poseidon2
+is two vector instructions that calculate (neither move, broadcast nor load) a cycle.
 """
 
 from __future__ import annotations
@@ -13,42 +16,126 @@ import os
 import secrets
 import statistics
 import time
+from dataclasses import dataclass, field
+from hashlib import sha3_512
+from typing import TYPE_CHECKING, Final
 
+from benchmarks.counting import Counting, Instructions, NotCountedError
 from quantus_miner import native, units
 from quantus_miner.bench import measure
 from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.model import MAX, Job, NonceRange, Pow
+from quantus_miner.pow import sha3
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LIMIT: Final = 2  # vector instructions a cycle
+STEPPED: Final = "Python ints"
 
 
-def hash_rate(kernel: native.Kernel, seconds: float) -> float:
-    """Nonces a second of one thread, in slices of about a tenth of ``seconds``."""
+@dataclass
+class Series:
+    """One contender: nonces a second and core cycles a nonce of each round."""
+
+    rates: list[float] = field(default_factory=list)
+    cycles: list[float] = field(default_factory=list)
+
+
+def hash_rate(kernel: native.Kernel, seconds: float, clock: Callable[[], float]) -> float:
+    """Nonces a second by ``clock`` of one thread, in slices of about a tenth of ``seconds``."""
     job = native.prepare(Job("bench", kernel.pow, secrets.token_bytes(32), 0, (NonceRange(0, MAX),)))
     control = native.Control()
-    start, count = secrets.randbits(500), 1_000
-    began = time.perf_counter()
-    tested, elapsed = 0, 0.0
+    start = secrets.randbits(500)
+
+    def run(tested: int, count: int) -> None:
+        native.search(kernel, job, start + tested, count, control)
+
+    return _rate(run, seconds, clock)
+
+
+def stepped_rate(seconds: float, clock: Callable[[], float]) -> float:
+    """Nonces of qpow-sha3 a second of a bare Python loop: y = y m mod n, SHA3-512, comparison."""
+    m, n = sha3.modulus(secrets.token_bytes(32))
+    y, limit = secrets.randbelow(n), bytes(64)
+
+    def run(_tested: int, count: int) -> None:
+        nonlocal y
+        for _ in range(count):
+            y = y * m % n
+            if sha3_512(y.to_bytes(64)).digest() < limit:
+                raise AssertionError("nothing is below zero")
+
+    return _rate(run, seconds, clock)
+
+
+def _rate(run: Callable[[int, int], None], seconds: float, clock: Callable[[], float]) -> float:
+    """Calls ``run(nonces before, nonces)`` until ``seconds`` are over."""
+    began = clock()
+    tested, elapsed, count = 0, 0.0, 1_000
     while elapsed < seconds:
-        tested += native.search(kernel, job, start + tested, count, control).tested
-        elapsed = time.perf_counter() - began
+        run(tested, count)
+        tested += count
+        elapsed = clock() - began
         count = max(1_000, int(tested / elapsed * seconds / 10))
     return tested / elapsed
 
 
-def compare(pow_: Pow, rounds: int, seconds: float) -> None:
-    """Prints a line for each kernel of ``pow_``."""
+def compare(pow_: Pow, rounds: int, seconds: float, counting: Counting | None) -> None:
+    """Prints a line for each kernel of ``pow_``, and for qpow-sha3 what stepped Python integers do."""
     kernels = [kernel for kernel in native.kernels() if kernel.pow is pow_ and kernel.supported]
-    rates: dict[str, list[float]] = {kernel.name: [] for kernel in kernels}
+    contenders = {kernel.name: _timed(kernel, seconds) for kernel in kernels}
+    if pow_ is Pow.SHA3:
+        contenders[STEPPED] = lambda: stepped_rate(seconds, time.thread_time)
+    series = {name: Series() for name in contenders}
     for _ in range(rounds):
-        for kernel in kernels:
-            rates[kernel.name].append(hash_rate(kernel, seconds))
+        for name, rate in contenders.items():
+            own = series[name]
+            if counting:
+                measured, clock = counting.clocked(rate)
+                own.cycles.append(clock / measured)
+            else:
+                measured = rate()
+            own.rates.append(measured)
     print(f"{pow_}, one thread")
-    for name, own in rates.items():
-        ratios = [rate / base for rate, base in zip(own, rates["baseline"], strict=True)]
-        spread = f"{min(ratios):.2f} .. {max(ratios):.2f}"
-        print(
-            f"  {name:12} {units.hash_rate(statistics.median(own)):>12}   "
-            f"{statistics.median(ratios):7.2f} x baseline   ({spread})"
-        )
+    for name, own in series.items():
+        line = f"  {name:12} {units.hash_rate(statistics.median(own.rates)):>12}   {_ratio(own, series['baseline'])}"
+        if STEPPED in series:
+            line += f" {_ratio(own, series[STEPPED], STEPPED)}"
+        print(line)
+    if counting:
+        _costs(kernels, series, counting)
+
+
+def _timed(kernel: native.Kernel, seconds: float) -> Callable[[], float]:
+    return lambda: hash_rate(kernel, seconds, time.thread_time)
+
+
+def _ratio(own: Series, other: Series, name: str = "baseline") -> str:
+    ratios = [rate / base for rate, base in zip(own.rates, other.rates, strict=True)]
+    return f"{statistics.median(ratios):7.2f} x {name} ({min(ratios):.2f} .. {max(ratios):.2f})"
+
+
+def _costs(kernels: list[native.Kernel], series: dict[str, Series], counting: Counting) -> None:
+    """Prints cycles and instructions a nonce of each kernel."""
+    for kernel in kernels:
+        cycles = statistics.median(series[kernel.name].cycles)
+        line = f"  {kernel.name:12} {cycles:12,.0f} cycles a nonce"
+        try:
+            counted = counting.instructions(kernel)
+        except NotCountedError as error:
+            print(f"{line}; {error}")
+            continue
+        print(f"{line} {counted.total:12,.0f} instructions a nonce{_limit(kernel, cycles, counted)}", flush=True)
+
+
+def _limit(kernel: native.Kernel, cycles: float, counted: Instructions) -> str:
+    if kernel.pow is not Pow.POSEIDON2 or not counted.vector:
+        return ""
+    return (
+        f", {8 * counted.vector:,.0f} vector calculations for 8 nonces: "
+        f"{counted.vector / LIMIT / cycles:.2f} of the limit of {LIMIT} a cycle"
+    )
 
 
 def scaling(pow_: Pow, rounds: int, seconds: float, workers: int) -> None:
@@ -70,9 +157,14 @@ def main() -> None:
     parser.add_argument("--cpu", type=int, help="CPU that the single thread is pinned to")
     options = parser.parse_args()
     allowed = os.sched_getaffinity(0)
+    counting = None
+    try:
+        counting = Counting()
+    except NotCountedError as error:
+        print(f"no cycles and instructions: {error}")
     for pow_ in [options.pow] if options.pow else Pow:
         os.sched_setaffinity(0, {min(allowed) if options.cpu is None else options.cpu})
-        compare(pow_, options.rounds, options.seconds)
+        compare(pow_, options.rounds, options.seconds, counting)
         os.sched_setaffinity(0, allowed)
         if len(allowed) > 1:
             scaling(pow_, options.rounds, options.seconds, len(allowed))

@@ -464,7 +464,7 @@ def test_the_limits_of_the_page_are_those_of_the_code() -> None:
     assert rows["largest frame"] == f"{MAX_FRAME:,} bytes of JSON"
     assert rows["largest token"] == f"{messages.MAX_TOKEN} bytes"
     assert rows["bytes on their way, after which further frames wait"] == f"{quic.MAX_IN_FLIGHT:,}"
-    assert rows["bytes that wait for a peer to acknowledge others before it is given up"] == f"{quic.MAX_WAITING:,}"
+    assert rows["bytes of frames that may wait; more are not sent, and a new job drops them"] == f"{quic.MAX_WAITING:,}"
 
 
 def test_the_examples_of_the_page_are_what_is_sent() -> None:

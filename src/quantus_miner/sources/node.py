@@ -149,6 +149,8 @@ class _Session:
 
     def _receive(self, data: bytes) -> None:
         events = self._core.receive(data)
+        if any(isinstance(event, proto.JobReceived) for event in events):
+            self.connection.drop_waiting()  # results of the job before
         self._flush()
         for event in events:
             match event:

@@ -34,8 +34,8 @@ RECEIVE_WINDOW: Final = 65_536
 MAX_IN_FLIGHT: Final = 1_000
 """Bytes sent and not acknowledged, after which further writes wait: they fit into one packet, so that a write that has
 to be sent again does not arrive in pieces. Nodes lose their place in a frame that does."""
-MAX_WAITING: Final = 65_536
-"""Bytes that wait for acknowledgement at which a peer is given up."""
+MAX_WAITING: Final = 16_384
+"""Bytes that may wait for what is on its way; more is not taken."""
 NO_APPLICATION_PROTOCOL: Final = 0x100 + 120
 """QUIC's code for the TLS alert that says that there is no protocol in common."""
 
@@ -113,14 +113,19 @@ class Connection(asyncio.DatagramProtocol):
         return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
 
     def write(self, data: bytes) -> bool:
-        """Hands ``data`` to the UDP socket before it returns; while much is on its way, soon. False after the end."""
-        if self.ended.done():
+        """Hands ``data`` to the UDP socket before it returns; while much is on its way, soon.
+
+        False, and nothing is sent, after the end and where too much waits already.
+        """
+        if self.ended.done() or sum(map(len, self._waiting)) + len(data) > MAX_WAITING:
             return False
         self._waiting.append(data)
         self._flush()
-        if sum(map(len, self._waiting)) > MAX_WAITING:
-            self.close("the peer does not take what it is sent")
         return not self.ended.done()
+
+    def drop_waiting(self) -> None:
+        """What waits is of no use any more."""
+        self._waiting.clear()
 
     def ping(self) -> None:
         """Makes the peer show that it is there."""

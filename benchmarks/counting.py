@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from quantus_miner import _native, native
 from quantus_miner.model import MAX, Job, NonceRange
+from quantus_miner.pow.order import fastest_order, last_position
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,11 +101,12 @@ class Counting:
         step.restype = ctypes.c_int64
         base, size = _mapped()
         seen = (ctypes.c_uint32 * size)()
-        job = native.prepare(Job("count", kernel.pow, bytes(range(32)), 0, (NonceRange(0, MAX),)))
+        order = fastest_order(kernel.pow)
+        job = native.prepare(Job("count", kernel.pow, bytes(range(32)), 0, (NonceRange(0, MAX),), order))
         ffi = _native.ffi
         search = int(ffi.cast("uintptr_t", ffi.addressof(cast("Any", _native.lib), "qm_search")))
         data = int(ffi.cast("uintptr_t", job.data))
-        start = (2**511 + 2**31).to_bytes(64)
+        start = (last_position(order) // 2 + 2**20).to_bytes(64)  # far from the end of a span
         steps: int = step(search, kernel.index, data, start, count, base, size, seen)
         if steps < 0:
             raise NotCountedError("the search did not run to its end")

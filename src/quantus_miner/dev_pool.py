@@ -132,6 +132,9 @@ class DevPool:
         if self._server is not None:
             self._server.close()
             self.drop()
+            while self.sessions:
+                self.changed.clear()
+                await self.changed.wait()
             await self._server.wait_closed()
 
     def drop(self) -> None:

@@ -194,7 +194,8 @@ def test_a_share_is_written_before_submit_returns_and_without_delay() -> None:
 
 def test_a_block_is_found_and_the_next_job_is_clean() -> None:
     async def test() -> None:
-        pool = DevPool(Chain(Pow.POSEIDON2, 4, 3600.0), 4, 3600.0)
+        # Shares are never harder than blocks, so that each of these is one.
+        pool = DevPool(Chain(Pow.POSEIDON2, 4, 3600.0), 1000, 3600.0)
         async with started(pool), linked(pool.url) as (link, ear, _):
             first = await ear.job()
             assert link.submit(first, solve(first), 1, 1.0)

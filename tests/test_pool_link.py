@@ -577,6 +577,39 @@ def test_keepalives_keep_a_quiet_connection_and_its_answers_count_as_life() -> N
     run(test)
 
 
+def test_a_pool_that_never_stops_talking_does_not_stop_time() -> None:
+    async def test() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            body = stratum.job_body(LiveJob("1", bytes(32), 1, b"abcd"))
+            writer.write(stratum.encode({"id": 1, "result": {"id": "s", "status": "OK", "job": body}}))
+            asked = asyncio.ensure_future(reader.readline())
+            while not asked.done():
+                writer.write(b"{}\n" * 1000)
+                await writer.drain()
+            assert b'"keepalived"' in asked.result()
+
+        async with serving(handle) as url, linked(url, Timing(keepalive_s=0.1)) as (_, _, task):
+            await lost(task)
+
+    run(test)
+
+
+def test_a_time_out_of_the_system_ends_the_connection() -> None:
+    async def test() -> None:
+        async with started(dev_pool()) as pool, linked(pool.url) as (link, ear, task):
+            await ear.job()
+            connection = link._connection
+            assert connection is not None
+            # What asyncio does when a read fails; no way is known to make the kernel do that in a test.
+            connection.transport.get_protocol()._stream_reader.set_exception(  # type: ignore[attr-defined]
+                TimeoutError(110, "Connection timed out")
+            )
+            assert "Connection timed out" in await lost(task)
+
+    run(test)
+
+
 def test_a_peer_that_does_not_read_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     async def test() -> None:
         job = LiveJob("1", bytes(32), 1, b"abcd")
@@ -706,6 +739,16 @@ def test_the_development_pool_drops_what_breaks_the_protocol() -> None:
     run(test)
 
 
+@contextlib.asynccontextmanager
+async def ended_at_last(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """Kills the process if what is done with it fails."""
+    try:
+        yield
+    except BaseException:
+        process.kill()
+        raise
+
+
 @pytest.mark.parametrize("tls", [False, True])
 def test_the_command_dev_pool(tls: bool) -> None:
     async def test() -> None:
@@ -717,7 +760,7 @@ def test_the_command_dev_pool(tls: bool) -> None:
         assert process.stdout is not None
         first = (await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)).decode()
         url = first.split()[-1]
-        async with linked(url) as (link, ear, _):
+        async with ended_at_last(process), linked(url) as (link, ear, _):
             job = await ear.job()
             for number in range(1, 4):
                 assert link.submit(job, solve(job, number * 1000), 1, 1.0)

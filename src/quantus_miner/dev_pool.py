@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-import ssl
-import tempfile
 import time
 from collections import Counter
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import dev_node, units
@@ -105,7 +102,7 @@ class DevPool:
     async def start(self, port: int = 0) -> None:
         """Listens on 127.0.0.1; port 0: on a free one. Raises MinerError where it cannot."""
         loop = asyncio.get_running_loop()
-        context = None if self._certificate is None else _server_context(self._certificate.pem)
+        context = None if self._certificate is None else self._certificate.server_context()
         try:
             self._server = await loop.create_server(lambda: Session(self), "127.0.0.1", port, ssl=context)
         except OSError as error:
@@ -377,13 +374,3 @@ async def _until(pool: DevPool, stop: asyncio.Event, shares: int | None) -> None
         await asyncio.wait({stopped, changed}, return_when=asyncio.FIRST_COMPLETED)
         changed.cancel()
     stopped.cancel()
-
-
-def _server_context(pem: bytes) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # OpenSSL reads keys from files only.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "certificate.pem"
-        path.write_bytes(pem)
-        context.load_cert_chain(path)
-    return context

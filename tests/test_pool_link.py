@@ -19,7 +19,7 @@ import pytest
 from quantus_miner import pow as reference
 from quantus_miner.cli import cli
 from quantus_miner.dev_node import Chain
-from quantus_miner.dev_pool import DevPool, Misbehaviour
+from quantus_miner.dev_pool import DevPool, Misbehaviour, _until
 from quantus_miner.dev_pool_judge import (
     BAD_NONCE,
     BAD_RESULT,
@@ -771,6 +771,16 @@ def test_the_command_dev_pool(tls: bool) -> None:
         assert re.search(r"^dev-pool: 3 shares accepted, 0 rejected, 0 blocks in .* H/s$", rest[-1])
 
     run(test)
+
+
+def test_dev_pool_ends_with_the_miner_that_it_started() -> None:
+    async def test(process: subprocess.Popen[str]) -> None:
+        async with started(dev_pool()) as pool:
+            with pytest.raises(MinerError, match=r"^the miner ended with exit code 3$"):
+                await _until(pool, asyncio.Event(), None, process)
+
+    with subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], text=True) as process:
+        run(lambda: test(process))
 
 
 def test_dev_pool_says_what_goes_together() -> None:

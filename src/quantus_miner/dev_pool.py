@@ -348,8 +348,13 @@ def run(
 async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+
+    def on_signal() -> None:
+        stop.set()
+        pool.changed.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     miner: subprocess.Popen[str] | None = None
     await pool.start(port or 0)
     pool.report(f"dev-pool: share time {pool.share_time:g} s, at {pool.url}")
@@ -357,7 +362,7 @@ async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
         if port is None:
             flags = ("--pool", pool.url, "--wallet", DEV_WALLET, "--worker-name", "dev")
             miner, _ = await asyncio.to_thread(dev_node.start_miner, *flags)
-        await _until(pool, stop, shares)
+        await _until(pool, stop, shares, miner)
     finally:
         if miner is not None:
             await asyncio.to_thread(dev_node.stop_miner, miner)
@@ -366,11 +371,14 @@ async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
     return 1 if pool.wrong else 0
 
 
-async def _until(pool: DevPool, stop: asyncio.Event, shares: int | None) -> None:
-    stopped = asyncio.ensure_future(stop.wait())
-    while not stopped.done() and (shares is None or pool.accepted < shares):
+async def _until(pool: DevPool, stop: asyncio.Event, shares: int | None, miner: subprocess.Popen[str] | None) -> None:
+    """Until ``shares`` are accepted or ``stop``. Raises MinerError where the miner of our own ends before."""
+    if miner is not None:
+        # Its thread goes when the miner does, so before we do.
+        ended = asyncio.get_running_loop().run_in_executor(None, miner.wait)
+        ended.add_done_callback(lambda _: pool.changed.set())
+    while not stop.is_set() and (shares is None or pool.accepted < shares):
+        if miner is not None and miner.returncode is not None:
+            raise MinerError(f"the miner ended with exit code {miner.returncode}")
         pool.changed.clear()
-        changed = asyncio.ensure_future(pool.changed.wait())
-        await asyncio.wait({stopped, changed}, return_when=asyncio.FIRST_COMPLETED)
-        changed.cancel()
-    stopped.cancel()
+        await pool.changed.wait()

@@ -167,7 +167,7 @@ def from_hex(text: str, size: int) -> bytes | None:
 def error_message(error: msgspec.Raw) -> str | None:
     """A pool's words for a refusal; None where ``error`` is null."""
     text = bytes(error)
-    if text.strip() == b"null":
+    if text == b"null":
         return None
     try:
         message = decode(error, ErrorBody).message

@@ -440,6 +440,8 @@ def test_verdicts_are_matched_by_id_in_any_order() -> None:
         ({"result": {"status": "OK"}, "error": None, "jsonrpc": "2.0"}, True, ""),
         ({"result": {"status": "DUPLICATE"}}, False, "DUPLICATE"),
         ({"result": {"status": ""}}, False, "no reason given"),
+        ({"result": True}, False, "a malformed message: Expected `object`, got `bool`"),
+        ({}, False, "a malformed message: Expected `object`, got `null`"),
         ({"result": {"status": "OK"}, "error": {"code": 1, "message": "no"}}, False, "no"),
     ],
 )
@@ -557,14 +559,16 @@ def test_any_session_keeps_its_books(data: st.DataObject) -> None:
     wire = Joined(data.draw(st.randoms(use_true_random=False)))
     wire.log_in(job(0))
     live = [event.job for event in wire.take() if isinstance(event, NewJob)]
-    counting, sent, judged = list(live), [], []
-    unjudged: list[ShareCame] = []
+    counting: list[LiveJob] = list(live)
+    sent: list[tuple[str, int]] = []
+    arrived: list[ShareCame] = []
+    waiting: dict[tuple[str, int], tuple[str, float]] = {}  # what the pool has said of each share, and when it was sent
     for number in range(1, data.draw(st.integers(1, 30))):
-        match data.draw(st.sampled_from(("job", "clean", "share", "share", "again", "judge", "carry", "time"))):
+        match data.draw(st.sampled_from(("job", "clean", "share", "share", "again", "judge", "time"))):
             case "job" | "clean" as kind:
                 wire.pool.send_job(job(number), clean=kind == "clean")
                 wire.carry()
-                news = [event.job for event in wire.miner_events if isinstance(event, NewJob)]
+                news = [event.job for event in wire.take() if isinstance(event, NewJob)]
                 assert [each.id for each in news] == [job(number).id]
                 counting = news if kind == "clean" else [*counting, *news][-1 - shares.MAX_EARLIER :]
                 live += news
@@ -572,31 +576,39 @@ def test_any_session_keeps_its_books(data: st.DataObject) -> None:
                 mined = data.draw(st.sampled_from(live))
                 went = wire.miner.submit(mined, nonce(mined, number), number, wire.now)
                 assert went == any(mined is each for each in counting)
-                sent += [(mined.id, f"{nonce(mined, number):0128x}", f"{number:0128x}")] if went else []
+                if went:
+                    sent.append((mined.id, nonce(mined, number)))
+                    waiting[sent[-1]] = ("no reply", wire.now)
             case "again" if sent:
-                mined = data.draw(st.sampled_from(live))
-                numbers = [int(text[1], 16) for text in sent if text[0] == mined.id]
-                assert not any(wire.miner.submit(mined, each, 1, wire.now) for each in numbers)
-            case "judge" if unjudged:
-                came = unjudged.pop(data.draw(st.integers(0, len(unjudged) - 1)))
+                job_id, known = data.draw(st.sampled_from(sent))
+                (mined,) = (each for each in live if each.id == job_id)
+                assert not wire.miner.submit(mined, known, 1, wire.now)
+            case "judge" if arrived:
+                came = arrived.pop(data.draw(st.integers(0, len(arrived) - 1)))
                 refusal = data.draw(st.sampled_from((None, "Stale share", "duplicate share")))
                 wire.pool.judge(came.request, refusal)
-                judged.append((came.job_id, refusal or ""))
+                key = came.job_id, int(came.nonce, 16)
+                if key in waiting:
+                    waiting[key] = (refusal or "", waiting[key][1])
+                    wire.carry()
+                    (verdict,) = wire.take()
+                    assert isinstance(verdict, Judged)
+                    reason, then = waiting.pop(key)
+                    assert (verdict.job.id, verdict.accepted) == (key[0], refusal is None)
+                    assert (verdict.reason, verdict.latency_s) == (reason, wire.now - then)
             case "time":
-                wire.now += 5.0
-                wire.miner_events += wire.miner.tick(wire.now)
+                wire.now += 11.0
+                late = [event for event in wire.miner.tick(wire.now) if isinstance(event, Judged)]
+                due = [key for key, (_, then) in waiting.items() if then <= wire.now - 30]
+                assert [(event.job.id, event.reason) for event in late] == [(key[0], "no reply") for key in due]
+                for key in due:
+                    del waiting[key]
         wire.carry()
-        unjudged += [event for event in wire.pool_events if isinstance(event, ShareCame)]
+        assert wire.take() == [], "a verdict that came too late is nothing"
+        arrived += [event for event in wire.pool_events if isinstance(event, ShareCame)]
         wire.pool_events.clear()
-        verdicts = [event for event in wire.take() if isinstance(event, Judged)]
-        late = [(event.job.id, event.reason) for event in verdicts if event.reason == "no reply"]
-        on_time = [(event.job.id, event.reason) for event in verdicts if event.reason != "no reply"]
-        assert len(on_time) <= len(judged)
-        for each in on_time:
-            judged.remove(each)
-        assert all(event.latency_s >= 30 for event in verdicts if event.reason == "no reply"), late
-    # What waits still was sent less than 30 s ago; verdicts that came too late are left over.
-    assert all(share.sent > wire.now - 30 - 5 for share in wire.miner._book._pending.values())
+    assert len(sent) == len(set(sent))
+    assert len(wire.miner.close(wire.now)) == len(waiting)
 
 
 JSON = st.recursive(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import ssl
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-NAME = "localhost"
+NAME: Final = "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,16 @@ class Certificate:
 
     pem: bytes
     fingerprint: bytes
+
+    def server_context(self) -> ssl.SSLContext:
+        """For a TLS server that shows this certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # OpenSSL reads keys from files only.
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "certificate.pem"
+            path.write_bytes(self.pem)
+            context.load_cert_chain(path)
+        return context
 
 
 def self_signed() -> Certificate:

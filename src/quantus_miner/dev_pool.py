@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import signal
-import ssl
-import tempfile
 import time
 from collections import Counter
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import dev_node, units
@@ -105,7 +102,7 @@ class DevPool:
     async def start(self, port: int = 0) -> None:
         """Listens on 127.0.0.1; port 0: on a free one. Raises MinerError where it cannot."""
         loop = asyncio.get_running_loop()
-        context = None if self._certificate is None else _server_context(self._certificate.pem)
+        context = None if self._certificate is None else self._certificate.server_context()
         try:
             self._server = await loop.create_server(lambda: Session(self), "127.0.0.1", port, ssl=context)
         except OSError as error:
@@ -132,6 +129,9 @@ class DevPool:
         if self._server is not None:
             self._server.close()
             self.drop()
+            while self.sessions:
+                self.changed.clear()
+                await self.changed.wait()
             await self._server.wait_closed()
 
     def drop(self) -> None:
@@ -348,8 +348,13 @@ def run(
 async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
+
+    def on_signal() -> None:
+        stop.set()
+        pool.changed.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     miner: subprocess.Popen[str] | None = None
     await pool.start(port or 0)
     pool.report(f"dev-pool: share time {pool.share_time:g} s, at {pool.url}")
@@ -357,7 +362,7 @@ async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
         if port is None:
             flags = ("--pool", pool.url, "--wallet", DEV_WALLET, "--worker-name", "dev")
             miner, _ = await asyncio.to_thread(dev_node.start_miner, *flags)
-        await _until(pool, stop, shares)
+        await _until(pool, stop, shares, miner)
     finally:
         if miner is not None:
             await asyncio.to_thread(dev_node.stop_miner, miner)
@@ -366,21 +371,14 @@ async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
     return 1 if pool.wrong else 0
 
 
-async def _until(pool: DevPool, stop: asyncio.Event, shares: int | None) -> None:
-    stopped = asyncio.ensure_future(stop.wait())
-    while not stopped.done() and (shares is None or pool.accepted < shares):
+async def _until(pool: DevPool, stop: asyncio.Event, shares: int | None, miner: subprocess.Popen[str] | None) -> None:
+    """Until ``shares`` are accepted or ``stop``. Raises MinerError where the miner of our own ends before."""
+    if miner is not None:
+        # Its thread goes when the miner does, so before we do.
+        ended = asyncio.get_running_loop().run_in_executor(None, miner.wait)
+        ended.add_done_callback(lambda _: pool.changed.set())
+    while not stop.is_set() and (shares is None or pool.accepted < shares):
+        if miner is not None and miner.returncode is not None:
+            raise MinerError(f"the miner ended with exit code {miner.returncode}")
         pool.changed.clear()
-        changed = asyncio.ensure_future(pool.changed.wait())
-        await asyncio.wait({stopped, changed}, return_when=asyncio.FIRST_COMPLETED)
-        changed.cancel()
-    stopped.cancel()
-
-
-def _server_context(pem: bytes) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    # OpenSSL reads keys from files only.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "certificate.pem"
-        path.write_bytes(pem)
-        context.load_cert_chain(path)
-    return context
+        await pool.changed.wait()

@@ -21,6 +21,8 @@ MAX_ID: Final = 128
 MAX_REASON: Final = 200
 """Characters of a peer's words that are kept."""
 
+NO_REASON: Final = "no reason given"
+
 NULL: Final = msgspec.Raw(b"null")
 Message = TypeVar("Message", bound=msgspec.Struct)
 
@@ -165,13 +167,13 @@ def from_hex(text: str, size: int) -> bytes | None:
 def error_message(error: msgspec.Raw) -> str | None:
     """A pool's words for a refusal; None where ``error`` is null."""
     text = bytes(error)
-    if text.strip() == b"null":
+    if text == b"null":
         return None
     try:
         message = decode(error, ErrorBody).message
     except BreachError:
         message = text.decode(errors="replace")
-    return legible(message) or "no reason given"
+    return legible(message) or NO_REASON
 
 
 def is_stale(reason: str) -> bool:

@@ -297,8 +297,11 @@ class MinerCore:
 
 
 def _refusal(message: stratum.FromPool) -> str:
-    """Why a share was not taken; empty where it was."""
+    """Why a share was not taken; empty where it was. What cannot be understood is a refusal too."""
     if (reason := stratum.error_message(message.error)) is not None:
         return reason
-    status = stratum.decode(message.result, stratum.StatusResult).status
-    return "" if status == stratum.OK else stratum.legible(status) or "no reason given"
+    try:
+        status = stratum.decode(message.result, stratum.StatusResult).status
+    except BreachError as error:
+        return str(error)
+    return "" if status == stratum.OK else stratum.legible(status) or stratum.NO_REASON

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import hmac
 import logging
 import ssl
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -105,7 +104,7 @@ class PoolLink:
         if self._url.pin is None:
             return
         fingerprint = hashlib.sha256(writer.get_extra_info("ssl_object").getpeercert(binary_form=True)).digest()
-        if not hmac.compare_digest(fingerprint, self._url.pin):
+        if fingerprint != self._url.pin:
             raise LinkLostError(
                 f"{self.name}: its certificate has SHA-256 {fingerprint.hex()}, not the pinned {self._url.pin.hex()}"
             )
@@ -115,12 +114,12 @@ class PoolLink:
         while True:
             connection.flush()
             try:
-                async with asyncio.timeout_at(core.deadline):
+                async with asyncio.timeout_at(core.deadline) as patience:
                     data = await reader.read(READ_BYTES)
-            except TimeoutError:
-                pass
             except OSError as error:
-                raise LinkLostError(f"{self.name}: {error}") from None
+                # A TimeoutError, too, can be the system's and not ours.
+                if not patience.expired():
+                    raise LinkLostError(f"{self.name}: {error}") from None
             else:
                 if not data:
                     closed = "it does not read what we send" if connection.choked else "it closed the connection"

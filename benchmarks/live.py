@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.service import show
 from quantus_miner.bench import measure
-from quantus_miner.dev_node import Chain
-from quantus_miner.dev_node_quic import QuicNode
+from quantus_miner.dev.chain import Chain
+from quantus_miner.dev.quic_node import QuicNode
 from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.miner import Miner
 from quantus_miner.model import LiveJob, Pow, Solution

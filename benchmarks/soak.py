@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantus_miner import pow as reference
-from quantus_miner.dev_node import Chain
-from quantus_miner.dev_node_quic import QuicNode
+from quantus_miner.dev.chain import Chain
+from quantus_miner.dev.quic_node import QuicNode
 from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.miner import Miner
 from quantus_miner.model import LiveJob, Pow, Solution, limit_from_difficulty

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from quantus_miner import dev_files
 from quantus_miner import pow as reference
-from quantus_miner.dev_node import Chain
-from quantus_miner.dev_node_quic import QuicNode, _Miner
+from quantus_miner.dev import node_files
+from quantus_miner.dev.chain import Chain
+from quantus_miner.dev.quic_node import QuicNode, _Miner
 from quantus_miner.model import LiveJob, Pow, Solution
 from quantus_miner.proto.messages import parse_fingerprint
 from quantus_miner.sources.node import NodeLink
@@ -83,7 +83,7 @@ async def playing(folder: Path, *, port: int = 0, difficulty: int = 1, **options
 
 def link_to(node: QuicNode, **options: Any) -> NodeLink:
     token = options.pop("token", node.token)
-    pin = options.pop("pin", parse_fingerprint((node.folder / dev_files.FINGERPRINT).read_text()))
+    pin = options.pop("pin", parse_fingerprint((node.folder / node_files.FINGERPRINT).read_text()))
     return NodeLink("127.0.0.1", node.port, token, pin, **options)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantus_miner import native, units
-from quantus_miner.dev_node import Chain
+from quantus_miner.dev.chain import Chain
 from quantus_miner.model import MAX, Pow, achieved_difficulty
 
 from .conftest import VECTORS, MinerProcess, vectors

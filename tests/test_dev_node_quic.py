@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quantus_miner import dev_files
-from quantus_miner.dev_node_quic import Misbehaviour, QuicNode
+from quantus_miner.dev import node_files
+from quantus_miner.dev.quic_node import Misbehaviour, QuicNode
 from quantus_miner.errors import LinkLostError, MinerError
 from quantus_miner.model import LiveJob
 from quantus_miner.proto import messages
@@ -49,7 +49,7 @@ def test_the_fingerprint_is_that_of_the_node_s_certificate(tmp_path: Path) -> No
 
     async def test() -> None:
         async with playing(tmp_path) as node, connected(node) as connection:
-            assert connection.fingerprint.hex() == (node.folder / dev_files.FINGERPRINT).read_text().strip()
+            assert connection.fingerprint.hex() == (node.folder / node_files.FINGERPRINT).read_text().strip()
 
     run(test())
 
@@ -110,12 +110,12 @@ def test_the_node_s_files_are_kept_and_secret(tmp_path: Path) -> None:
                 contents.append(
                     [
                         (node.folder / name).read_bytes()
-                        for name in (dev_files.TOKEN, dev_files.IDENTITY, dev_files.FINGERPRINT)
+                        for name in (node_files.TOKEN, node_files.IDENTITY, node_files.FINGERPRINT)
                     ]
                 )
         assert contents[0] == contents[1]
         assert len(contents[0][0].strip()) == 64
-        for name in (dev_files.TOKEN, dev_files.IDENTITY):
+        for name in (node_files.TOKEN, node_files.IDENTITY):
             assert (node.folder / name).stat().st_mode & 0o777 == 0o600
 
     run(test())
@@ -186,8 +186,8 @@ def test_the_command_serves_a_miner_of_yours(tmp_path: Path) -> None:
     folder = tmp_path / "chains" / "dev"
 
     async def test() -> None:
-        pin = parse_fingerprint((folder / dev_files.FINGERPRINT).read_text())
-        link = NodeLink("127.0.0.1", int(first[1]), (folder / dev_files.TOKEN).read_text().strip(), pin)
+        pin = parse_fingerprint((folder / node_files.FINGERPRINT).read_text())
+        link = NodeLink("127.0.0.1", int(first[1]), (folder / node_files.TOKEN).read_text().strip(), pin)
         async with linked(link) as (ear, task):
             while not task.done():
                 next_job = asyncio.create_task(ear.jobs.get())

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 from aioquic.quic.connection import QuicConnectionState
 
-from quantus_miner import dev_files
-from quantus_miner.dev_node_quic import Misbehaviour, _Miner
+from quantus_miner.dev import node_files
+from quantus_miner.dev.quic_node import Misbehaviour, _Miner
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.model import LiveJob, Solution
 from quantus_miner.proto import messages
@@ -480,7 +480,7 @@ def test_an_address_that_refuses_us_is_the_answer(
 def test_localhost_is_found_in_whatever_family(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path) as node:
-            pin = parse_fingerprint((node.folder / dev_files.FINGERPRINT).read_text())
+            pin = parse_fingerprint((node.folder / node_files.FINGERPRINT).read_text())
             async with linked(NodeLink("localhost", node.port, node.token, pin)) as (ear, _):
                 await ear.jobs.get()
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantus_miner import dev_node_quic
 from quantus_miner.cli import cli
+from quantus_miner.dev import quic_node
 from quantus_miner.model import MAX, LiveJob, Solution
 from quantus_miner.proto import frames, messages
 from quantus_miner.proto import node as proto
@@ -459,7 +459,7 @@ def test_the_limits_of_the_page_are_those_of_the_code() -> None:
     assert rows["server name (SNI)"] == f"`{proto.SERVER_NAME}`"
     assert rows["handshake, with each address of the host"] == f"within {link.HANDSHAKE_S:g} s"
     assert rows["the miner pings"].startswith(f"every {link.PING_S:g} s: ")
-    assert f"idle for {dev_node_quic.IDLE_TIMEOUT_S:g} s" in rows["the miner pings"]
+    assert f"idle for {quic_node.IDLE_TIMEOUT_S:g} s" in rows["the miner pings"]
     assert rows["the miner gives up an idle node"] == f"after {link.IDLE_S:g} s"
     assert rows["largest frame"] == f"{MAX_FRAME:,} bytes of JSON"
     assert rows["largest token"] == f"{messages.MAX_TOKEN} bytes"
@@ -485,7 +485,7 @@ def test_quoted_log_lines_are_in_the_code() -> None:
 
 def test_every_misbehaviour_is_documented() -> None:
     rows = table("docs/mining-with-a-node.md", "`--misbehave`", "what it does")
-    assert [code(row[0]) for row in rows] == [*map(str, dev_node_quic.Misbehaviour)]
+    assert [code(row[0]) for row in rows] == [*map(str, quic_node.Misbehaviour)]
     (option,) = (option for option in cli.commands["dev-node"].params if option.name == "misbehave")
     assert isinstance(option.type, click.Choice)
-    assert list(option.type.choices) == [*map(str, dev_node_quic.Misbehaviour)]
+    assert list(option.type.choices) == [*map(str, quic_node.Misbehaviour)]

@@ -18,9 +18,8 @@ import pytest
 
 from quantus_miner import pow as reference
 from quantus_miner.cli import cli
-from quantus_miner.dev_node import Chain
-from quantus_miner.dev_pool import DevPool, Misbehaviour, _until
-from quantus_miner.dev_pool_judge import (
+from quantus_miner.dev.chain import Chain
+from quantus_miner.dev.judge import (
     BAD_NONCE,
     BAD_RESULT,
     CLOSE_ENOUGH,
@@ -31,6 +30,7 @@ from quantus_miner.dev_pool_judge import (
     UNKNOWN_JOB,
     Vardiff,
 )
+from quantus_miner.dev.pool import DevPool, Misbehaviour, _until
 from quantus_miner.errors import LinkLostError, LinkRefusedError, MinerError
 from quantus_miner.model import LiveJob, Pow, Solution
 from quantus_miner.proto import stratum

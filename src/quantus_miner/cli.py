@@ -185,20 +185,21 @@ def dev_node(
     misbehave: str | None,
 ) -> None:
     """Play a node: give a miner headers, check the blocks it finds, retarget."""
-    from quantus_miner import dev_node as node
+    from quantus_miner.dev import http_node
+    from quantus_miner.dev.chain import Chain
 
-    chain = node.Chain(Pow(pow_), difficulty, block_time)
+    chain = Chain(Pow(pow_), difficulty, block_time)
     if quic:
         if miner is not None or chain.pow is not Pow.POSEIDON2:
             raise click.UsageError(
                 f"--quic goes with --pow {Pow.POSEIDON2} and without --miner, for miners connect to it"
             )
-        from quantus_miner import dev_node_quic
+        from quantus_miner.dev import quic_node
 
-        sys.exit(dev_node_quic.run(chain, base_path, listen, blocks, misbehave))
+        sys.exit(quic_node.run(chain, base_path, listen, blocks, misbehave))
     if listen is not None or base_path is not None or misbehave is not None:
         raise click.UsageError("--listen, --base-path and --misbehave go with --quic")
-    sys.exit(node.run(chain, miner, api_token, blocks, poll_ms / 1000))
+    sys.exit(http_node.run(chain, miner, api_token, blocks, poll_ms / 1000))
 
 
 @cli.command("dev-pool")
@@ -246,8 +247,8 @@ def dev_pool(
     misbehave: str | None,
 ) -> None:
     """Play a pool: give miners jobs over stratum, check their shares, adjust their difficulty."""
-    from quantus_miner import dev_pool as pool
-    from quantus_miner.dev_node import Chain
+    from quantus_miner.dev import pool
+    from quantus_miner.dev.chain import Chain
 
     chain = Chain(Pow.POSEIDON2, difficulty, block_time)
     misbehaviour = pool.Misbehaviour(misbehave) if misbehave else None

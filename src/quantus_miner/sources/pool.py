@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import ssl
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -90,14 +91,14 @@ class PoolLink:
                     self._url.host, self._url.port, ssl=self._tls, happy_eyeballs_delay=NEXT_ADDRESS_S
                 )
         except TimeoutError:
-            raise LinkLostError(f"{self.name}: no connection within {self._connect_timeout_s:g} s") from None
+            raise LinkLostError(f"no connection within {self._connect_timeout_s:g} s") from None
         except ssl.SSLCertVerificationError as error:
             raise LinkLostError(
-                f"{self.name}: its certificate is not trusted: {error.verify_message}; ?pin= trusts a certain one"
+                f"its certificate is not trusted: {error.verify_message}; ?pin= trusts a certain one"
             ) from None
         # ValueError: a host name that cannot be written in ASCII.
         except (OSError, ValueError) as error:
-            raise LinkLostError(f"{self.name}: no connection: {error}") from None
+            raise LinkLostError(f"no connection: {_reason(error)}") from None
 
     def _check_pin(self, writer: asyncio.StreamWriter) -> None:
         """Before a byte of ours is sent. Raises LinkLostError."""
@@ -106,7 +107,7 @@ class PoolLink:
         fingerprint = hashlib.sha256(writer.get_extra_info("ssl_object").getpeercert(binary_form=True)).digest()
         if fingerprint != self._url.pin:
             raise LinkLostError(
-                f"{self.name}: its certificate has SHA-256 {fingerprint.hex()}, not the pinned {self._url.pin.hex()}"
+                f"its certificate has SHA-256 {fingerprint.hex()}, not the pinned {self._url.pin.hex()}"
             )
 
     async def _converse(self, reader: asyncio.StreamReader, connection: _Connection) -> NoReturn:
@@ -119,11 +120,11 @@ class PoolLink:
             except OSError as error:
                 # A TimeoutError, too, can be the system's and not ours.
                 if not patience.expired():
-                    raise LinkLostError(f"{self.name}: {error}") from None
+                    raise LinkLostError(_reason(error)) from None
             else:
                 if not data:
                     closed = "it does not read what we send" if connection.choked else "it closed the connection"
-                    raise LinkLostError(f"{self.name}: {closed}")
+                    raise LinkLostError(closed)
                 connection.hear(core.receive(data, loop.time()))
             # Also after data: a pool that never stops talking must not keep time from passing.
             connection.hear(core.tick(loop.time()))
@@ -166,9 +167,9 @@ class _Connection:
                 case Judged():
                     self._report(event)
                 case LoginRefused(reason):
-                    raise LinkRefusedError(f"{self.name} refuses the login: {reason}")
+                    raise LinkRefusedError(f"it refuses the login: {reason}")
                 case Broken(reason):
-                    raise LinkLostError(f"{self.name}: {reason}")
+                    raise LinkLostError(reason)
 
     def _report(self, share: Judged) -> None:
         verdict = "accepted" if share.accepted else share.reason
@@ -186,3 +187,9 @@ def _tls_context(url: PoolUrl) -> ssl.SSLContext:
     # The fingerprint is compared instead, or the operator wants none of it.
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """The system's words, without numbers and addresses where it has some."""
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number is not None and number > 0 else str(error)

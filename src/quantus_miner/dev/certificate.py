@@ -20,7 +20,7 @@ NAME: Final = "localhost"
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """``pem``: private key and certificate. ``fingerprint``: SHA-256 of the certificate's DER form."""
+    """``pem``: certificate and private key, in this order. ``fingerprint``: SHA-256 of the certificate's DER form."""
 
     pem: bytes
     fingerprint: bytes
@@ -51,4 +51,4 @@ def self_signed() -> Certificate:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     fingerprint = hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).digest()
-    return Certificate(private + certificate.public_bytes(serialization.Encoding.PEM), fingerprint)
+    return Certificate(certificate.public_bytes(serialization.Encoding.PEM) + private, fingerprint)

@@ -20,7 +20,9 @@ from aioquic.asyncio.server import QuicServer
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 
-from quantus_miner import dev_files, dev_node
+from quantus_miner.dev import node_files
+from quantus_miner.dev.chain import REBUILD_BLOCK_TIMES, Tally, block_line
+from quantus_miner.dev.miner_process import start_miner, stop_miner
 from quantus_miner.errors import MinerError
 from quantus_miner.proto import node as proto
 from quantus_miner.proto.messages import JobResult, NewJob
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from aioquic.quic.connection import QuicConnection
 
-    from quantus_miner.dev_node import Chain
+    from quantus_miner.dev.chain import Chain
 
 READY_TIMEOUT_S: Final = 10.0
 IDLE_TIMEOUT_S: Final = 60.0
@@ -71,7 +73,7 @@ class QuicNode:
         ready_timeout_s: float = READY_TIMEOUT_S,
     ) -> None:
         self.chain = chain
-        self.tally = dev_node.Tally(time.monotonic())
+        self.tally = Tally(time.monotonic())
         self.stale = self.failed = 0
         self.misbehaviour = misbehaviour
         self.ready_timeout_s = ready_timeout_s
@@ -79,9 +81,9 @@ class QuicNode:
         self.port = 0
         self.folder = base_path / "chains" / "dev"
         self._configuration = QuicConfiguration(is_client=False, alpn_protocols=[alpn], idle_timeout=IDLE_TIMEOUT_S)
-        self.token = dev_files.prepare(self.folder, self._configuration)
+        self.token = node_files.prepare(self.folder, self._configuration)
         if misbehaviour is Misbehaviour.WRONG_PIN:
-            (self.folder / dev_files.FINGERPRINT).write_text("00" * 32, encoding="ascii")
+            (self.folder / node_files.FINGERPRINT).write_text("00" * 32, encoding="ascii")
         self._report = report
         self._server: QuicServer | None = None
         self._changed = asyncio.Event()
@@ -168,7 +170,7 @@ class QuicNode:
         seconds = time.monotonic() - (self._began if self._began is not None else self.tally.began)
         rate = result.hash_count / max(result.elapsed_time, 1e-6)
         work = result.work or ""
-        self._report(dev_node.block_line(self.chain, work.lstrip("0"), seconds, result.hash_count, rate))
+        self._report(block_line(self.chain, work.lstrip("0"), seconds, result.hash_count, rate))
         self.chain.append(work, seconds)
         self.tally.blocks += 1
         self.tally.hashes += result.hash_count
@@ -191,7 +193,7 @@ class QuicNode:
         for miner in tuple(self.miners):
             if miner.authenticated:
                 self._send_job(miner)
-        self._schedule(dev_node.REBUILD_BLOCK_TIMES * self.chain.block_time)
+        self._schedule(REBUILD_BLOCK_TIMES * self.chain.block_time)
         self.notify()
 
     def _schedule(self, seconds: float) -> None:
@@ -303,16 +305,16 @@ async def _play(
             raise MinerError(f"the miner ended with exit code {miner.returncode}")
     finally:
         if miner is not None:
-            dev_node.stop_miner(miner)
+            stop_miner(miner)
         await node.stop()
         print(f"dev-node: {node.tally.summary(chain)}, {node.stale} stale", flush=True)
     return 1 if node.tally.invalid else 0
 
 
 def _start_miner(node: QuicNode) -> subprocess.Popen[str]:
-    process, _ = dev_node.start_miner(
+    process, _ = start_miner(
         f"--node-addr=127.0.0.1:{node.port}",
-        f"--auth-token-file={node.folder / dev_files.TOKEN}",
-        f"--tls-cert-sha256-file={node.folder / dev_files.FINGERPRINT}",
+        f"--auth-token-file={node.folder / node_files.TOKEN}",
+        f"--tls-cert-sha256-file={node.folder / node_files.FINGERPRINT}",
     )
     return process

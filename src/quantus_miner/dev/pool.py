@@ -14,9 +14,10 @@ from collections import Counter
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner import dev_node, units
-from quantus_miner.certificate import self_signed
-from quantus_miner.dev_pool_judge import Judge, Share, Vardiff
+from quantus_miner import units
+from quantus_miner.dev.certificate import self_signed
+from quantus_miner.dev.judge import Judge, Share, Vardiff
+from quantus_miner.dev.miner_process import start_miner, stop_miner
 from quantus_miner.errors import MinerError
 from quantus_miner.model import Pow, achieved_difficulty
 from quantus_miner.proto import stratum
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
-    from quantus_miner.dev_node import Chain
+    from quantus_miner.dev.chain import Chain
     from quantus_miner.model import LiveJob
 
 DEV_WALLET: Final = "qzpFUhjXpZnRCbNr9LW5sAkWmTus52Ffcf31MBpig82u1JArX"
@@ -361,11 +362,11 @@ async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
     try:
         if port is None:
             flags = ("--pool", pool.url, "--wallet", DEV_WALLET, "--worker-name", "dev")
-            miner, _ = await asyncio.to_thread(dev_node.start_miner, *flags)
+            miner, _ = await asyncio.to_thread(start_miner, *flags)
         await _until(pool, stop, shares, miner)
     finally:
         if miner is not None:
-            await asyncio.to_thread(dev_node.stop_miner, miner)
+            await asyncio.to_thread(stop_miner, miner)
         await pool.close()
         pool.report(f"dev-pool: {pool.summary()}")
     return 1 if pool.wrong else 0

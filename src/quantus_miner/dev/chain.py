@@ -1,0 +1,120 @@
+"""The chain that development nodes and pools share: headers to seal, difficulty, and what was mined of it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Final
+
+from quantus_miner import pow as reference
+from quantus_miner import units
+from quantus_miner.model import MAX, Pow, limit_from_difficulty
+from quantus_miner.pow.block import Header
+
+REBUILD_BLOCK_TIMES: Final = 4
+"""A proposal that nobody sealed for so many block times is replaced by a fresh one."""
+RETARGET_BLOCKS: Final = 10
+MOST_RETARGET: Final = 2.0
+"""The difficulty changes by this factor at most from one block to the next."""
+PRE_RUNTIME: Final = b"\x06pow_\x80"
+SEAL: Final = b"\x05pow_\x01\x01"
+
+
+class Chain:
+    """A chain of one node: its tip, its difficulty, and the proposal that is to be sealed.
+
+    ``block_time``: seconds that the difficulty aims at.
+    """
+
+    def __init__(self, pow_: Pow, difficulty: int, block_time: float) -> None:
+        self.pow = pow_
+        self.difficulty = difficulty
+        self.block_time = block_time
+        self.author = secrets.token_bytes(32)
+        self.tip = bytes(32)
+        self.height = 0
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RETARGET_BLOCKS)
+        self.proposal = self.propose()
+
+    def propose(self) -> Header:
+        """A fresh block on the tip, with other transactions than the last one."""
+        self.proposal = Header(
+            parent_hash=self.tip,
+            number=self.height + 1,
+            state_root=secrets.token_bytes(32),
+            extrinsics_root=secrets.token_bytes(32),
+            zk_tree_root=secrets.token_bytes(32),
+            digest_logs=(PRE_RUNTIME + self.author,),
+        )
+        return self.proposal
+
+    @property
+    def limit(self) -> int:
+        """Largest valid hash or distance for the proposal, inclusive."""
+        return MAX // self.difficulty if self.pow is Pow.SHA3 else limit_from_difficulty(self.difficulty)
+
+    def job(self) -> dict[str, str]:
+        """The proposal as the body of a POST /mine, with the fields that nodes send."""
+        target = (
+            {"distance_threshold": str(self.limit)} if self.pow is Pow.SHA3 else {"difficulty": str(self.difficulty)}
+        )
+        return {
+            "job_id": str(uuid.uuid4()),
+            "mining_hash": self.proposal.mining_hash().hex(),
+            "nonce_start": f"{1:0128x}",
+            "nonce_end": f"{MAX:0128x}",
+            **target,
+        }
+
+    def seals(self, work: str) -> bool:
+        """Whether ``work``, as a miner returned it, is a nonce that seals the proposal."""
+        if len(work) != 128 or not set(work) <= set("0123456789abcdef"):
+            return False
+        return reference.is_valid(self.pow, self.proposal.mining_hash(), int(work, 16), self.limit)
+
+    def append(self, work: str, seconds: float) -> None:
+        """Puts the sealed proposal on the chain, which took ``seconds`` of mining, and retargets.
+
+        The next difficulty is the work a second of the last RETARGET_BLOCKS blocks, times the block time.
+        """
+        seal = SEAL + bytes.fromhex(work)
+        self.tip = replace(self.proposal, digest_logs=(*self.proposal.digest_logs, seal)).mining_hash()
+        self.height += 1
+        self._recent.append((self.difficulty, seconds))
+        work_done, time_taken = (sum(column) for column in zip(*self._recent, strict=True))
+        aim = work_done / max(time_taken, 1e-3) * self.block_time
+        most, least = self.difficulty * MOST_RETARGET, self.difficulty / MOST_RETARGET
+        self.difficulty = max(1, int(min(max(aim, least), most)))
+        self.propose()
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened in a run. Seconds, nonces."""
+
+    began: float
+    blocks: int = 0
+    invalid: int = 0
+    hashes: int = 0
+    mining_s: float = 0.0
+
+    def summary(self, chain: Chain) -> str:
+        """One paragraph for people."""
+        seconds = time.monotonic() - self.began
+        average = f"{seconds / self.blocks:.2f} s" if self.blocks else "-"
+        rate = units.hash_rate(self.hashes / self.mining_s if self.mining_s else 0.0)
+        return (
+            f"{self.blocks} blocks in {seconds:.1f} s (one in {average} on average, target {chain.block_time:g} s), "
+            f"{self.hashes:,} hashes at {rate}, difficulty now {chain.difficulty:,}, {self.invalid} invalid"
+        )
+
+
+def block_line(chain: Chain, nonce: str, seconds: float, hashes: int, rate: float) -> str:
+    """What is printed of the block that is about to be appended. ``rate``: hashes a second."""
+    return (
+        f"block {chain.height + 1:4}  nonce {nonce[:16]:16}  difficulty {chain.difficulty:12,}  "
+        f"{seconds:6.2f} s  {hashes:12,} hashes  {units.hash_rate(rate):>10}"
+    )

@@ -1,0 +1,127 @@
+"""``quantus-miner dev-node``: a node of the HTTP era, to try a miner with and to test it against.
+
+It builds headers of a chain of its own, gives them to the miner as jobs, polls and cancels as real nodes do, checks
+every ``work`` with its own call of the reference, and retargets the difficulty toward the block time.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import time
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from urllib.parse import urlsplit
+
+from quantus_miner.dev.chain import REBUILD_BLOCK_TIMES, Chain, Tally, block_line
+from quantus_miner.dev.miner_process import start_miner, stop_miner
+from quantus_miner.errors import MinerError, SettingError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+REPLY_TIMEOUT_S: Final = 10.0
+
+
+class MinerClient:
+    """Speaks to a miner's job API as nodes do: only the reply's ``status`` counts, not its HTTP code."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        parts = urlsplit(url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = -1
+        if parts.scheme != "http" or not parts.hostname or port == -1:
+            raise SettingError(f"--miner: {url!r} is not allowed; allowed: http://HOST:PORT")
+        self._connection = http.client.HTTPConnection(parts.hostname, port or 80, timeout=REPLY_TIMEOUT_S)
+        self._base = parts.path.rstrip("/")
+        self._headers = {"content-type": "application/json"}
+        if token:
+            self._headers["authorization"] = f"Bearer {token}"
+
+    def call(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
+        """The reply to a request. Raises MinerError where there is none, or none in JSON."""
+        try:
+            self._connection.request(method, self._base + path, json.dumps(body) if body else None, self._headers)
+            reply = json.loads(self._connection.getresponse().read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            self._connection.close()
+            raise MinerError(f"the miner does not answer {method} {path}: {error or type(error).__name__}") from None
+        if not isinstance(reply, dict) or "status" not in reply:
+            raise MinerError(f"the miner's answer to {method} {path} has no status")
+        return reply
+
+
+def run(chain: Chain, url: str | None, token: str | None, blocks: int | None, poll_s: float) -> int:
+    """Plays the node until ``blocks`` are found or the user interrupts; the exit code: 1 if any work was invalid.
+
+    ``url``: the miner's; None: starts a miner and stops it at the end. ``poll_s``: seconds between two polls.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):  # also where a shell in the background had SIGINT ignored
+        signal.signal(number, _interrupt)
+    miner = None
+    if url is None:
+        miner, url = start_miner()
+        token = None
+    client = MinerClient(url, token)
+    tally = Tally(time.monotonic())
+    try:
+        print(f"dev-node: {chain.pow}, block time {chain.block_time:g} s, miner at {url}", flush=True)
+        while blocks is None or tally.blocks < blocks:
+            _mine_block(chain, client, tally, poll_s)
+    except KeyboardInterrupt:
+        print(flush=True)
+    finally:
+        if miner is not None:
+            stop_miner(miner)
+        print(f"dev-node: {tally.summary(chain)}", flush=True)
+    return 1 if tally.invalid else 0
+
+
+def _mine_block(chain: Chain, client: MinerClient, tally: Tally, poll_s: float) -> None:
+    """Has the proposal sealed, however many jobs that takes."""
+    began = time.monotonic()
+    hashes, mining_s = 0, 0.0
+    while True:
+        job = chain.job()
+        reply = client.call("POST", "/mine", job)
+        if reply["status"] != "accepted":
+            raise MinerError(f"the miner refuses the job: {reply.get('message')}")
+        result = _await_result(client, job["job_id"], poll_s, REBUILD_BLOCK_TIMES * chain.block_time)
+        # As real nodes do, before every new job, also when this one is completed.
+        client.call("POST", f"/cancel/{job['job_id']}")
+        hashes += result["hash_count"]
+        mining_s += result["elapsed_time"]
+        if result["status"] != "completed":
+            print(f"dev-node: job {job['job_id']} is {result['status']}: new proposal", flush=True)
+            chain.propose()
+            continue
+        work = result["work"] or ""
+        if not chain.seals(work):
+            tally.invalid += 1
+            print(f"dev-node: INVALID work {work!r} for block {chain.height + 1}", flush=True)
+            continue
+        break
+    seconds = time.monotonic() - began
+    rate = result["hash_count"] / max(result["elapsed_time"], 1e-6)
+    print(block_line(chain, result["nonce"], seconds, hashes, rate), flush=True)
+    # What it took the miner, not the time until our next poll.
+    chain.append(work, mining_s)
+    tally.blocks += 1
+    tally.hashes += hashes
+    tally.mining_s += mining_s
+
+
+def _await_result(client: MinerClient, job_id: str, poll_s: float, patience_s: float) -> dict[str, Any]:
+    """Polls until the job has ended, at once and then every ``poll_s``; the last reply when patience ends."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        result = client.call("GET", f"/result/{job_id}")
+        if result["status"] != "running" or time.monotonic() > deadline:
+            return result
+        time.sleep(poll_s)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt

@@ -402,11 +402,9 @@ def test_a_refused_login_is_final() -> None:
     async def test() -> None:
         async with (
             started(dev_pool(misbehaviour=Misbehaviour.REFUSE_LOGIN)) as pool,
-            linked(pool.url) as (link, ear, task),
+            linked(pool.url) as (_, ear, task),
         ):
-            with pytest.raises(
-                LinkRefusedError, match=rf"^{link.name} refuses the login: Invalid login$".replace("+", r"\+")
-            ):
+            with pytest.raises(LinkRefusedError, match=r"^it refuses the login: Invalid login$"):
                 await asyncio.wait_for(task, PATIENCE_S)
             assert not ear.opened.is_set()
 
@@ -457,8 +455,8 @@ def test_tls_against_plain(server_tls: bool, client: str) -> None:
     async def test() -> None:
         async with started(dev_pool(tls=server_tls)) as pool:
             url = f"{client}://127.0.0.1:{pool.url.partition('?')[0].rpartition(':')[2]}"
-            async with linked(url, Timing(login_s=5)) as (link, _, task):
-                assert (await lost(task)).startswith(f"{link.name}: ")
+            async with linked(url, Timing(login_s=5)) as (_, _, task):
+                assert await lost(task) not in ("", "no connection: ")
 
     run(test)
 
@@ -513,9 +511,9 @@ def test_misbehaviour_ends_the_connection(misbehaviour: Misbehaviour, reason: st
     async def test() -> None:
         async with (
             started(dev_pool(misbehaviour=misbehaviour)) as pool,
-            linked(pool.url, Timing(login_s=0.1)) as (link, _, task),
+            linked(pool.url, Timing(login_s=0.1)) as (_, _, task),
         ):
-            assert await lost(task) == f"{link.name}: {reason}"
+            assert await lost(task) == reason
 
     run(test)
 
@@ -571,11 +569,11 @@ def test_keepalives_keep_a_quiet_connection_and_its_answers_count_as_life() -> N
             await reader.read()
 
         timing = Timing(keepalive_s=0.05, silence_s=0.4)
-        async with serving(handle) as url, linked(url, timing) as (link, _, task):
+        async with serving(handle) as url, linked(url, timing) as (_, _, task):
             for _ in range(10):
                 await asyncio.wait_for(asked.acquire(), PATIENCE_S)
             assert not task.done()
-            assert await lost(task) == f"{link.name}: no byte for 0.4 s"
+            assert await lost(task) == "no byte for 0.4 s"
 
     run(test)
 
@@ -638,7 +636,7 @@ def test_a_peer_that_does_not_read_is_lost(monkeypatch: pytest.MonkeyPatch) -> N
                 while link.submit(mined, Solution(base + sent + 1, 1), 1, 1.0):
                     sent += 1
                 assert 0 < sent < 256
-                assert await lost(task) == f"{link.name}: it does not read what we send"
+                assert await lost(task) == "it does not read what we send"
                 # Each of them gets a verdict, for the last has choked the connection.
                 assert ear.verdicts.qsize() == sent
             done.set()

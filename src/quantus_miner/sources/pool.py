@@ -190,6 +190,6 @@ def _tls_context(url: PoolUrl) -> ssl.SSLContext:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """The system's words, without numbers and addresses where it has some."""
-    number = error.errno if isinstance(error, OSError) else None
-    return os.strerror(number) if number is not None and number > 0 else str(error)
+    """The system's words, without its number and address where it has a plain one."""
+    number = None if isinstance(error, ssl.SSLError) or not isinstance(error, OSError) else error.errno
+    return (os.strerror(number) if number else str(error)) or type(error).__name__

@@ -9,7 +9,7 @@ SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
 
 WHEELS := build/wheels
 
-.PHONY: run test test-systemd install uninstall bench bench-peers check lock clean
+.PHONY: run test test-systemd wheels install uninstall bench bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node
@@ -25,6 +25,8 @@ test: $(VENV)/test.stamp
 	$(BIN)/coverage report
 
 # As a system service, with systemd. As root; it builds only what no `make` has built before.
+wheels: $(WHEELS).stamp
+
 install: $(WHEELS).stamp
 	@systemd/install $(WHEELS) $(PYTHON)
 

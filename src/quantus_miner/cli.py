@@ -155,7 +155,8 @@ def doctor(**given: str | None) -> None:
 
     def settings() -> Settings:
         extra = serve.make_context("serve", shlex.split(environ.get("EXTRA_MINER_FLAGS", ""))).params
-        return load_settings({"log": "warn"} | extra | {name: text for name, text in given.items() if text}, environ)
+        flags = {name: text for part in (extra, given) for name, text in part.items() if text}
+        return load_settings({"log": "warn"} | flags, environ)
 
     findings = list(doctor_.examine(doctor_.Host(environ, unit), settings))
     for finding in findings:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import faulthandler
 import logging
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -29,9 +27,6 @@ class Heartbeat:
         self._clock = clock
         self._next = 0.0
         self._well = True
-        if notifier.watchdog:
-            # The manager ends a stuck service with SIGABRT: the journal then says where each thread was.
-            faulthandler.enable(sys.stderr)
 
     def ready(self) -> None:
         """The service answers and its workers run."""

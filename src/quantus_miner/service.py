@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
 import os
@@ -119,7 +120,11 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:
         log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", settings.bind)
 
-    heartbeat = Heartbeat(miner, Notifier(os.environ))
+    notifier = Notifier(os.environ)
+    heartbeat = Heartbeat(miner, notifier)
+    if notifier.watchdog:
+        # The manager ends a stuck service with SIGABRT: the log then says where each thread was.
+        faulthandler.enable()
     miner.start()
     source.accepting = True
     # What was imported until now stays: no collection has to look at it again.

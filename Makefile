@@ -24,9 +24,9 @@ test: $(VENV)/test.stamp
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# As a system service, with systemd. As root; it builds only what no `make` has built before.
 wheels: $(WHEELS).stamp
 
+# As a system service, with systemd. As root; it builds only what `make wheels` has not built before.
 install: $(WHEELS).stamp
 	@systemd/install $(WHEELS) $(PYTHON)
 

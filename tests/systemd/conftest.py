@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 CHECKOUT: Final = Path(__file__).parent.parent.parent
 UNIT: Final = "quantus-miner.service"
 DROP_INS: Final = f"/etc/systemd/system/{UNIT}.d"
+CGROUPS: Final = Path("/sys/fs/cgroup")
 WAIT_S: Final = 60.0
 
 
@@ -27,6 +28,15 @@ class Machine:
 
     def __init__(self, root: Path, console: Path) -> None:
         self._console = console
+        # Where controllers are those of cgroup v1: cgroups of its own, in which its systemd may set limits too.
+        names = ("systemd", "unified", "cpu", "cpuset")
+        mounts = [CGROUPS / name for name in names if (CGROUPS / name / "cgroup.procs").exists()]
+        self._cgroups = [mount / f"quantus-miner-test-{os.getpid()}" for mount in mounts]
+        for folder in self._cgroups:
+            folder.mkdir()
+            for file in folder.glob("cpuset.[cm]*s"):
+                file.write_text((folder.parent / file.name).read_text())
+        enter = "".join(f"echo $$ >{folder}/cgroup.procs && " for folder in self._cgroups)
         # nspawn wants a /run of its own kind, which not every container or CI machine has.
         start = (
             "mount -t tmpfs tmpfs /run && exec systemd-nspawn --quiet --directory={} --volatile=overlay --boot"
@@ -34,7 +44,7 @@ class Machine:
         )
         with console.open("wb") as output:
             self.process = subprocess.Popen(
-                ["/usr/bin/unshare", "--mount", "sh", "-c", start.format(root, CHECKOUT)],
+                ["/usr/bin/unshare", "--mount", "sh", "-c", enter + start.format(root, CHECKOUT)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -53,7 +63,12 @@ class Machine:
                     "running",
                     "degraded",
                 ):
-                    return
+                    break
+        if self._cgroups:
+            for name in ("cpu", "cpuacct"):
+                self.run(f"mount -o remount,bind,rw /sys/fs/cgroup/{name}")
+            # So that it looks again at what it may set.
+            self.run("systemctl daemon-reexec && systemctl is-system-running --wait", check=False)
 
     def command(self, shell: str) -> list[str]:
         """What runs ``shell`` in the container, as root."""
@@ -74,6 +89,26 @@ class Machine:
     def files(self) -> list[str]:
         """Everything but what systemd itself keeps as it runs."""
         return self.run("find /etc /opt /usr /var -not -path '/var/lib/systemd/*' -not -path '/var/log/*'").splitlines()
+
+    @property
+    def controllers(self) -> set[str]:
+        """Those with which its systemd can limit the service."""
+        if self._cgroups:
+            return {"cpu"}
+        return set(self.run("cat /sys/fs/cgroup/cgroup.controllers", check=False).split())
+
+    @contextlib.contextmanager
+    def confined(self, cpus: str) -> Iterator[None]:
+        """The container, and all in it, in a cpuset. Skips the test where this machine has cgroup v2 alone."""
+        files = [folder / "cpuset.cpus" for folder in self._cgroups if (folder / "cpuset.cpus").exists()]
+        if not files:
+            pytest.skip("no cpusets of cgroup v1 on this machine: that is what AllowedCPUs= tests with cgroup v2")
+        before = files[0].read_text()
+        files[0].write_text(cpus)
+        try:
+            yield
+        finally:
+            files[0].write_text(before)
 
     # --- the service ---
 
@@ -138,6 +173,9 @@ class Machine:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(30)
+        for folder in self._cgroups:
+            for inner in [*sorted(folder.glob("**/"), reverse=True)]:
+                inner.rmdir()
 
 
 @pytest.fixture(scope="session")

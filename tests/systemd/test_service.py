@@ -133,15 +133,26 @@ def test_too_many_workers_are_reduced_with_a_warning(machine: Machine) -> None:
     assert machine.wait_for_message(cursor, text)["PRIORITY"] == "4"
 
 
-@pytest.mark.parametrize("limit", ["AllowedCPUs=0", "CPUQuota=100%"])
-def test_limits_of_the_cgroup_are_counted(machine: Machine, limit: str) -> None:
+@pytest.mark.parametrize(("limit", "controller"), [("AllowedCPUs=0", "cpuset"), ("CPUQuota=100%", "cpu")])
+def test_limits_that_the_unit_sets_are_counted(machine: Machine, limit: str, controller: str) -> None:
     if cpu_count(machine) < 2:
         pytest.skip("a machine with one CPU")
-    controllers = machine.run("cat /sys/fs/cgroup/cgroup.controllers", check=False)
-    if not {"cpu", "cpuset"} <= set(controllers.split()):
-        pytest.skip(f"this machine gives cgroup v2 no controllers cpu and cpuset, so systemd cannot set {limit}")
+    if controller not in machine.controllers:
+        pytest.skip(f"systemd cannot set {limit} here: this machine's cgroup v2 has no controller {controller}")
     machine.configure(env="MINER_METRICS_PORT=9900\n", drop_in=f"[Service]\n{limit}\n")
     assert machine.metric("miner_effective_cpus") == 1
+
+
+def test_a_cpuset_above_is_counted_and_told(machine: Machine) -> None:
+    if cpu_count(machine) < 2:
+        pytest.skip("a machine with one CPU")
+    cursor = machine.cursor()
+    with machine.confined("1"):
+        machine.configure(env="MINER_METRICS_PORT=9900\nMINER_WORKERS=2\nRUST_LOG=info,miner=debug\n")
+        assert machine.metric("miner_effective_cpus") == 1
+    assert machine.wait_for_message(cursor, "Detected cpuset mask: 1")["PRIORITY"] == "7"
+    text = "Requested 2 workers exceeds available logical CPUs in cpuset (1). Clamping to 1."
+    assert machine.wait_for_message(cursor, text)["PRIORITY"] == "4"
 
 
 def test_a_drop_in_fitted_to_this_machine_starts(machine: Machine) -> None:

@@ -164,6 +164,57 @@ def test_a_drop_in_fitted_to_this_machine_starts(machine: Machine) -> None:
             assert machine.metric("miner_workers") == workers
 
 
+# --- the doctor ---
+
+DOCTORS = {
+    "root": "quantus-miner doctor",
+    "account": "runuser -u quantus -- quantus-miner doctor",
+}
+
+
+@pytest.mark.parametrize("who", DOCTORS)
+def test_the_doctor_finds_nothing_wrong(machine: Machine, who: str) -> None:
+    machine.configure(env="MINER_METRICS_PORT=9900\n")
+    said = machine.run(DOCTORS[who])
+    assert "WRONG" not in said
+    assert "ok     state folder: /var/lib/quantus-miner can be written" in said
+    assert "ok     job API: a miner answers on 127.0.0.1:9833" in said
+
+
+def test_the_doctor_works_inside_the_unit(machine: Machine) -> None:
+    machine.configure()
+    for port, verdict in (
+        ("9833", "ok     job API: 127.0.0.1:9833 is free"),
+        ("many", "WRONG  settings: --port: 'many'"),
+    ):
+        cursor = machine.cursor()
+        machine.write(f"{DROP_INS}/doctor.conf", "[Service]\nExecStartPre=/usr/local/bin/quantus-miner doctor\n")
+        machine.write("/etc/default/quantus-miner", f"MINER_PORT={port}\n")
+        machine.run(f"systemctl daemon-reload; systemctl stop {UNIT}; systemctl start --no-block {UNIT}")
+        assert machine.wait_for_message(cursor, verdict)
+    machine.run(f"systemctl stop {UNIT}")
+
+
+@pytest.mark.parametrize(
+    ("drop_in", "env", "verdict"),
+    [
+        ("User=ghost", "", "WRONG  user: ghost does not exist"),
+        ("ExecStart=\nExecStart=/usr/local/bin/quantus-minre", "", "WRONG  program: /usr/local/bin/quantus-minre is"),
+        ("CPUAffinity=4000", "", "WRONG  CPUs: CPUAffinity= of the unit names no CPU it can have"),
+        ("WorkingDirectory=/srv", "", "WRONG  working folder: /srv cannot be written by the service"),
+        ("", "MINER_STATE_DIR=/srv\n", "WRONG  state folder: /srv cannot be written by the service"),
+        ("", "MINER_ENGINE=gpu-cuda\n", "WRONG  engine: engine 'gpu-cuda' is not available"),
+    ],
+)
+def test_the_doctor_finds_each_pitfall_of_the_page(machine: Machine, drop_in: str, env: str, verdict: str) -> None:
+    machine.configure()
+    machine.write(f"{DROP_INS}/test.conf", f"[Service]\n{drop_in}\n")
+    machine.write("/etc/default/quantus-miner", env)
+    machine.run("systemctl daemon-reload")
+    assert verdict in machine.run("quantus-miner doctor", check=False)
+    assert machine.run("quantus-miner doctor >/dev/null 2>&1 || echo $?", check=False) == "1"
+
+
 # --- hardening ---
 
 

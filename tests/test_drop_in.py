@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 
 from quantus_miner import drop_in
+from quantus_miner.cli import cli
 from quantus_miner.host.cpus import parse_cpu_list
 
 from .test_topology import machine
@@ -45,3 +47,9 @@ def test_a_dedicated_machine_gives_all_it_has(tmp_path: Path) -> None:
     shown = values(list(drop_in.dedicated(frozenset({0, 1, 3}), root)))
     assert shown["CPUAffinity"] == "0-1,3"
     assert shown["Environment"] == "MINER_WORKERS=3"
+
+
+def test_a_kind_has_to_be_named() -> None:
+    ended = CliRunner().invoke(cli, ["service", "print"])
+    assert ended.exit_code == 2
+    assert "one of --shared and --dedicated is needed" in ended.output

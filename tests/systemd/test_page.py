@@ -47,6 +47,17 @@ def test_settings_and_looking_at_it(machine: Machine) -> None:
         assert text in shown
 
 
+def test_a_secret_in_a_home_folder_is_handed_over(machine: Machine) -> None:
+    (drop_in,) = re.findall(r"```ini\n(.*?)```", PAGE, re.DOTALL)
+    machine.write("/root/api-token", "a-secret\n")
+    machine.run("chmod 600 /root/api-token")
+    machine.configure(drop_in=drop_in)
+    cancel = "curl -s -o /dev/null -w '%{http_code}' -X POST http://127.0.0.1:9833/cancel/none"
+    assert machine.run(cancel) == "401"
+    assert machine.run(f"{cancel} -H 'authorization: Bearer a-secret'") == "404"
+    assert "a-secret" not in machine.run(f"journalctl -u {UNIT}; systemctl show {UNIT}; ps -ef")
+
+
 def test_no_command_is_left_out() -> None:
     titles = ("Install", "Install by hand", "Settings", "Overrides", "Look at it")
     assert sum(len(commands(title)) for title in titles) == sum(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import time
 
 from .conftest import UNIT, Machine
@@ -32,6 +34,38 @@ def test_a_wedged_process_is_ended_and_started_again(machine: Machine) -> None:
     machine.wait_for_message(cursor, "Started quantus-miner.service")
     assert machine.pid != before
     assert machine.call("/health")["status"] == "ready"
+
+
+HOLD = """
+import ctypes, os, sys
+ptrace, thread = ctypes.CDLL(None).ptrace, int(sys.argv[1])
+for request in (0x4206, 0x4207):  # PTRACE_SEIZE, PTRACE_INTERRUPT: of this thread alone
+    assert ptrace(request, thread, None, None) == 0
+for _ in range(2):  # until it is held, and until it is gone
+    os.waitpid(thread, 0x40000000)  # __WALL
+    print("held or gone", flush=True)
+"""
+
+
+def test_one_worker_that_is_stuck_is_enough(machine: Machine) -> None:
+    """All other threads go on: the API answers, and the event loop turns."""
+    machine.configure(env="MINER_WORKERS=2\n", drop_in="[Service]\nWatchdogSec=2\nRestartSec=100ms\n")
+    before, cursor = machine.pid, machine.cursor()
+    assert machine.call("/mine", ENDLESS)["status"] == "accepted"
+    threads = [line.split() for line in machine.run(f"ps -L -o tid=,ni= -p {before}").splitlines()]
+    worker = next(thread for thread, nice in threads if nice == "10")
+    with subprocess.Popen(
+        machine.command(f"exec python3 -c {shlex.quote(HOLD)} {worker}"), stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline()
+        assert machine.call("/health")["status"] == "ready"
+        line = machine.wait_for_message(cursor, "has work and has not advanced for 10 s; the watchdog is not fed")
+        assert line["PRIORITY"] == "3"
+        machine.wait_for_message(cursor, "Watchdog timeout")
+        machine.wait_for_message(cursor, "Started quantus-miner.service")
+        assert holder.wait(30) == 0
+    assert machine.pid != before
 
 
 def test_the_watchdog_is_fed_while_it_mines(machine: Machine) -> None:

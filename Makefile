@@ -8,7 +8,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
 
-.PHONY: run test interop bench bench-peers check lock clean
+WHEELS := build/wheels
+
+.PHONY: run test test-systemd interop wheels install uninstall bench bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node --quic
@@ -27,6 +29,20 @@ interop: $(VENV)/test.stamp
 	@command -v cargo >/dev/null || { echo "quantus-miner: cargo is missing; install Rust to build the node" >&2; exit 1; }
 	cargo build --quiet --manifest-path tests/interop/Cargo.toml
 	$(BIN)/pytest tests/interop
+
+wheels: $(WHEELS).stamp
+
+# As a system service, with systemd. As root; it builds only what `make wheels` has not built before.
+install: $(WHEELS).stamp
+	@systemd/install $(WHEELS) $(PYTHON)
+
+uninstall:
+	@systemd/install --uninstall
+
+# The service under a real systemd, in a container of its own (as root; the first time it makes a Debian for that).
+test-systemd: $(VENV)/test.stamp $(WHEELS).stamp
+	@tests/systemd/make-root build/systemd-root
+	$(BIN)/pytest tests/systemd
 
 # Figures of this machine: the service's own cost, every kernel, and (with cargo) the network's own hash crate.
 bench: $(VENV)/run.stamp
@@ -49,6 +65,12 @@ $(VENV)/run.stamp: requirements/run.txt $(SOURCES) | $(VENV)/bin/python
 
 $(VENV)/test.stamp: requirements/test.txt $(VENV)/run.stamp
 	@$(PIP) install --requirement requirements/test.txt
+	@touch $@
+
+$(WHEELS).stamp: requirements/run.txt $(SOURCES) | $(VENV)/run.stamp
+	@rm -rf $(WHEELS)
+	@$(PIP) wheel --no-deps --requirement requirements/run.txt --wheel-dir $(WHEELS)
+	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir $(WHEELS) .
 	@touch $@
 
 # One line that says what is missing, instead of a page of build output.

@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from quantus_miner import server, service, stats
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quantus_miner"
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md")])
+    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), *(ROOT / "systemd").glob("*.md")])
 }
 PYTHON = "".join(path.read_text(encoding="utf-8") for path in sorted(SOURCE.glob("**/*.py")))
 METHODS = ("get", "post")
@@ -404,7 +405,10 @@ def test_flags_and_commands_in_examples_exist(page: str) -> None:
         words = line.split("#")[0].split()
         name = words[0] if words and not words[0].startswith("-") else "serve"
         assert name in cli.commands, f"{page}: {line}"
-        known = {option for part in cli.commands[name].params for option in part.opts}
+        command = cli.commands[name]
+        if isinstance(command, click.Group):
+            command = command.commands[words[1]]
+        known = {option for part in command.params for option in part.opts}
         assert {word for word in words if word.startswith("-")} <= known, f"{page}: {line}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from quantus_miner.model import Pow
 from quantus_miner.settings import SETTINGS, Settings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -45,7 +46,7 @@ def settings_options(command: Command) -> Command:
     return click.option("--config", metavar="FILE", help="TOML file with settings, named as the flags.")(command)
 
 
-def load_settings(given: dict[str, Any]) -> Settings:
+def load_settings(given: dict[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
     """The settings from the given flags, the environment and the config file; the log is set up by them."""
     config = given.pop("config", None)
     flags = {
@@ -53,7 +54,7 @@ def load_settings(given: dict[str, Any]) -> Settings:
         for name, text in given.items()
         if text is not None and text != ()
     }
-    settings = load(flags, os.environ, Path(config) if config else None)
+    settings = load(flags, environ, Path(config) if config else None)
     logs.configure(settings.log, settings.log_format)
     return settings
 
@@ -69,9 +70,9 @@ def cli() -> None:
 def serve(**given: str | None) -> None:
     """Run the mining service (the default)."""
     settings = load_settings(given)
-    from quantus_miner import service
+    from quantus_miner.service import run
 
-    service.run(settings)
+    run(settings)
 
 
 @cli.command()
@@ -89,11 +90,11 @@ def bench(engine: str, kernel: str | None, pow_: str, workers: str | None, secon
     import msgspec
 
     from quantus_miner import bench as bench_
-    from quantus_miner import service
     from quantus_miner.engines import create_engines
+    from quantus_miner.service import choose_workers, detect_cpus
 
     live = sys.stderr.isatty() and not as_json
-    count = service.choose_workers(settings.workers, service.detect_cpus())
+    count = choose_workers(settings.workers, detect_cpus())
     results = []
     # One at a time: each engine gets all the workers, and none disturbs another's measurement.
     engines = [part for name in settings.engine for part in create_engines(replace(settings, engine=(name,)), count)]
@@ -140,6 +141,47 @@ def devices() -> None:
     from quantus_miner.devices import describe
 
     for line in describe():
+        click.echo(line)
+
+
+@cli.command()
+@settings_options
+def doctor(**given: str | None) -> None:
+    """Look for what usually goes wrong with the service; exit code 1 if something is."""
+    from quantus_miner import doctor as doctor_
+
+    unit = doctor_.unit_properties()
+    environ = doctor_.service_environment(os.environ, unit)
+
+    def settings() -> Settings:
+        extra = serve.make_context("serve", shlex.split(environ.get("EXTRA_MINER_FLAGS", ""))).params
+        flags = {name: text for part in (extra, given) for name, text in part.items() if text}
+        return load_settings({"log": "warn"} | flags, environ)
+
+    findings = list(doctor_.examine(doctor_.Host(environ, unit), settings))
+    for finding in findings:
+        for line in finding.lines():
+            click.echo(line)
+    sys.exit(any(finding.advice and finding.wrong for finding in findings))
+
+
+@cli.group()
+def service() -> None:
+    """About the systemd service."""
+
+
+@service.command("print")
+@click.option("--shared", "kind", flag_value="shared", help="For a machine that also runs a node.")
+@click.option("--dedicated", "kind", flag_value="dedicated", help="For a machine that only mines.")
+def service_print(kind: str | None) -> None:
+    """Print a drop-in fitted to the CPUs of this machine."""
+    from quantus_miner import drop_in
+    from quantus_miner.host import cpus
+
+    if kind is None:
+        raise click.UsageError("one of --shared and --dedicated is needed")
+    write = drop_in.shared if kind == "shared" else drop_in.dedicated
+    for line in write(cpus.detect().cpus):
         click.echo(line)
 
 

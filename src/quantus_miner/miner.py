@@ -31,6 +31,8 @@ FIRST_SPEED: Final = 1_000.0
 """Nonces a second that a worker is taken to do before it is measured: a first slice of a few milliseconds."""
 SMALLEST_SLICE_S: Final = 0.001
 """Slices shrink toward the end of a range, so that all workers end together, but not below this."""
+STALL_S: Final = 10.0
+"""Seconds without a nonce tested after which a worker that has work is stuck, and not just waiting for its CPU."""
 
 
 class Search:
@@ -77,10 +79,21 @@ class _Worker:
         self.done = 0
         self.meter = RateMeter(now)
         self.alive = True
+        self._mark: tuple[float, int] | None = None
+        self._moved = now
 
     @property
     def hashes(self) -> int:
         return self.done + (self.control.hashes if self.search else 0)
+
+    def look(self, now: float) -> None:
+        """Remembers when it last moved: began a slice, tested a nonce, or had no work. Sleep is part of some work."""
+        mark = None if self.search is None or self.control.sleeping else (self.slice_started, self.control.hashes)
+        if mark is None or mark != self._mark:
+            self._mark, self._moved = mark, now
+
+    def stalled(self, now: float) -> bool:
+        return now - self._moved >= STALL_S
 
     def can(self, pow_: Pow) -> bool:
         return self.alive and self.engine.kernel(pow_) is not None
@@ -135,6 +148,12 @@ class Miner:
         """Whether any worker is left to take work."""
         with self._lock:
             return not self._closing and any(worker.alive for worker in self._workers)
+
+    def stalled(self) -> list[int]:
+        """Numbers of the workers that have work and have not advanced for STALL_S, as ``tick`` saw them."""
+        with self._lock:
+            now = self._clock()
+            return [worker.index for worker in self._workers if worker.stalled(now)]
 
     def supports(self, pow_: Pow) -> bool:
         """Whether any worker is left that can search for ``pow_``."""
@@ -212,11 +231,12 @@ class Miner:
         return (search.ended if search.ended is not None else self._clock()) - search.started
 
     def tick(self) -> None:
-        """Samples the hash rates; to be called about once a second."""
+        """Samples the hash rates and looks whether the workers advance; to be called about once a second."""
         with self._lock:
             now = self._clock()
             for worker in self._workers:
                 worker.meter.sample(now, worker.hashes)
+                worker.look(now)
             for search in self._turns:
                 for worker, meter in search.meters.items():
                     meter.sample(now, search.hashes_of(worker))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import gc
 import logging
+import os
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,9 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner import metrics, server
 from quantus_miner.engines import create_engines
 from quantus_miner.errors import LinkRefusedError
+from quantus_miner.heartbeat import Heartbeat
 from quantus_miner.host import cpus, topology
+from quantus_miner.host.notify import Notifier
 from quantus_miner.miner import Miner
 from quantus_miner.model import Pow
 from quantus_miner.proto.address import address_warning, compose_login
@@ -116,6 +120,11 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:
         log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", settings.bind)
 
+    notifier = Notifier(os.environ)
+    heartbeat = Heartbeat(miner, notifier)
+    if notifier.watchdog:
+        # The manager ends a stuck service with SIGABRT: the log then says where each thread was.
+        faulthandler.enable()
     miner.start()
     source.accepting = True
     # What was imported until now stays: no collection has to look at it again.
@@ -124,10 +133,14 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     async with asyncio.TaskGroup() as tasks:
         for part in servers:
             tasks.create_task(part.run_until_stopped())
-        ticks = tasks.create_task(_tick(miner.tick, source.tick))
+        ticks = tasks.create_task(_tick(miner.tick, source.tick, heartbeat.tick))
         mining = tasks.create_task(_mine_live(live, stop)) if live else None
         log.info("Server starting on %s", server.endpoint(api_socket))
+        for part in servers:
+            await part.ready.wait()
+        heartbeat.ready()
         await stop.wait()
+        heartbeat.stopping()
         source.accepting = False
         ticks.cancel()
         for part in servers:

@@ -17,6 +17,7 @@ class Control:
 
     def __init__(self) -> None:
         self.native = native.Control()
+        self.sleeping = False
         self._stopped = threading.Event()
 
     @property
@@ -36,7 +37,11 @@ class Control:
 
     def sleep(self, seconds: float) -> bool:
         """Waits, or less when stopped; whether it was stopped."""
-        return self._stopped.wait(min(seconds, threading.TIMEOUT_MAX))
+        self.sleeping = True
+        try:
+            return self._stopped.wait(min(seconds, threading.TIMEOUT_MAX))
+        finally:
+            self.sleeping = False
 
 
 class Engine(Protocol):

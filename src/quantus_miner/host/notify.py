@@ -1,0 +1,39 @@
+"""Tells the service manager how the service is, as sd_notify(3) and sd_watchdog_enabled(3) say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STATUS_S: Final = 15.0
+"""Seconds between two status lines where no watchdog asks for more."""
+
+
+class Notifier:
+    """Sends to the socket that ``NOTIFY_SOCKET`` names; without one, nowhere.
+
+    ``watchdog``: whether the manager waits for signs of life from this process. ``interval_s``: seconds between two
+    of them, half of what the manager allows; without a watchdog, between two status lines.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        address = environ.get("NOTIFY_SOCKET", "")
+        # A leading @ is an abstract socket, whose name begins with a NUL. What is neither (vsock) is not for us.
+        self._address = "\0" + address[1:] if address.startswith("@") else address if address.startswith("/") else ""
+        allowed = environ.get("WATCHDOG_USEC", "")
+        ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.watchdog = bool(self._address) and ours and allowed.isdecimal() and int(allowed) > 0
+        self.interval_s = int(allowed) / 2e6 if self.watchdog else STATUS_S
+
+    def send(self, *assignments: str) -> None:
+        """``READY=1``, ``STATUS=…``: assignments of sd_notify(3), in one message. Never raises, never blocks."""
+        if not self._address:
+            return
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.sendto("\n".join(assignments).encode(), self._address)

@@ -1,0 +1,237 @@
+"""Signs of life for the service manager: over real sockets, from a real miner, against what can get stuck."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+
+from quantus_miner.heartbeat import Heartbeat
+from quantus_miner.host.notify import STATUS_S, Notifier
+from quantus_miner.miner import STALL_S, Miner
+from quantus_miner.model import Job, NonceRange, Pow
+from quantus_miner.native import Outcome
+
+from .conftest import MinerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from quantus_miner.engines import Control
+
+WAIT_S = 30.0
+
+
+class Manager:
+    """The other end of NOTIFY_SOCKET."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.settimeout(WAIT_S)
+        self.socket.bind("\0" + address[1:] if address.startswith("@") else address)
+
+    def environ(self, **more: str) -> dict[str, str]:
+        return {"NOTIFY_SOCKET": self.address} | more
+
+    def next(self) -> dict[str, str]:
+        """The next message's assignments."""
+        return dict(line.split("=", 1) for line in self.socket.recv(4096).decode().split("\n"))
+
+    def waiting(self) -> list[dict[str, str]]:
+        """All messages that have arrived."""
+        self.socket.setblocking(False)
+        found = []
+        try:
+            while True:
+                found.append(self.next())
+        except BlockingIOError:
+            self.socket.settimeout(WAIT_S)
+            return found
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+    address = str(tmp_path / "notify") if request.param == "path" else f"@quantus-miner-{os.getpid()}"
+    manager = Manager(address)
+    with closing(manager.socket):
+        yield manager
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class StuckEngine:
+    """Its kernel does not come back, however it is asked, until the test lets it."""
+
+    name = "stuck"
+    kind: Literal["cpu"] = "cpu"
+    workers = 2
+
+    def __init__(self, *, asleep: bool = False) -> None:
+        self.begun = threading.Semaphore(0)
+        self.release = threading.Event()
+        self._asleep = asleep
+
+    def kernel(self, pow: Pow) -> str | None:
+        return "stuck"
+
+    def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+        self.begun.release()
+        if self._asleep:
+            assert control.sleep(WAIT_S)
+        else:
+            assert self.release.wait(WAIT_S)
+        return Outcome(count, None)
+
+    def job_solved(self) -> None:
+        pass
+
+
+def job() -> Job:
+    return Job("a", Pow.POSEIDON2, bytes(32), 0, (NonceRange(1, 10**9),))
+
+
+# --- the socket ---
+
+
+def test_messages_go_to_path_and_abstract_sockets(manager: Manager) -> None:
+    Notifier(manager.environ()).send("READY=1", "STATUS=well")
+    assert manager.next() == {"READY": "1", "STATUS": "well"}
+
+
+@pytest.mark.parametrize("address", ["", "/nowhere/at/all", "@nobody-listens", "vsock:2:1234"])
+def test_without_a_listener_nothing_happens(address: str) -> None:
+    Notifier({"NOTIFY_SOCKET": address}).send("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("environ", "watchdog", "interval"),
+    [
+        ({"WATCHDOG_USEC": "30000000"}, True, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, True, 15.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, False, STATUS_S),
+        ({"WATCHDOG_USEC": "0"}, False, STATUS_S),
+        ({"WATCHDOG_USEC": "soon"}, False, STATUS_S),
+        ({}, False, STATUS_S),
+    ],
+)
+def test_the_watchdog_wants_a_sign_in_half_its_time(environ: dict[str, str], watchdog: bool, interval: float) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": "/run/notify"} | environ)
+    assert (notifier.watchdog, notifier.interval_s) == (watchdog, interval)
+
+
+def test_a_full_socket_does_not_block_the_service(manager: Manager) -> None:
+    notifier = Notifier(manager.environ())
+    for _ in range(10_000):
+        notifier.send("WATCHDOG=1")
+    assert manager.waiting()
+
+
+# --- what is judged ---
+
+
+def test_the_dog_is_fed_only_while_workers_with_work_advance(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    manager, clock, engine = Manager(str(tmp_path / "notify")), Clock(), StuckEngine()
+    miner = Miner([engine], chunk_s=1.0, clock=clock)
+    heartbeat = Heartbeat(miner, Notifier(manager.environ(WATCHDOG_USEC="4000000")), clock)
+
+    def tick(seconds: float) -> list[dict[str, str]]:
+        clock.now += seconds
+        miner.tick()
+        heartbeat.tick()
+        return manager.waiting()
+
+    miner.start()
+    heartbeat.ready()
+    ready, first = manager.waiting()
+    assert ready == {"READY": "1"}
+    assert first["WATCHDOG"] == "1"
+    assert first["STATUS"] == "0.00 H/s, 0 active jobs, 0 of 2 workers busy"
+    # Without work nothing has to advance.
+    assert [message["WATCHDOG"] for message in tick(100)] == ["1"]
+    search = miner.submit(job(), lambda _: None)
+    assert all(engine.begun.acquire(timeout=WAIT_S) for _ in range(2))
+    assert [message["WATCHDOG"] for message in tick(1)] == ["1"]
+    assert "WATCHDOG" in tick(STALL_S - 1)[0]
+    assert miner.stalled() == []
+    (last,) = tick(1)
+    assert miner.stalled() == [0, 1]
+    assert last == {"STATUS": "Worker 0, 1 has work and has not advanced for 10 s"}
+    assert tick(1) == tick(50) == []
+    assert [record.getMessage() for record in caplog.records] == [f"{last['STATUS']}; the watchdog is not fed"]
+    # It comes back to life: the next tick says so at once.
+    miner.cancel(search)
+    engine.release.set()
+    while miner.stats().busy_workers:
+        pass
+    assert [message["WATCHDOG"] for message in tick(0.1)] == ["1"]
+    heartbeat.stopping()
+    assert manager.next()["STOPPING"] == "1"
+    assert miner.close(WAIT_S)
+    manager.socket.close()
+
+
+def test_a_worker_that_sleeps_as_it_should_is_not_stuck() -> None:
+    clock, engine = Clock(), StuckEngine(asleep=True)
+    miner = Miner([engine], chunk_s=1.0, clock=clock)
+    miner.start()
+    miner.submit(job(), lambda _: None)
+    assert all(engine.begun.acquire(timeout=WAIT_S) for _ in range(2))
+    while not all(worker.control.sleeping for worker in miner._workers):
+        pass
+    for _ in range(3):
+        clock.now += STALL_S
+        miner.tick()
+        assert miner.stalled() == []
+    assert miner.close(WAIT_S)
+
+
+def test_a_miner_without_workers_left_is_no_sign_of_life(tmp_path: Path) -> None:
+    manager, clock, engine = Manager(str(tmp_path / "notify")), Clock(), StuckEngine()
+    miner = Miner([engine], chunk_s=1.0, clock=clock)
+    heartbeat = Heartbeat(miner, Notifier(manager.environ(WATCHDOG_USEC="4000000")), clock)
+    for worker in miner._workers:
+        worker.alive = False
+    heartbeat.tick()
+    assert manager.waiting() == [{"STATUS": "No worker is left"}]
+    manager.socket.close()
+
+
+# --- the service ---
+
+
+def test_a_service_says_ready_when_it_answers_and_stopping_when_it_ends(manager: Manager) -> None:
+    with MinerProcess("--port", "0", "--workers", "1", **manager.environ(WATCHDOG_USEC="2000000")) as miner:
+        assert manager.next() == {"READY": "1"}
+        # Said before it was: whoever was told has only to connect.
+        assert miner.call("GET", "/health")[0] == 200
+        assert [manager.next()["WATCHDOG"] for _ in range(3)] == ["1"] * 3
+        assert miner.stop() == 0
+        messages = manager.waiting()
+        assert messages[-1] == {"STOPPING": "1", "STATUS": "Stopping"}
+
+
+def test_a_service_that_cannot_start_is_never_ready(manager: Manager) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = subprocess.run(
+            [sys.executable, "-m", "quantus_miner", "--port", port],
+            env=os.environ | manager.environ(),
+            capture_output=True,
+            timeout=WAIT_S,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert manager.waiting() == []

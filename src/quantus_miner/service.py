@@ -21,6 +21,7 @@ from quantus_miner.sources.http import HttpSource
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.sources.pool import PoolLink
+from quantus_miner.store.writer import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,22 +101,26 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, stop)
 
+    store = Store(settings.state_dir, history_days=settings.history_days)
+    jobs = store.start()
     priority = {"live": (1, 0), "equal": (0, 0), "http": (0, 1)}[settings.priority]
     links = create_links(settings)
-    live = LiveSource(miner, links, priority=priority[0]) if links else None
-    source = HttpSource(miner, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1])
+    live = LiveSource(miner, links, priority=priority[0], store=store) if links else None
+    source = HttpSource(miner, store, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1])
     api_socket = server.listen(settings.bind, settings.port, "--port")
     servers = [server.Server(source.app, api_socket)]
     if settings.metrics_port is None:
         log.info("Metrics disabled (no --metrics-port provided)")
     else:
         metrics_socket = server.listen(settings.bind, settings.metrics_port, "--metrics-port")
-        collector = metrics.MinerCollector(miner.stats, source.stats, live.stats if live else tuple, effective.count)
+        links_stats = live.stats if live else tuple
+        collector = metrics.MinerCollector(miner.stats, source.stats, links_stats, lambda: store.ok, effective.count)
         servers.append(server.Server(metrics.create_app([collector]), metrics_socket))
         log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
     if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:
         log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", settings.bind)
 
+    source.restore(jobs)
     miner.start()
     source.accepting = True
     # What was imported until now stays: no collection has to look at it again.
@@ -136,9 +141,12 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
         with ThreadPoolExecutor(1) as pool:
             if not await loop.run_in_executor(pool, miner.close, GRACE_S):
                 log.warning("Some workers did not stop in time")
+        source.save()
         # After the miner: what it found in the last moment has been sent.
         if mining is not None:
             mining.cancel()
+    with ThreadPoolExecutor(1) as pool:
+        await loop.run_in_executor(pool, store.close, GRACE_S)
     stats = miner.stats()
     log.info("Stopped: %d hashes, %d solutions", stats.hashes, sum(stats.solved_by_engine.values()))
     if mining is not None and not mining.cancelled() and (refusal := mining.result()) is not None:

@@ -92,17 +92,17 @@ class Database:
 
     def _prepare(self) -> None:
         with damage():
+            # First of all, so that a file of others is left as it is.
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            (tables,) = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if version != VERSION and (version, tables) != (0, 0):
+                raise DamagedError(f"its schema has version {version}, not {VERSION}")
             self._db.execute("PRAGMA journal_mode = WAL")
             # A commit is on the disk when it returns, also for a loss of power.
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA journal_size_limit = 4194304")
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            (tables,) = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if version == 0 and tables == 0:
-                # In one transaction, and for real: a file that cannot be written is known at once.
+            if tables == 0:
                 self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
-            elif version != VERSION:
-                raise DamagedError(f"its schema has version {version}, not {VERSION}")
 
     def load(self) -> list[StoredJob]:
         """All jobs, in the order in which they came; the file is checked as a whole."""

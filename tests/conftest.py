@@ -6,9 +6,11 @@ import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Self
 import hypothesis
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
+from quantus_miner.engines.autotune import fastest_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,12 +46,21 @@ def vectors(name: str) -> Any:
 def _no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What processes under test remember goes into a folder of this run."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    fastest_kernels(Path(os.environ["XDG_STATE_HOME"]) / "quantus-miner" / "kernels.json")
 
 
 class MinerProcess:
-    """A real ``quantus-miner serve`` on free ports, with its log as it comes."""
+    """A real ``quantus-miner serve`` on free ports, with its log as it comes.
+
+    Unless told otherwise it has a state folder of its own, so that no job of another test goes on in it.
+    """
 
     def __init__(self, *args: str, **environ: str) -> None:
+        state = tempfile.mkdtemp(dir=os.environ["XDG_STATE_HOME"])
+        kernels = Path(os.environ["XDG_STATE_HOME"]) / "quantus-miner" / "kernels.json"
+        if kernels.exists():
+            shutil.copy(kernels, state)  # measuring them takes time
+        environ = {"MINER_STATE_DIR": state} | environ
         self.process = subprocess.Popen(
             [sys.executable, "-m", "quantus_miner", *args],
             stderr=subprocess.PIPE,

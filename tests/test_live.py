@@ -239,9 +239,9 @@ def test_verdicts_are_counted() -> None:
         link = ScriptedLink("pool a")
         async with mining(link) as (source, _):
             listener = await link.connected()
-            listener.on_verdict(Verdict(True, False, "", 0.1))
-            listener.on_verdict(Verdict(False, True, "Stale share", 0.2))
-            listener.on_verdict(Verdict(False, False, "Invalid nonce", 0.3))
+            listener.on_verdict(Verdict(True, False, "", 0.1, 1))
+            listener.on_verdict(Verdict(False, True, "Stale share", 0.2, 1))
+            listener.on_verdict(Verdict(False, False, "Invalid nonce", 0.3, 1))
             (stats,) = source.stats()
             assert (stats.accepted, stats.stale, stats.rejected, stats.latency_s) == (1, 1, 1, 0.3)
 

@@ -56,7 +56,7 @@ def scrape(collector: MinerCollector) -> dict[str, dict[tuple[str, ...], float]]
 
 
 def test_every_row_of_the_table_has_samples() -> None:
-    samples = scrape(MinerCollector(lambda: MINER, lambda: API, lambda: (LINK,), 4))
+    samples = scrape(MinerCollector(lambda: MINER, lambda: API, lambda: (LINK,), lambda: True, 4))
     assert samples.keys() == {row.name for row in METRICS}
     assert samples["miner_hash_rate"] == {(): 15.0}
     assert samples["miner_job_hashes_total"] == {("cpu-fast", "j"): 12}
@@ -73,7 +73,7 @@ def test_a_part_that_fails_costs_its_own_series_only(caplog: pytest.LogCaptureFi
     def fail() -> ApiStats:
         raise RuntimeError("broken")
 
-    samples = scrape(MinerCollector(lambda: MINER, fail, tuple, 4))
+    samples = scrape(MinerCollector(lambda: MINER, fail, tuple, lambda: True, 4))
     assert samples["miner_workers"] == {(): 3}
     assert "miner_jobs_total" not in samples
     assert "could not be read" in caplog.text

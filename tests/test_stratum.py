@@ -306,7 +306,7 @@ def test_a_conversation() -> None:
     wire.now += 0.25
     wire.pool.judge(came.request, None)
     wire.carry()
-    assert wire.take() == [Judged(mined, True, False, "", 0.25)]
+    assert wire.take() == [Judged(mined, True, False, "", 0.25, nonce(mined, 5))]
 
 
 def test_a_login_without_a_job_waits_for_one() -> None:
@@ -520,7 +520,7 @@ def test_keepalives_verdicts_and_silence() -> None:
     assert wire.miner.tick(30.0) == []
     assert json.loads(wire.miner.data_to_send()) == {"id": 3, "method": "keepalived", "params": {"id": "session"}}
     assert wire.miner.deadline == 50.0
-    assert wire.miner.tick(50.0) == [Judged(mined.job, False, False, "no reply", 30.0)]
+    assert wire.miner.tick(50.0) == [Judged(mined.job, False, False, "no reply", 30.0, nonce(mined.job, 1))]
     # The verdict that comes after all is nothing any more.
     assert wire.miner.receive(line(id=2, result={"status": "OK"}), 55.0) == []
     assert wire.miner.deadline == 60.0
@@ -539,7 +539,7 @@ def test_at_the_end_no_share_is_left_without_a_verdict() -> None:
     mined = wire.take()[1]
     assert isinstance(mined, NewJob)
     wire.miner.submit(mined.job, nonce(mined.job, 1), 1, wire.now)
-    assert wire.miner.close(wire.now + 2) == [Judged(mined.job, False, False, "no reply", 2.0)]
+    assert wire.miner.close(wire.now + 2) == [Judged(mined.job, False, False, "no reply", 2.0, nonce(mined.job, 1))]
     assert wire.miner.close(wire.now + 2) == []
 
 

@@ -185,6 +185,22 @@ def service_print(kind: str | None) -> None:
         click.echo(line)
 
 
+@cli.command()
+@click.option("--state-dir", metavar="DIR", help="As of the service; unset: the user's state folder.")
+@click.option("--last", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead.")
+def history(state_dir: str | None, last: int, as_json: bool) -> None:
+    """Show the blocks and shares that were found."""
+    settings = load_settings({"state_dir": state_dir, "log": "warn"})
+    import msgspec
+
+    from quantus_miner.store import history as history_
+
+    entries = history_.latest(settings.state_dir, last)
+    for line in [msgspec.json.encode(entry).decode() for entry in entries] if as_json else history_.lines(entries):
+        click.echo(line)
+
+
 @cli.command("dev-node")
 @click.option("--miner", metavar="URL", help="Base URL of a running miner's job API; unset: start one for this run.")
 @click.option("--api-token", metavar="TOKEN", envvar="MINER_API_TOKEN", help="Bearer token that the miner requires.")

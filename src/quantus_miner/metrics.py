@@ -81,6 +81,7 @@ METRICS: Final = (
     Row(
         "miner_source_latency_seconds", "gauge", ("source",), "Time from sending the last judged share to its verdict."
     ),
+    Row("miner_store_ok", "gauge", (), "1 while jobs and finds get to the disk, 0 while they are in memory only."),
     Row("miner_kernel_info", "gauge", ("engine", "pow", "kernel"), "1 for each kernel in use."),
     Row("miner_build_info", "gauge", ("version", "python"), "1; what is running."),
 )
@@ -98,17 +99,20 @@ class MinerCollector(Collector):
         miner: Callable[[], MinerStats],
         api: Callable[[], ApiStats],
         links: Callable[[], tuple[LinkStats, ...]],
+        store_ok: Callable[[], bool],
         effective_cpus: int,
     ) -> None:
         self._miner = miner
         self._api = api
         self._links = links
+        self._store_ok = store_ok
         self._effective_cpus = effective_cpus
 
     def collect(self) -> Iterator[Metric]:
         """One family a row of the table."""
         values: dict[str, Values] = {
             "miner_effective_cpus": {(): self._effective_cpus},
+            "miner_store_ok": {(): self._store_ok()},
             "miner_build_info": {(__version__, platform.python_version()): 1},
         }
         for part in (self._miner_values, self._api_values, self._link_values):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner import pow as reference
 from quantus_miner.engines.base import Control, Engine
 from quantus_miner.host.cpus import pin_thread, yield_priority
-from quantus_miner.model import Job, Pow, Solution, Status
+from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
 from quantus_miner.ranges import NonceRanges
 from quantus_miner.stats import MinerStats, RateMeter, ThreadStats
 
@@ -36,7 +36,10 @@ STALL_S: Final = 10.0
 
 
 class Search:
-    """One submitted job. Identity is its generation: a result that arrives after the end is known as such."""
+    """One submitted job. Identity is its generation: a result that arrives after the end is known as such.
+
+    ``progress``: where an earlier run left off; None: at the beginning.
+    """
 
     def __init__(
         self,
@@ -45,20 +48,32 @@ class Search:
         on_solution: Callable[[Search, Solution], None] | None,
         priority: int,
         now: float,
+        progress: Progress | None = None,
     ) -> None:
+        progress = progress or Progress(job.ranges)
         self.job = job
         self.on_solution = on_solution
         self.priority = priority
         self.status = Status.RUNNING
         self.solution: Solution | None = None
         self.engine: str | None = None  # that found the solution
-        self.started = now
+        self.started = now - progress.elapsed
         self.ended: float | None = None
         self.on_end = on_end
-        self.todo = NonceRanges(job.ranges)
+        self.todo = NonceRanges(progress.todo)
+        self.tested = progress.hashes  # in finished slices; at the end in all, until that moment
         self.workers: set[_Worker] = set()
         self.done: Counter[_Worker] = Counter()
         self.meters: dict[_Worker, RateMeter] = {}
+
+    @classmethod
+    def over(
+        cls, job: Job, progress: Progress, status: Status, solution: Solution | None, engine: str | None, now: float
+    ) -> Search:
+        """One that ended in an earlier run."""
+        search = cls(job, lambda _: None, None, 0, now, progress)
+        search.status, search.solution, search.engine, search.ended = status, solution, engine, now
+        return search
 
     def hashes_of(self, worker: _Worker) -> int:
         """Nonces tested by ``worker``, the slice under way included."""
@@ -73,6 +88,7 @@ class _Worker:
         self.engine = engine
         self.control = Control()
         self.search: Search | None = None
+        self.slice: NonceRange | None = None  # under way
         self.slice_started = 0.0
         self.speeds: dict[Pow, float] = {}
         self.interrupted = False
@@ -173,6 +189,7 @@ class Miner:
         on_solution: Callable[[Search, Solution], None] | None = None,
         priority: int = 0,
         replaces: Search | None = None,
+        progress: Progress | None = None,
     ) -> Search:
         """Adds a job; it gets a worker at once, and from then on its turn among the active ones of its priority.
 
@@ -180,9 +197,9 @@ class Miner:
         ranges are exhausted, or no worker is left that can search them); not after a cancel. With ``on_solution``
         it is never completed: the search goes on, and every solution goes there, from any thread, even one that was
         found as the search was cancelled. Jobs of a lower ``priority`` get only workers that no higher one can use.
-        ``replaces`` is cancelled in the same moment.
+        ``replaces`` is cancelled in the same moment. ``progress``: where an earlier run left off.
         """
-        search = Search(job, on_end, on_solution, priority, self._clock())
+        search = Search(job, on_end, on_solution, priority, self._clock(), progress)
         with self._lock:
             if replaces is not None and replaces.status is Status.RUNNING:
                 self._end(replaces, Status.CANCELLED)
@@ -222,9 +239,17 @@ class Miner:
         return not any(thread.is_alive() for thread in self._threads)
 
     def hashes(self, search: Search) -> int:
-        """Nonces of ``search`` really tested so far."""
+        """Nonces of ``search`` really tested so far, or until its end."""
         with self._lock:
-            return sum(search.hashes_of(worker) for worker in search.workers | search.done.keys())
+            return self._hashes(search)
+
+    def progress(self, search: Search) -> Progress:
+        """How far ``search`` is for certain: slices under way are left to do."""
+        with self._lock:
+            # Not what they have tested so far: a hit among that may wait for the reference.
+            under_way = [worker.slice for worker in search.workers if worker.slice is not None]
+            todo = (*sorted(under_way, key=lambda piece: piece.start), *search.todo.left)
+            return Progress(todo, search.tested, self.elapsed(search))
 
     def elapsed(self, search: Search) -> float:
         """Seconds since ``search`` began, until its end."""
@@ -314,6 +339,7 @@ class Miner:
                 now = self._clock()
                 worker.control.reset()
                 worker.search, worker.slice_started, worker.interrupted = search, now, False
+                worker.slice = NonceRange(start, start + count - 1)
                 search.workers.add(worker)
                 if worker not in search.meters:
                     search.meters[worker] = RateMeter(now)
@@ -400,12 +426,20 @@ class Miner:
             worker.control.stop()
 
     def _leave(self, worker: _Worker, search: Search, tested: int) -> None:
-        worker.search = None
+        worker.search = worker.slice = None
         worker.done += tested
+        if search.status is Status.RUNNING:
+            search.tested += tested
         search.workers.discard(worker)
         search.done[worker] += tested
 
+    @staticmethod
+    def _hashes(search: Search) -> int:
+        running = search.status is Status.RUNNING
+        return search.tested + (sum(worker.control.hashes for worker in search.workers) if running else 0)
+
     def _end(self, search: Search, status: Status) -> None:
+        search.tested = self._hashes(search)
         search.status, search.ended = status, self._clock()
         self._turns.remove(search)
         for worker in search.workers:

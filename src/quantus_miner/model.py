@@ -96,6 +96,15 @@ class Solution:
     value: int
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a search has come: ``todo`` is left, in order; ``hashes`` nonces were tested in ``elapsed`` seconds."""
+
+    todo: tuple[NonceRange, ...]
+    hashes: int = 0
+    elapsed: float = 0.0
+
+
 def limit_from_difficulty(difficulty: int) -> int:
     """Largest hash that is valid at ``difficulty`` (1 .. MAX): ``floor(MAX / difficulty) - 1``.
 

@@ -21,6 +21,11 @@ class NonceRanges:
         self._ranges = deque(ranges)
         self.size = sum(piece.size for piece in self._ranges)
 
+    @property
+    def left(self) -> tuple[NonceRange, ...]:
+        """The positions, in order."""
+        return tuple(self._ranges)
+
     def take(self, count: int) -> tuple[int, int]:
         """Start and number of the next positions: ``count`` (>= 1) of them, or fewer at the end of a range.
 

@@ -7,6 +7,7 @@ import faulthandler
 import gc
 import logging
 import os
+import re
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from quantus_miner.sources.http import HttpSource
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.sources.pool import PoolLink
+from quantus_miner.store.writer import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,22 +106,26 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, number, stop)
 
+    store = Store(settings.state_dir, history_days=settings.history_days)
+    jobs = store.start()
     priority = {"live": (1, 0), "equal": (0, 0), "http": (0, 1)}[settings.priority]
     links = create_links(settings)
-    live = LiveSource(miner, links, priority=priority[0]) if links else None
-    source = HttpSource(miner, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1])
+    live = LiveSource(miner, links, priority=priority[0], store=store) if links else None
+    source = HttpSource(miner, store, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1])
     api_socket = server.listen(settings.bind, settings.port, "--port")
     servers = [server.Server(source.app, api_socket)]
     if settings.metrics_port is None:
         log.info("Metrics disabled (no --metrics-port provided)")
     else:
         metrics_socket = server.listen(settings.bind, settings.metrics_port, "--metrics-port")
-        collector = metrics.MinerCollector(miner.stats, source.stats, live.stats if live else tuple, effective.count)
+        links_stats = live.stats if live else tuple
+        collector = metrics.MinerCollector(miner.stats, source.stats, links_stats, lambda: store.ok, effective.count)
         servers.append(server.Server(metrics.create_app([collector]), metrics_socket))
         log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
     if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:
         log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", settings.bind)
 
+    source.restore(jobs)
     notifier = Notifier(os.environ)
     heartbeat = Heartbeat(miner, notifier)
     if notifier.watchdog:
@@ -149,9 +155,12 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
         with ThreadPoolExecutor(1) as pool:
             if not await loop.run_in_executor(pool, miner.close, GRACE_S):
                 log.warning("Some workers did not stop in time")
+        source.save()
         # After the miner: what it found in the last moment has been sent.
         if mining is not None:
             mining.cancel()
+    with ThreadPoolExecutor(1) as pool:
+        await loop.run_in_executor(pool, store.close, GRACE_S)
     stats = miner.stats()
     log.info("Stopped: %d hashes, %d solutions", stats.hashes, sum(stats.solved_by_engine.values()))
     if mining is not None and not mining.cancelled() and (refusal := mining.result()) is not None:
@@ -166,9 +175,14 @@ def create_links(settings: Settings) -> list[Link]:
     if settings.pool is not None and settings.wallet is not None:
         if warning := address_warning(settings.wallet):
             log.warning("--wallet: %s", warning)
-        login = compose_login(settings.wallet, settings.worker_name or socket.gethostname().partition(".")[0])
+        login = compose_login(settings.wallet, settings.worker_name or _worker_name())
         links += [_pool_link(url, login) for url in settings.pool]
     return links
+
+
+def _worker_name() -> str:
+    """The host's name, without what a worker's name may not have."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0])[:64] or "miner"
 
 
 def _pool_link(url: PoolUrl, login: str) -> Link:

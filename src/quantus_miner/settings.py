@@ -217,6 +217,9 @@ SETTINGS: Final = (
         envs=("MINER_STATE_DIR", "STATE_DIRECTORY"),
     ),
     Setting(
+        "history_days", _integer(1, 36_500), "30", "Days for which found blocks and shares are kept as history.", "DAYS"
+    ),
+    Setting(
         "log",
         _filter,
         "info",
@@ -257,6 +260,7 @@ class Settings:
     priority: str
     api_token: str | None
     state_dir: Path
+    history_days: int
     log: str
     log_format: str
 

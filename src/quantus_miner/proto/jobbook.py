@@ -98,6 +98,13 @@ class JobBook(Generic[Work]):
         self._records[job_id] = self._active[job_id] = record
         return record
 
+    def restore(self, record: Record[Work]) -> None:
+        """A job of an earlier run. Raises what ``add`` does."""
+        self.check_room(record.job_id)
+        self._records[record.job_id] = record
+        if record.status is Status.RUNNING:
+            self._active[record.job_id] = record
+
     def get(self, job_id: str) -> Record[Work] | None:
         """The job, if it is known."""
         return self._records.get(job_id)

@@ -22,6 +22,7 @@ class PendingShare:
 
     job: LiveJob
     sent: float
+    nonce: int
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class ShareBook:
         if len(sheet.nonces) >= MAX_SHARES or len(self._pending) >= MAX_PENDING:
             return False
         sheet.nonces.add(nonce)
-        self._pending[request] = PendingShare(job, now)
+        self._pending[request] = PendingShare(job, now, nonce)
         return True
 
     def settle(self, request: int | str | None) -> PendingShare | None:

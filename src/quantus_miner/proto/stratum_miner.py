@@ -109,6 +109,7 @@ class Judged:
     stale: bool
     reason: str
     latency_s: float
+    nonce: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +233,7 @@ class MinerCore:
             self._step(Step.VERDICT)
             reason = _refusal(message)
             stale = stratum.is_stale(reason)
-            events.append(Judged(share.job, not reason, stale, reason, now - share.sent))
+            events.append(Judged(share.job, not reason, stale, reason, now - share.sent, share.nonce))
         # What is left: keepalives' replies, verdicts that come too late, methods that we do not know.
 
     def _on_login_reply(self, message: stratum.FromPool, events: list[Event]) -> None:
@@ -274,10 +275,7 @@ class MinerCore:
 
     @staticmethod
     def _judge_late(shares: list[PendingShare], now: float, events: list[Event]) -> None:
-        events += [
-            Judged(share.job, accepted=False, stale=False, reason=NO_REPLY, latency_s=now - share.sent)
-            for share in shares
-        ]
+        events += [Judged(share.job, False, False, NO_REPLY, now - share.sent, share.nonce) for share in shares]
 
     def _break(self, reason: str, events: list[Event]) -> None:
         self._step(Step.BREACH)

@@ -22,6 +22,7 @@ from quantus_miner.model import Status
 from quantus_miner.proto import api
 from quantus_miner.proto.jobbook import BookFullError, DuplicateJobError, Event, JobBook, Record
 from quantus_miner.proto.openapi import OPENAPI
+from quantus_miner.sources.bookkeeper import Bookkeeper
 from quantus_miner.stats import ApiStats, JobStats
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from quantus_miner.miner import Miner, Search
+    from quantus_miner.store.rows import StoredJob
+    from quantus_miner.store.writer import Store
 
 log = logging.getLogger("miner.http")
 
@@ -67,6 +70,7 @@ class HttpSource:
     def __init__(
         self,
         miner: Miner,
+        store: Store,
         *,
         token: str | None,
         expiry_s: float,
@@ -80,6 +84,7 @@ class HttpSource:
         self._priority = priority
         self._clock = clock
         self._book: JobBook[Search] = JobBook()
+        self._keeper = Bookkeeper(store, miner, self._book, clock)
         self._requests: Counter[tuple[str, int]] = Counter()
         self._mine_requests: Counter[str] = Counter(dict.fromkeys(("accepted", "duplicate", "invalid", "error"), 0))
         self._ended: Counter[tuple[str, str]] = Counter()
@@ -107,6 +112,20 @@ class HttpSource:
             otherwise,
         )
 
+    def restore(self, jobs: list[StoredJob]) -> None:
+        """Takes up the jobs of an earlier run: before any others come."""
+
+        def go_on(stored: StoredJob) -> Search:
+            return self._miner.submit(stored.job, self._post_end, priority=self._priority, progress=stored.progress)
+
+        self._keeper.restore(jobs, go_on)
+
+    def save(self) -> None:
+        """Hands the store what is known now, at the end of the service."""
+        for record in self._book.active:
+            self._on_end(record.work)
+        self._keeper.save_progress()
+
     def tick(self) -> None:
         """Ends jobs that nobody polls, forgets those that nobody can want."""
         now = self._clock()
@@ -114,6 +133,7 @@ class HttpSource:
             if self._finish(record, Event.EXPIRE):
                 log.warning("Job %s was not polled for %g s: cancelled as expired", record.job_id, self._expiry_s)
         self._book.forget(now)
+        self._keeper.tick()
 
     def stats(self) -> ApiStats:
         """A snapshot."""
@@ -164,9 +184,10 @@ class HttpSource:
             return _error(503, job.id, "too many jobs")
         # Events of the search come back through the loop, so after the record is in the book.
         search = self._miner.submit(job, self._post_end, priority=self._priority)
-        self._book.add(job.id, search, self._clock())
+        self._keeper.accepted(self._book.add(job.id, search, self._clock()))
         self._mine_requests["accepted"] += 1
         log.info("Job %s accepted: %s, header %s", job.id, job.pow, job.header.hex())
+        await self._keeper.written(job.id)
         return _json(200, api.encode_reply("accepted", job.id))
 
     async def _result(self, request: Request) -> Response:
@@ -176,7 +197,13 @@ class HttpSource:
             return _json(404, api.encode_unknown_result(job_id))
         search = record.work
         self._on_end(search)
+        if record.status is not Status.RUNNING:
+            # Nobody is told of a solution that a crash could take back.
+            await self._keeper.written(job_id)
+        served = record.served
         self._book.poll(record, self._clock())
+        if record.served and not served:
+            self._keeper.served(record)
         solution = search.solution if record.status is Status.COMPLETED else None
         hashes, elapsed = self._miner.hashes(search), self._miner.elapsed(search)
         return _json(200, api.encode_result(job_id, record.status, solution, hashes, elapsed))
@@ -190,6 +217,7 @@ class HttpSource:
             return _json(404, api.encode_reply("not_found", job_id, "Job not found"))
         if self._finish(record, Event.CANCEL):
             log.info("Job %s cancelled", job_id)
+        await self._keeper.written(job_id)
         return _json(200, api.encode_reply("cancelled", job_id))
 
     async def _health(self, _: Request) -> Response:
@@ -238,6 +266,7 @@ class HttpSource:
 
     def _end(self, record: Record[Search], event: Event) -> None:
         self._book.happen(record, event, self._clock())
+        self._keeper.ended(record)
         label = "expired" if event is Event.EXPIRE else str(record.status)
         self._ended[record.work.engine or self._miner.engine_names, label] += 1
 

@@ -11,12 +11,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a pool says of a share. ``reason``: its words for a refusal. ``latency_s``: seconds since it was sent."""
+    """What a pool says of the share with ``nonce``.
+
+    ``reason``: its words for a refusal. ``latency_s``: seconds since it was sent.
+    """
 
     accepted: bool
     stale: bool
     reason: str
     latency_s: float
+    nonce: int
 
 
 class Listener(Protocol):

@@ -16,12 +16,14 @@ from quantus_miner.pow.order import fastest_order, positions_from
 from quantus_miner.proto.backoff import Backoff
 from quantus_miner.proto.failover import Failover
 from quantus_miner.stats import LinkStats
+from quantus_miner.store.rows import Find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from quantus_miner.miner import Miner, Search
     from quantus_miner.sources.link import Link, Verdict
+    from quantus_miner.store.writer import Store
 
 log = logging.getLogger("miner.live")
 
@@ -63,7 +65,8 @@ class _Ear:
 class LiveSource:
     """Mines for the first of ``links`` (in the user's order) that has work; owned by the event loop's thread.
 
-    ``priority``: of its jobs among those of other sources.
+    ``priority``: of its jobs among those of other sources. ``store``: keeps what was sent as history; None: nothing
+    does.
     """
 
     def __init__(
@@ -72,10 +75,12 @@ class LiveSource:
         links: Sequence[Link],
         *,
         priority: int,
+        store: Store | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._miner = miner
         self._priority = priority
+        self._store = store
         self._clock = clock
         self._upstreams = [_Upstream(link, LinkStats(link.name)) for link in links]
         self._failover = Failover(len(links), clock())
@@ -142,6 +147,9 @@ class LiveSource:
         """A pool has judged a share."""
         upstream = self._upstreams[index]
         upstream.stats.latency_s = verdict.latency_s
+        if self._store is not None:
+            judgement = "accepted" if verdict.accepted else "stale" if verdict.stale else "rejected"
+            self._store.judged(upstream.link.name, verdict.nonce, judgement)
         if verdict.accepted:
             upstream.stats.accepted += 1
             log.info("Share accepted by %s in %.0f ms", upstream.link.name, 1000 * verdict.latency_s)
@@ -240,6 +248,9 @@ class LiveSource:
         hashes, elapsed = self._miner.hashes(search), self._miner.elapsed(search)
         if upstream.link.submit(job, solution, hashes, elapsed):
             upstream.stats.sent += 1
+            if self._store is not None:
+                name = upstream.link.name
+                self._store.found(Find(time.time_ns(), name, job.id, search.job.pow, job.header, solution))
             log.info("Solution for job %s sent to %s", job.id, upstream.link.name)
             log.debug("Its nonce: %x", solution.nonce)
         else:

@@ -176,7 +176,7 @@ class _Connection:
         log.debug(
             "Share of job %s, difficulty %d: %s, %.3f s", share.job.id, share.job.difficulty, verdict, share.latency_s
         )
-        self._listener.on_verdict(Verdict(share.accepted, share.stale, share.reason, share.latency_s))
+        self._listener.on_verdict(Verdict(share.accepted, share.stale, share.reason, share.latency_s, share.nonce))
 
 
 def _tls_context(url: PoolUrl) -> ssl.SSLContext:

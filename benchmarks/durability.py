@@ -1,0 +1,222 @@
+"""Kills the service at random moments under load, and checks over HTTP that nothing it promised is lost.
+
+    python -m benchmarks.durability [--kills 500] [--full-disk]
+
+A client posts jobs, polls and cancels all the time, and notes what it was told; the service dies by SIGKILL. After each
+start the checker asks for everything: an accepted job has to be known, a result that was served has to be served
+unchanged, a cancelled job has to stay cancelled. ``--full-disk``, as root: on a small tmpfs that is filled up every
+other round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantus_miner.model import MAX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HARD = str(MAX)
+EASY = "20000"
+
+
+class Service:
+    """A miner process on ``state``; connections are the caller's."""
+
+    def __init__(self, state: Path) -> None:
+        began = time.perf_counter()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "quantus_miner", "--port=0", "--workers=2", f"--state-dir={state}"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        self.log: list[str] = []
+        for line in self.process.stderr:
+            self.log.append(line)
+            if "Server starting" in line:
+                self.port = int(line.rsplit(":", 1)[1])
+                break
+        self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr or ()), daemon=True)
+        self._reader.start()
+        connection = self.connect()
+        while call(connection, "GET", "/health")[0] != 200:
+            pass
+        self.start_s = time.perf_counter() - began
+
+    def connect(self) -> http.client.HTTPConnection:
+        """A connection to the job API."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self._reader.join()
+
+
+def call(
+    connection: http.client.HTTPConnection, method: str, path: str, body: dict[str, str] | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Status code and decoded reply."""
+    connection.request(method, path, json.dumps(body) if body else None, {"content-type": "application/json"})
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+class Client:
+    """What was promised, and the load that makes the service promise more."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, None] = {}
+        self.served: dict[str, dict[str, Any]] = {}
+        self.hard: set[str] = set()
+        self.cancelled: set[str] = set()
+        self.recent: deque[str] = deque(maxlen=300)  # those whose time to be read cannot be over
+        self.counts: Counter[str] = Counter()
+        self.post_ms: list[float] = []
+
+    def load(self, service: Service, stopped: threading.Event) -> None:
+        """Posts, polls and cancels until ``stopped`` or the service is dead."""
+        connection = service.connect()
+        dice = random.Random()  # noqa: S311 - not for secrets
+        with contextlib.suppress(OSError, http.client.HTTPException, json.JSONDecodeError):
+            while not stopped.is_set():
+                job_id = str(uuid.uuid4())
+                hard = dice.random() < 0.1
+                body = {"job_id": job_id, "mining_hash": os.urandom(32).hex(), "difficulty": HARD if hard else EASY}
+                if hard:
+                    self.hard.add(job_id)
+                began = time.perf_counter()
+                status, _ = call(connection, "POST", "/mine", body)
+                self.post_ms.append(1000 * (time.perf_counter() - began))
+                if status == 200:
+                    self.counts["accepted"] += 1
+                    self.open[job_id] = None
+                if hard and call(connection, "POST", f"/cancel/{job_id}")[0] == 200:
+                    self.cancelled.add(job_id)
+                for known in list(self.open)[-4:]:
+                    self.take(known, *call(connection, "GET", f"/result/{known}"))
+
+    def take(self, job_id: str, status: int, result: dict[str, Any]) -> None:
+        """Compares what is served with what was promised."""
+        if status != 200:
+            self.counts["lost"] += 1
+            print(f"LOST {job_id}: {status} {result}, was {self.served.get(job_id)}", flush=True)
+            self.open.pop(job_id, None)
+            return
+        before = self.served.get(job_id)
+        if before is not None and result != before:
+            self.counts["changed"] += 1
+            print(f"CHANGED {job_id}: {result}, was {before}", flush=True)
+        if job_id in self.cancelled and result["status"] not in ("cancelled", "completed"):
+            self.counts["revived"] += 1
+            print(f"REVIVED {job_id}: {result}", flush=True)
+        if result["status"] != "running":
+            self.open.pop(job_id, None)
+            if before is None:
+                self.counts[result["status"]] += 1
+                self.served[job_id] = result
+                self.recent.append(job_id)
+
+    def check(self, service: Service) -> None:
+        """Asks for everything that is still readable."""
+        connection = service.connect()
+        for job_id in [*self.open, *self.recent]:
+            self.take(job_id, *call(connection, "GET", f"/result/{job_id}"))
+            # One whose cancel the kill forestalled would hash for ever.
+            if job_id in self.open and job_id in self.hard:
+                call(connection, "POST", f"/cancel/{job_id}")
+                self.cancelled.add(job_id)
+
+
+@contextlib.contextmanager
+def folder(*, small: bool) -> Iterator[Path]:
+    """A temporary state folder, on a tmpfs of a few megabytes if ``small``."""
+    with tempfile.TemporaryDirectory() as name:
+        if small:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", name], check=True)  # noqa: S607
+        try:
+            yield Path(name)
+        finally:
+            if small:
+                subprocess.run(["umount", name], check=True)  # noqa: S607
+
+
+def fill(state: Path) -> None:
+    """Takes all room that is left."""
+    with contextlib.suppress(OSError), (state / "filler").open("ab", buffering=0) as filler:
+        while True:
+            filler.write(b"\0" * 4096)
+
+
+def main() -> None:
+    """Runs it and prints what came out."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--full-disk", action="store_true")
+    options = parser.parse_args()
+    client, starts = Client(), []
+    dice = random.Random(1)  # noqa: S311 - not for secrets
+    began = time.monotonic()
+    errors: Counter[str] = Counter()
+    with folder(small=options.full_disk) as state:
+        for number in range(options.kills + 1):
+            service = Service(state)
+            starts.append(service.start_s)
+            client.check(service)
+            if number == options.kills:
+                service.kill()
+                break
+            stopped = threading.Event()
+            thread = threading.Thread(target=client.load, args=(service, stopped))
+            thread.start()
+            time.sleep(dice.uniform(0.02, 1.5))
+            if options.full_disk and number % 2:
+                fill(state)
+                time.sleep(dice.uniform(0.1, 1.0))
+                # What it promises on a full disk is kept when there is room again, before the end.
+                (state / "filler").unlink()
+                deadline = time.monotonic() + 10
+                while "can be written again" not in "".join(service.log) and time.monotonic() < deadline:
+                    if not any("Cannot write" in line for line in service.log):
+                        break
+                    time.sleep(0.05)
+            service.kill()
+            stopped.set()
+            thread.join()
+            errors["full"] += any("Cannot write" in line for line in service.log)
+            errors["traceback"] += any("Traceback" in line for line in service.log)
+            errors["damaged"] += any("is damaged" in line for line in service.log)
+            if number % 25 == 24:
+                print(f"{number + 1} kills, {time.monotonic() - began:.0f} s: {dict(client.counts)}", flush=True)
+    counts = client.counts
+    print(f"kills {options.kills}, jobs accepted {counts['accepted']}, solutions served {counts['completed']}")
+    print(f"lost {counts['lost']}, changed {counts['changed']}, cancelled ones revived {counts['revived']}")
+    nonces = Counter(result["nonce"] for result in client.served.values() if result["nonce"])
+    print(f"duplicates served {sum(count - 1 for count in nonces.values())}, logs: {dict(errors)}")
+    print(f"start: median {statistics.median(starts):.2f} s, longest {max(starts):.2f} s")
+    cuts = statistics.quantiles(client.post_ms, n=100)
+    print(f"POST /mine while hashing: p50 {cuts[49]:.2f} ms, p99 {cuts[98]:.2f} ms, of {len(client.post_ms)}")
+    sys.exit(bool(counts["lost"] or counts["changed"] or counts["revived"] or errors["traceback"]))
+
+
+if __name__ == "__main__":
+    main()

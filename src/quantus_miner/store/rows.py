@@ -1,0 +1,138 @@
+"""What is stored, and how it looks in the database."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from quantus_miner.model import (
+    Job,
+    NonceRange,
+    Order,
+    Pow,
+    Progress,
+    Solution,
+    Status,
+    achieved_difficulty,
+)
+
+NUMBER_BYTES: Final = 64
+"""Numbers of 512 bits are stored big-endian."""
+
+JOB_COLUMNS: Final = (
+    *("id", "pow", "header", "goal", "positions", "ranges"),
+    *("todo", "hashes", "elapsed", "status", "nonce", "value", "engine", "ended", "served"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job that came over HTTP. ``engine``: that found ``solution``. ``ended``: seconds since the epoch."""
+
+    job: Job
+    progress: Progress
+    status: Status
+    solution: Solution | None = None
+    engine: str | None = None
+    ended: float | None = None
+    served: bool = False
+
+    def columns(self) -> tuple[Any, ...]:
+        """In the order of JOB_COLUMNS."""
+        job, progress, solution = self.job, self.progress, self.solution
+        return (
+            encode_id(job.id),
+            str(job.pow),
+            job.header,
+            _encode(job.limit),
+            str(job.order),
+            _encode_ranges(job.ranges),
+            _encode_ranges(progress.todo),
+            progress.hashes,
+            float(progress.elapsed),
+            str(self.status),
+            None if solution is None else _encode(solution.nonce),
+            None if solution is None else _encode(solution.value),
+            self.engine,
+            self.ended,
+            int(self.served),
+        )
+
+    @classmethod
+    def of(cls, columns: tuple[Any, ...]) -> StoredJob:
+        """The reverse of ``columns``. Raises ValueError where they make no job."""
+        id_, pow_, header, limit, order, ranges, todo, hashes, elapsed, status, nonce, value, engine, ended, served = (
+            columns
+        )
+        job = Job(decode_id(id_), Pow(pow_), header, _decode(limit), _decode_ranges(ranges), Order(order))
+        solution = None if nonce is None else Solution(_decode(nonce), _decode(value))
+        progress = Progress(_decode_ranges(todo), hashes, elapsed)
+        stored = cls(job, progress, Status(status), solution, engine, ended, bool(served))
+        if (stored.status is Status.COMPLETED) != (solution is not None):
+            raise ValueError("a solution and no completed job, or the reverse")
+        if (stored.status is Status.RUNNING) != (ended is None):
+            raise ValueError("an end of a running job, or the reverse")
+        if stored.status is Status.RUNNING and not progress.todo:
+            raise ValueError("a running job with nothing to do")
+        return stored
+
+
+@dataclass(frozen=True, slots=True)
+class Find:
+    """A block or share that was found. ``time_ns``: since the epoch. ``verdict``: what a pool said of it."""
+
+    time_ns: int
+    source: str
+    job_id: str
+    pow: Pow
+    header: bytes
+    solution: Solution
+    verdict: str | None = None
+
+    def columns(self) -> tuple[Any, ...]:
+        """In the order of the table ``finds``, without its number."""
+        return (
+            self.time_ns,
+            self.source,
+            encode_id(self.job_id),
+            str(self.pow),
+            self.header,
+            _encode(self.solution.nonce),
+            str(achieved_difficulty(self.solution.value)),
+            self.verdict,
+        )
+
+
+def encode_id(job_id: str) -> bytes:
+    """A job's id, whatever is in it."""
+    return job_id.encode("utf-8", "surrogatepass")
+
+
+def decode_id(encoded: bytes) -> str:
+    """The reverse of ``encode_id``."""
+    return encoded.decode("utf-8", "surrogatepass")
+
+
+def encode_nonce(nonce: int) -> bytes:
+    """As it is in the table ``finds``."""
+    return _encode(nonce)
+
+
+def _encode(number: int) -> bytes:
+    return number.to_bytes(NUMBER_BYTES)
+
+
+def _decode(encoded: bytes) -> int:
+    return int.from_bytes(encoded)
+
+
+def _encode_ranges(ranges: tuple[NonceRange, ...]) -> bytes:
+    return b"".join(_encode(piece.start) + _encode(piece.end) for piece in ranges)
+
+
+def _decode_ranges(encoded: bytes) -> tuple[NonceRange, ...]:
+    size = NUMBER_BYTES
+    return tuple(
+        NonceRange(_decode(encoded[at : at + size]), _decode(encoded[at + size : at + 2 * size]))
+        for at in range(0, len(encoded), 2 * size)
+    )

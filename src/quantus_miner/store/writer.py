@@ -1,0 +1,228 @@
+"""The store: a mirror of the job book, kept on the disk by one thread.
+
+Whoever owns the book says what a job is now; the newest word counts, and all that gathers while a commit is under way
+goes into the next one. If the disk fails, nothing is lost but the disk: the mirror is written again when it can be.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections import deque
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Final
+
+from quantus_miner.store.database import FILE, DamagedError, Database, LockedError, lock, set_aside
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from quantus_miner.store.rows import Find, StoredJob
+
+log = logging.getLogger("miner.store")
+
+RETRY_S: Final = 1.0
+"""Seconds between two tries to write where the disk fails."""
+MAX_WAITING: Final = 10_000
+"""Finds that wait for the disk at once; beyond, the oldest are forgotten."""
+
+
+class Store:
+    """Jobs and finds in the state folder. All methods may be called from any thread, none waits for the disk.
+
+    ``history_days``: how long finds are kept. ``retry_s``: short in tests only.
+    """
+
+    def __init__(self, folder: Path, *, history_days: int, retry_s: float = RETRY_S) -> None:
+        self._folder = folder
+        self._history_days = history_days
+        self._retry_s = retry_s
+        self._ready = threading.Condition()
+        self._jobs: dict[str, StoredJob] = {}
+        self._changed: set[str] = set()
+        self._finds: deque[Find] = deque(maxlen=MAX_WAITING)
+        self._verdicts: deque[tuple[str, int, str]] = deque(maxlen=MAX_WAITING)
+        self._commit = _future()
+        self._ok = True
+        self._closing = False
+        # The writer's own:
+        self._database: Database | None = None
+        self._lock: int | None = None
+        self._on_disk: set[str] = set()
+        self._loaded: Future[list[StoredJob]] = Future()
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+
+    @property
+    def ok(self) -> bool:
+        """Whether what happens gets to the disk."""
+        return self._ok
+
+    def start(self) -> list[StoredJob]:
+        """Starts the writer; the jobs of the last run, in the order in which they came. Waits for them."""
+        self._thread.start()
+        return self._loaded.result()
+
+    def put(self, job: StoredJob, find: Find | None = None) -> Future[None]:
+        """What a job is from now on. Done when it is on the disk, or when the disk has failed."""
+        with self._ready:
+            if self._closing:
+                return _done()
+            self._jobs[job.job.id] = job
+            self._changed.add(job.job.id)
+            if find is not None:
+                self._finds.append(find)
+            self._ready.notify()
+            return self._commit if self._ok else _done()
+
+    def retain(self, ids: Collection[str]) -> None:
+        """Forgets all jobs but these."""
+        with self._ready:
+            if self._closing:
+                return
+            gone = self._jobs.keys() - ids
+            for job_id in gone:
+                del self._jobs[job_id]
+            self._changed |= gone
+            if gone:
+                self._ready.notify()
+
+    def found(self, find: Find) -> None:
+        """Keeps a block or share as history."""
+        with self._ready:
+            self._finds.append(find)
+            self._ready.notify()
+
+    def judged(self, source: str, nonce: int, verdict: str) -> None:
+        """What a pool said of a share that was found."""
+        with self._ready:
+            self._verdicts.append((source, nonce, verdict))
+            self._ready.notify()
+
+    def close(self, timeout: float) -> None:
+        """Writes what is left and ends the writer, within ``timeout`` seconds."""
+        with self._ready:
+            self._closing = True
+            self._ready.notify()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            log.warning("What happened last could not be written to %s in time", self._folder / FILE)
+
+    # --- the writer's thread ---
+
+    def _run(self) -> None:
+        try:
+            jobs = self._first_load()
+        except LockedError:
+            log.warning("Another miner uses %s: jobs of this one are kept in memory only", self._folder)
+            with self._ready:
+                self._ok, self._closing = False, True
+            self._loaded.set_result([])
+            return
+        self._on_disk = {stored.job.id for stored in jobs}
+        self._jobs = {stored.job.id: stored for stored in jobs}
+        self._loaded.set_result(jobs)
+        closing = False
+        while not closing:
+            with self._ready:
+                self._ready.wait_for(self._has_work, None if self._ok else self._retry_s)
+                if not self._ok and not self._closing:
+                    # Not at once again: the disk gets time.
+                    self._ready.wait_for(lambda: self._closing, self._retry_s)
+                closing = self._closing
+                changed, self._changed = self._changed, set()
+                jobs = [self._jobs[job_id] for job_id in self._jobs.keys() & changed]
+                gone = changed - self._jobs.keys()
+                finds, verdicts = list(self._finds), list(self._verdicts)
+                self._finds.clear()
+                self._verdicts.clear()
+                commit, self._commit = self._commit, _future()
+            if not self._write(jobs, gone, finds, verdicts):
+                with self._ready:
+                    self._finds = deque([*finds, *self._finds], MAX_WAITING)
+                    self._verdicts = deque([*verdicts, *self._verdicts], MAX_WAITING)
+            commit.set_result(None)
+        if self._database is not None:
+            self._database.close()
+        if self._lock is not None:
+            os.close(self._lock)
+        self._commit.set_result(None)
+
+    def _has_work(self) -> bool:
+        return bool(self._closing or self._changed or self._finds or self._verdicts)
+
+    def _first_load(self) -> list[StoredJob]:
+        try:
+            try:
+                return self._open().load()
+            except DamagedError as error:
+                self._set_aside(error)
+                return self._open().load()
+        except (OSError, sqlite3.Error, DamagedError) as error:
+            self._failed(error)
+            return []
+
+    def _write(
+        self, jobs: list[StoredJob], gone: set[str], finds: list[Find], verdicts: list[tuple[str, int, str]]
+    ) -> bool:
+        """Whether it is on the disk."""
+        try:
+            try:
+                self._open().write(jobs, gone, finds, verdicts)
+            except DamagedError as error:
+                self._set_aside(error)
+                with self._ready:
+                    jobs = list(self._jobs.values())
+                self._open().write(jobs, (), finds, verdicts)
+        except (OSError, ValueError, sqlite3.Error, DamagedError, LockedError) as error:
+            self._failed(error)
+            return False
+        self._on_disk -= gone
+        self._on_disk |= {job.job.id for job in jobs}
+        recovered, self._ok = not self._ok, True
+        if recovered:
+            log.warning("%s can be written again", self._folder / FILE)
+        return True
+
+    def _open(self) -> Database:
+        if self._lock is None:
+            self._lock = lock(self._folder)
+        if self._database is None:
+            self._database = Database(self._folder, self._history_days)
+        return self._database
+
+    def _set_aside(self, why: DamagedError) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        kept = set_aside(self._folder)
+        self._on_disk.clear()
+        log.error("%s is damaged: %s; set aside as %s, begun anew", self._folder / FILE, why, kept.name)
+
+    def _failed(self, error: Exception) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        with self._ready:
+            # Whatever has been written or not: all of it again.
+            self._changed = self._jobs.keys() | self._on_disk
+            failed, self._ok = self._ok, False
+        if failed:
+            reason = str(error) or "another miner uses it"
+            path = self._folder / FILE
+            log.error("Cannot write %s: %s; jobs are kept in memory only until it can be written", path, reason)
+
+
+def _future() -> Future[None]:
+    """One that several may wait for: none of them can cancel it."""
+    future: Future[None] = Future()
+    future.set_running_or_notify_cancel()
+    return future
+
+
+def _done() -> Future[None]:
+    future = _future()
+    future.set_result(None)
+    return future

@@ -1,0 +1,438 @@
+"""The store: what is on the disk after a crash at any byte, a damaged file, a disk that fails; the history."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import resource
+import shutil
+import sqlite3
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantus_miner.cli import cli
+from quantus_miner.engines.cpu import CpuEngine, fast_kernels
+from quantus_miner.miner import Miner, Search
+from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Progress, Solution, Status
+from quantus_miner.proto.jobbook import KEEP_S, KEEP_UNSERVED_S, Event, JobBook
+from quantus_miner.sources.bookkeeper import Bookkeeper
+from quantus_miner.sources.link import Verdict
+from quantus_miner.sources.live import LiveSource
+from quantus_miner.store import database
+from quantus_miner.store.rows import Find, StoredJob
+from quantus_miner.store.writer import Store
+
+from .test_live import Clock, ScriptedLink
+from .test_live import job as live_job
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WAIT_S = 30.0
+HEADER = bytes(range(32))
+
+
+def a_job(job_id: str, *ranges: NonceRange, limit: int = 0) -> Job:
+    return Job(job_id, Pow.POSEIDON2, HEADER, limit, ranges or (NonceRange(0, MAX),))
+
+
+def running(job_id: str, done: int = 0) -> StoredJob:
+    return StoredJob(a_job(job_id), Progress((NonceRange(done, MAX),), done, done / 1000), Status.RUNNING)
+
+
+def ended(job_id: str, status: Status = Status.COMPLETED, at: float = 1e9, *, served: bool = False) -> StoredJob:
+    solution = Solution(MAX, 2**500 + 1) if status is Status.COMPLETED else None
+    engine = "cpu-fast" if solution else None
+    return StoredJob(a_job(job_id), Progress((), 7, 0.5), status, solution, engine, at, served)
+
+
+@contextmanager
+def opened(folder: Path, days: int = 30) -> Iterator[tuple[Store, list[StoredJob]]]:
+    store = Store(folder, history_days=days, retry_s=0.01)
+    jobs = store.start()
+    try:
+        yield store, jobs
+    finally:
+        store.close(WAIT_S)
+        assert not store._thread.is_alive()
+
+
+def wait_until(condition: object) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_everything_of_a_job_comes_back(tmp_path: Path) -> None:
+    ranges = (NonceRange(5, MAX), NonceRange(0, 4))
+    jobs = [
+        StoredJob(
+            Job('näh\x00\ud800"', Pow.SHA3, HEADER, MAX, ranges, Order.COUNTING),
+            Progress((NonceRange(9, 9), NonceRange(0, 3)), 2**40, 1.25),
+            Status.RUNNING,
+        ),
+        replace(running("walk"), job=Job("walk", Pow.POSEIDON2, HEADER, 0, (NonceRange(1, 2),), Order.WALK)),
+        ended("a", served=True),
+        ended("b", Status.FAILED),
+        ended("c", Status.CANCELLED),
+    ]
+    with opened(tmp_path) as (store, before):
+        assert before == []
+        for stored in jobs:
+            store.put(stored).result(WAIT_S)
+    with opened(tmp_path) as (_, after):
+        assert after == jobs
+
+
+OPERATIONS = st.lists(
+    st.tuples(st.integers(0, 3), st.sampled_from(["run", "progress", "solve", "cancel", "serve", "forget"])),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=25)
+@given(operations=OPERATIONS, data=st.data())
+def test_a_crash_at_any_byte_leaves_what_was_promised(operations: list[tuple[int, str]], data: st.DataObject) -> None:
+    """A commit whose future is done is there, whole; one that is cut is not there at all."""
+    with tempfile.TemporaryDirectory() as name, opened(folder := Path(name) / "real") as (store, _):
+        wal = folder / "jobs.db-wal"
+        states: list[tuple[int, list[StoredJob]]] = [(wal.stat().st_size, [])]
+        jobs: dict[str, StoredJob] = {}
+        for number, (who, what) in enumerate(operations):
+            job_id = str(who)
+            match what:
+                case "forget":
+                    jobs.pop(job_id, None)
+                    store.retain(set(jobs))
+                    # The commit that follows has it too.
+                    job_id = "last"
+                    jobs[job_id] = running(job_id, number)
+                case "run":
+                    jobs[job_id] = running(job_id)
+                case "progress":
+                    jobs[job_id] = running(job_id, number)
+                case _:
+                    status = Status.CANCELLED if what == "cancel" else Status.COMPLETED
+                    jobs[job_id] = ended(job_id, status, served=what == "serve")
+            store.put(jobs[job_id]).result(WAIT_S)
+            states.append((wal.stat().st_size, sorted(jobs.values(), key=lambda stored: stored.job.id)))
+        cut = data.draw(st.integers(states[0][0], states[-1][0]))
+        crashed = Path(name) / "crashed"
+        crashed.mkdir()
+        shutil.copy(folder / "jobs.db", crashed)
+        (crashed / "jobs.db-wal").write_bytes(wal.read_bytes()[:cut])
+        with opened(crashed) as (_, after):
+            loaded = sorted(after, key=lambda stored: stored.job.id)
+        promised = [state for size, state in states if size <= cut][-1]
+        # A forgetting may have got a commit of its own.
+        allowed = [promised]
+        if len(states) > (following := [state for _, state in states].index(promised) + 1):
+            ids = {stored.job.id for stored in states[following][1]}
+            allowed.append([stored for stored in promised if stored.job.id in ids])
+        assert loaded in allowed
+
+
+def test_a_search_goes_on_exactly_where_it_was() -> None:
+    """Whatever the moment: what is counted as tested and what is left to do are the whole range, without overlap."""
+    size, dice = 300_000, random.Random(7)
+    whole = NonceRange(10**6, 10**6 + size - 1)
+    engine = CpuEngine("cpu-fast", 2, fast_kernels(None))
+    miner = Miner([engine], chunk_s=0.005)
+    miner.start()
+    snapshots: list[Progress] = []
+    done: list[Search] = []
+    search = miner.submit(a_job("x", whole), done.append)
+    while search.status is Status.RUNNING:
+        progress = miner.progress(search)
+        if search.status is Status.RUNNING:
+            snapshots.append(progress)
+    assert miner.close(WAIT_S)
+    assert search.tested == size
+    assert len(snapshots) > 3
+    for progress in snapshots:
+        pieces = sorted(progress.todo, key=lambda piece: piece.start)
+        assert progress.hashes + sum(piece.size for piece in pieces) == size
+        assert all(left.end < right.start for left, right in itertools.pairwise(pieces))
+        assert whole.start <= pieces[0].start <= pieces[-1].end <= whole.end
+    again = Miner([CpuEngine("cpu-fast", 2, fast_kernels(None))], chunk_s=0.005)
+    again.start()
+    for progress in dice.sample(snapshots, 3):
+        resumed = again.submit(a_job("x", whole), done.append, progress=progress)
+        wait_until(lambda search=resumed: search.status is not Status.RUNNING)
+        assert (resumed.status, again.hashes(resumed)) == (Status.FAILED, size)
+        assert again.elapsed(resumed) > progress.elapsed
+    assert again.close(WAIT_S)
+
+
+def test_a_stopped_search_has_nothing_to_repeat() -> None:
+    miner = Miner([CpuEngine("cpu-fast", 2, fast_kernels(None))], chunk_s=5.0)
+    miner.start()
+    search = miner.submit(a_job("x"), lambda _: None)
+    wait_until(lambda: miner.hashes(search) > 10_000)
+    assert miner.close(WAIT_S)
+    progress = miner.progress(search)
+    assert progress.hashes == miner.hashes(search)
+    assert progress.hashes + sum(piece.size for piece in progress.todo) == MAX + 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (b"\x00" * 5000, "not a database"),
+        (random.Random(1).randbytes(20_000), "not a database"),
+        ("truncated", "malformed"),
+        ("flipped", ""),
+        ("version", "schema has version 99"),
+        ("foreign", "schema has version 0"),
+        ("content", "nothing to do"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
+)
+def test_a_damaged_file_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes | str, says: str
+) -> None:
+    with opened(tmp_path) as (store, _):
+        for number in range(50):
+            store.put(running(str(number))).result(WAIT_S)
+    path = tmp_path / database.FILE
+    if isinstance(damage, bytes):
+        path.write_bytes(damage)
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-5000])
+    elif damage == "flipped":
+        content = bytearray(path.read_bytes())
+        for at in range(4096 * 2, len(content), 7):
+            content[at] ^= 0xFF
+        path.write_bytes(content)
+    else:
+        if damage == "foreign":
+            path.unlink()
+        script = {
+            "version": "PRAGMA user_version = 99",
+            "foreign": "CREATE TABLE other (a)",
+            "content": "UPDATE jobs SET todo = x''",
+        }[damage]
+        connection = sqlite3.connect(path)
+        connection.execute(script)
+        connection.commit()
+        connection.close()
+    broken = path.read_bytes()
+    with opened(tmp_path) as (store, jobs):
+        assert jobs == []
+        store.put(running("new")).result(WAIT_S)
+        assert store.ok
+    (kept,) = tmp_path.glob("jobs.db.damaged-*Z")
+    assert kept.read_bytes() == broken
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert f"set aside as {kept.name}, begun anew" in line
+    assert says in line
+    with opened(tmp_path) as (_, jobs):
+        assert jobs == [running("new")]
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Not one byte more can be written to any file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_loses_nothing_and_delays_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(tmp_path) as (store, _):
+        store.put(running("before")).result(WAIT_S)
+        store.put(running("forgotten")).result(WAIT_S)
+        with full_disk():
+            store.put(running("during")).result(WAIT_S)
+            assert not store.ok
+            assert store.put(ended("before")).done()
+            store.found(Find(time.time_ns(), "pool", "j", Pow.POSEIDON2, HEADER, Solution(77, 5)))
+            store.judged("pool", 77, "accepted")
+            store.retain({"before", "during"})
+        wait_until(lambda: store.ok)
+        store.put(running("after")).result(WAIT_S)
+        crashed = tmp_path / "crashed"
+        crashed.mkdir()
+        for name in ("jobs.db", "jobs.db-wal"):
+            shutil.copy(tmp_path / name, crashed)
+    lines = [record.getMessage() for record in caplog.records]
+    assert ["Cannot write" in lines[0], "can be written again" in lines[1]] == [True, True]
+    assert len(lines) == 2
+    for folder in (tmp_path, crashed):
+        with opened(folder) as (_, jobs):
+            assert {stored.job.id: stored for stored in jobs} == {
+                "before": ended("before"),
+                "during": running("during"),
+                "after": running("after"),
+            }
+    assert [entry["verdict"] for entry in entries(tmp_path)] == ["accepted"]
+
+
+def test_a_folder_that_cannot_be_there_is_made_when_it_can(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "state"
+    folder.write_text("in the way")
+    with opened(folder) as (store, jobs):
+        assert jobs == []
+        assert not store.ok
+        assert store.put(running("a")).done()
+        folder.unlink()
+        wait_until(lambda: store.ok)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    with opened(folder) as (_, jobs):
+        assert jobs == [running("a")]
+
+
+def test_a_second_one_uses_memory_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(tmp_path) as (first, _):
+        first.put(running("mine")).result(WAIT_S)
+        with opened(tmp_path) as (second, jobs):
+            assert jobs == []
+            assert not second.ok
+            assert second.put(running("other")).done()
+            second.retain(set())
+        assert "Another miner uses" in caplog.text
+    with opened(tmp_path) as (third, jobs):
+        assert jobs == [running("mine")]
+        assert third.ok
+
+
+def test_results_stay_readable_for_their_time_and_no_longer(tmp_path: Path) -> None:
+    now = time.time()
+    kept = [
+        ended("unserved", at=now - KEEP_UNSERVED_S + 60),
+        ended("served", at=now - KEEP_S + 60, served=True),
+        ended("cancelled", Status.CANCELLED, at=now - KEEP_S + 60),
+        ended("of the future", at=now + 10**6, served=True),
+        running("running", 5),
+    ]
+    old = [
+        ended("old unserved", at=now - KEEP_UNSERVED_S - 1),
+        ended("old served", at=now - KEEP_S - 1, served=True),
+        ended("old failed", Status.FAILED, at=now - KEEP_S - 1),
+    ]
+    miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.01)
+    clock = Clock()
+    with opened(tmp_path) as (store, _):
+        book: JobBook[Search] = JobBook()
+        keeper = Bookkeeper(store, miner, book, clock)
+
+        def submit(stored: StoredJob) -> Search:
+            return miner.submit(stored.job, lambda _: None, progress=stored.progress)
+
+        for stored in [*kept, *old]:
+            store.put(stored)
+        keeper.restore([*kept, *old], submit)
+        assert {record.job_id for record in book.records} == {stored.job.id for stored in kept}
+        (active,) = book.active
+        assert (active.job_id, active.polled, miner.hashes(active.work)) == ("running", clock.now, 5)
+        solved = book.get("unserved")
+        assert solved is not None
+        assert solved.readable_until() - clock.now == pytest.approx(60, abs=5)
+        assert (solved.work.solution, miner.hashes(solved.work), miner.elapsed(solved.work)) == (
+            Solution(MAX, 2**500 + 1),
+            7,
+            0.5,
+        )
+        miner.cancel(active.work)
+        book.happen(active, Event.CANCEL, clock.now)
+        keeper.ended(active)
+        clock.now += 61
+        book.forget(clock.now)
+        keeper.tick()
+    with opened(tmp_path) as (_, jobs):
+        assert {stored.job.id: stored.status for stored in jobs} == {
+            "of the future": Status.COMPLETED,
+            "running": Status.CANCELLED,
+        }
+
+
+# --- history ---
+
+
+def entries(folder: Path, *args: str) -> list[dict[str, str | None]]:
+    done = CliRunner().invoke(cli, ["history", "--json", "--state-dir", str(folder), *args], catch_exceptions=False)
+    assert done.exit_code == 0
+    return [json.loads(line) for line in done.output.splitlines()]
+
+
+def find(number: int, age_s: float = 0.0) -> Find:
+    moment = time.time_ns() - int(age_s * 1e9)
+    return Find(moment, "pool p", f"job {number}\x1b[2J", Pow.POSEIDON2, HEADER, Solution(number, MAX // 1234))
+
+
+def test_history_is_bounded_in_age_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "MAX_FINDS", 10)
+    assert entries(tmp_path) == []
+    with opened(tmp_path, days=2) as (store, _):
+        store.found(find(1, age_s=3 * 86_400))
+        store.put(running("a"), find(2, age_s=86_400)).result(WAIT_S)
+    assert [entry["nonce"] for entry in entries(tmp_path)] == ["2"]
+    with opened(tmp_path, days=2) as (store, _):
+        for number in range(100, 120):
+            store.found(find(number))
+        store.judged("pool p", 119, "stale")
+        store.judged("another", 118, "stale")
+    assert [(entry["nonce"], entry["verdict"]) for entry in entries(tmp_path, "--last", "2")] == [
+        ("76", None),
+        ("77", "stale"),
+    ]
+    with opened(tmp_path, days=2) as (store, _):
+        store.put(running("a")).result(WAIT_S)
+    assert len(entries(tmp_path)) == 10
+
+
+def test_history_is_a_table_that_cannot_harm_the_terminal(tmp_path: Path) -> None:
+    with opened(tmp_path) as (store, _):
+        store.found(find(0xABC))
+        store.put(running("a")).result(WAIT_S)
+        # Beside the one who writes.
+        shown = CliRunner().invoke(cli, ["history", "--state-dir", str(tmp_path)], catch_exceptions=False).output
+    head, line = shown.splitlines()
+    assert head.split() == ["time", "source", "job", "nonce", "difficulty", "verdict"]
+    assert line.split()[1:] == ["pool", "p", "job", "2748?[2J", "abc", "1,234", "-"]
+
+
+def test_what_a_live_source_sends_is_history_with_its_verdict(tmp_path: Path) -> None:
+    async def scenario(store: Store) -> Solution:
+        link = ScriptedLink("pool p")
+        miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.05)
+        miner.start()
+        task = asyncio.create_task(LiveSource(miner, [link], priority=1, store=store).run())
+        listener = await link.connected()
+        link.give(listener, live_job("j"))
+        _, solution, _ = await link.solution()
+        listener.on_verdict(Verdict(False, True, "Stale share", 0.1, solution.nonce))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert miner.close(WAIT_S)
+        return solution
+
+    with opened(tmp_path) as (store, _):
+        solution = asyncio.run(scenario(store))
+    (entry,) = [entry for entry in entries(tmp_path) if entry["nonce"] == f"{solution.nonce:x}"]
+    assert (entry["source"], entry["job_id"], entry["verdict"]) == ("pool p", "j", "stale")
+    assert entry["header"] == HEADER.hex()
+    assert int(entry["difficulty"] or 0) >= 200
+
+
+def test_history_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / database.FILE).write_bytes(b"no database at all" * 100)
+    done = CliRunner().invoke(cli, ["history", "--state-dir", str(tmp_path)])
+    assert "cannot read" in str(done.exception)
+    assert "not a database" in str(done.exception)

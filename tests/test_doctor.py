@@ -7,6 +7,7 @@ import pwd
 import socket
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from quantus_miner.settings import Settings, load
 from .conftest import MinerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
@@ -100,19 +101,24 @@ def test_a_quota_is_worth_a_note(tmp_path: Path) -> None:
     assert note.found.startswith("0.5 CPUs for ")
 
 
-@pytest.mark.parametrize("about", ["state folder", "working folder"])
-def test_a_folder_that_the_account_cannot_write(tmp_path: Path, about: str) -> None:
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that other accounts can reach, which pytest's are not; for root, who can look for another account."""
     if os.geteuid() != 0:
-        pytest.skip("needs root, who can look at it for another account")
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:3]:
-        parent.chmod(parent.stat().st_mode | 0o055)
-    closed, own = tmp_path / "closed", tmp_path / "own"
+        pytest.skip("only root can look for another account")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("about", ["state folder", "working folder"])
+def test_a_folder_that_the_account_cannot_write(public: Path, about: str) -> None:
+    closed, own = public / "closed", public / "own"
     closed.mkdir(0o755)
     own.mkdir(0o700)
     os.chown(own, *pwd.getpwnam("nobody")[2:4])
     state, work = (closed, own) if about == "state folder" else (own, closed)
-    host = plant(tmp_path / "root", User="nobody", WorkingDirectory=str(work))
+    host = plant(public / "root", User="nobody", WorkingDirectory=str(work))
     assert complaints(findings(host, MINER_STATE_DIR=str(state))) == {
         about: f"{closed} cannot be written by the service"
     }
@@ -160,15 +166,15 @@ def test_a_bad_setting_is_named(tmp_path: Path) -> None:
     }
 
 
-def test_a_secret_that_the_account_cannot_read(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root, who can look at it for another account")
-    token = tmp_path / "token"
-    token.touch(0o600)
-    host = plant(tmp_path / "root", User="nobody")
-    host = Host({"MINER_API_TOKEN_FILE": str(token)}, host.unit, host.root, host.clock_state)
-    found = complaints(findings(host, MINER_STATE_DIR=str(tmp_path)))
-    assert found["MINER_API_TOKEN_FILE"] == f"{token} is not readable for the service"
+def test_a_secret_that_the_account_cannot_read(public: Path) -> None:
+    host = plant(public / "root", User="nobody")
+    for mode, complaint in ((0o600, True), (0o644, False)):
+        token = public / f"token-{mode:o}"
+        token.touch()
+        token.chmod(mode)
+        secret = Host({"MINER_API_TOKEN_FILE": str(token)}, host.unit, host.root, host.clock_state)
+        found = complaints(findings(secret, MINER_STATE_DIR=str(public)))
+        assert (found.get("MINER_API_TOKEN_FILE") == f"{token} is not readable for the service") is complaint
 
 
 def test_live_sources_that_cannot_be_reached(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_the_dog_is_fed_only_while_workers_with_work_advance(tmp_path: Path, cap
     assert miner.stalled() == [0, 1]
     assert last == {"STATUS": "Worker 0, 1 has work and has not advanced for 10 s"}
     assert tick(1) == tick(50) == []
-    assert [record.getMessage() for record in caplog.records] == [f"{last['STATUS']}; the watchdog is not fed"]
+    assert [record.getMessage() for record in caplog.records] == [last["STATUS"]]
     # It comes back to life: the next tick says so at once.
     miner.cancel(search)
     engine.release.set()

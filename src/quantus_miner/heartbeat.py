@@ -38,7 +38,7 @@ class Heartbeat:
         now = self._clock()
         if trouble := self._trouble():
             if self._well:
-                log.error("%s%s", trouble, "; the watchdog is not fed" if self._notifier.watchdog else "")
+                log.error("%s", trouble)
                 self._notifier.send(f"STATUS={trouble}")
             self._next = now
         elif now >= self._next:

@@ -60,7 +60,7 @@ def test_one_worker_that_is_stuck_is_enough(machine: Machine) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline()
         assert machine.call("/health")["status"] == "ready"
-        line = machine.wait_for_message(cursor, "has work and has not advanced for 10 s; the watchdog is not fed")
+        line = machine.wait_for_message(cursor, "has work and has not advanced for 10 s")
         assert line["PRIORITY"] == "3"
         machine.wait_for_message(cursor, "Watchdog timeout")
         machine.wait_for_message(cursor, "Started quantus-miner.service")

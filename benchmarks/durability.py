@@ -4,7 +4,8 @@
 
 A client posts jobs, polls and cancels all the time, and notes what it was told; the service dies by SIGKILL. After each
 start the checker asks for everything: an accepted job has to be known, a result that was served has to be served
-unchanged, a cancelled job has to stay cancelled. ``--full-disk``, as root: on a small tmpfs, which is filled up every other round.
+unchanged, a cancelled job has to stay cancelled. ``--full-disk``, as root: on a small tmpfs, which is filled up every
+other round.
 """
 
 from __future__ import annotations

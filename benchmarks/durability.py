@@ -149,10 +149,10 @@ class Client:
 
 @contextlib.contextmanager
 def folder(*, small: bool) -> Iterator[Path]:
-    """A temporary state folder, on a tmpfs of a few megabytes if ``small``."""
+    """A temporary state folder, on a tmpfs, with room for the jobs of a run, if ``small``."""
     with tempfile.TemporaryDirectory() as name:
         if small:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", name], check=True)  # noqa: S607
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", name], check=True)  # noqa: S607
         try:
             yield Path(name)
         finally:
@@ -199,6 +199,9 @@ def main() -> None:
                     if not any("Cannot write" in line for line in service.log):
                         break
                     time.sleep(0.05)
+            told = [line for line in service.log if "Cannot write" in line or "can be written again" in line]
+            # What it holds in memory only is not promised to outlive it: a run with such kills says nothing.
+            errors["killed while full"] += bool(told) and "Cannot write" in told[-1]
             service.kill()
             stopped.set()
             thread.join()

@@ -4,7 +4,7 @@
 
 A client posts jobs, polls and cancels all the time, and notes what it was told; the service dies by SIGKILL. After each
 start the checker asks for everything: an accepted job has to be known, a result that was served has to be served
-unchanged, a cancelled job has to stay cancelled. ``--full-disk``, as root: on a small tmpfs that is filled up every
+unchanged, a cancelled job has to stay cancelled. ``--full-disk``, as root: on a small tmpfs, which is filled up every
 other round.
 """
 
@@ -149,10 +149,10 @@ class Client:
 
 @contextlib.contextmanager
 def folder(*, small: bool) -> Iterator[Path]:
-    """A temporary state folder, on a tmpfs of a few megabytes if ``small``."""
+    """A temporary state folder, on a tmpfs, with room for the jobs of a run, if ``small``."""
     with tempfile.TemporaryDirectory() as name:
         if small:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", name], check=True)  # noqa: S607
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", name], check=True)  # noqa: S607
         try:
             yield Path(name)
         finally:
@@ -199,6 +199,9 @@ def main() -> None:
                     if not any("Cannot write" in line for line in service.log):
                         break
                     time.sleep(0.05)
+            told = [line for line in service.log if "Cannot write" in line or "can be written again" in line]
+            # What it holds in memory only is not promised to outlive it: a run with such kills says nothing.
+            errors["killed while full"] += bool(told) and "Cannot write" in told[-1]
             service.kill()
             stopped.set()
             thread.join()

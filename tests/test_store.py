@@ -436,3 +436,23 @@ def test_history_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["history", "--state-dir", str(tmp_path)])
     assert "cannot read" in str(done.exception)
     assert "not a database" in str(done.exception)
+
+
+def test_a_solution_and_its_line_of_history_come_together_or_not_at_all(tmp_path: Path) -> None:
+    seen = set()
+    with opened(tmp_path / "real") as (store, _):
+        wal = tmp_path / "real" / "jobs.db-wal"
+        store.put(running("a")).result(WAIT_S)
+        before = wal.stat().st_size
+        store.put(ended("a"), find(5)).result(WAIT_S)
+        for cut in (*range(before, wal.stat().st_size, 701), wal.stat().st_size):
+            crashed = tmp_path / str(cut)
+            crashed.mkdir()
+            shutil.copy(tmp_path / "real" / "jobs.db", crashed)
+            (crashed / "jobs.db-wal").write_bytes(wal.read_bytes()[:cut])
+            connection = sqlite3.connect(crashed / "jobs.db")
+            (status,) = connection.execute("SELECT status FROM jobs").fetchone()
+            (finds,) = connection.execute("SELECT count(*) FROM finds").fetchone()
+            connection.close()
+            seen.add((status, finds))
+    assert seen == {("running", 0), ("completed", 1)}

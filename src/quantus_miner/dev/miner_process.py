@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from typing import Any, Final
 
@@ -19,7 +22,10 @@ NOT_INHERITED: Final = (
 
 def start_miner(*flags: str) -> tuple[subprocess.Popen[str], str]:
     """A miner on a free port, its log lines on our stderr; the process and its URL. Raises MinerError."""
-    own = ("--port=0", "--bind=127.0.0.1", "--log=info", "--log-format=text")
+    # Its jobs and finds are not those of the user's miner, and not to be gone on with.
+    state = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, state, ignore_errors=True)
+    own = (f"--state-dir={state}", "--port=0", "--bind=127.0.0.1", "--log=info", "--log-format=text")
     process = subprocess.Popen(  # noqa: S603 - our own command
         # Flags win over whatever the environment says of what is relied on here.
         [sys.executable, "-m", "quantus_miner", *own, *flags],

@@ -120,8 +120,9 @@ class Machine:
         return int(self.show("MainPID"))
 
     def configure(self, *, env: str = "", drop_in: str = "") -> None:
-        """Restarts the service with these settings and this drop-in, and none else."""
-        self.run(f"systemctl stop {UNIT}; rm -rf {DROP_INS} /etc/sysconfig; systemctl reset-failed {UNIT} || true")
+        """Restarts the service with these settings and this drop-in, and none else, and no jobs from before."""
+        self.run(f"systemctl stop {UNIT}; rm -rf {DROP_INS} /etc/sysconfig /var/lib/quantus-miner/jobs.db*")
+        self.run(f"systemctl reset-failed {UNIT} || true")
         self.write("/etc/default/quantus-miner", env)
         if drop_in:
             self.write(f"{DROP_INS}/test.conf", drop_in)

@@ -11,8 +11,13 @@ from .conftest import UNIT, Machine
 ENDLESS = {"job_id": "endless", "mining_hash": "ab" * 32, "difficulty": str(2**500)}
 
 
-def test_it_comes_back_after_sigkill(machine: Machine) -> None:
+def test_it_comes_back_after_sigkill_with_its_results(machine: Machine) -> None:
     machine.configure()
+    assert machine.call("/mine", ENDLESS | {"job_id": "easy", "difficulty": "1000"})["status"] == "accepted"
+    while (result := machine.call("/result/easy"))["status"] == "running":
+        pass
+    assert result["status"] == "completed"
+    assert machine.call("/mine", ENDLESS)["status"] == "accepted"
     before, cursor = machine.pid, machine.cursor()
     began = time.monotonic()
     machine.run(f"kill -KILL {before}")
@@ -22,6 +27,8 @@ def test_it_comes_back_after_sigkill(machine: Machine) -> None:
     assert machine.pid != before
     assert machine.show("NRestarts") == "1"
     assert took < 15
+    assert machine.call("/result/easy") == result
+    assert machine.call("/result/endless")["status"] == "running"
 
 
 def test_a_wedged_process_is_ended_and_started_again(machine: Machine) -> None:

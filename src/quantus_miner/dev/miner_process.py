@@ -48,7 +48,7 @@ def start_miner(*flags: str) -> tuple[subprocess.Popen[str], str]:
 def _copy_log(stderr: Any) -> None:  # noqa: ANN401 - a text stream
     # Jobs come and go as fast as blocks do; what the node prints says the same.
     for line in stderr:
-        if " Job " not in line:
+        if not any(word in line for word in (" Job ", " for job ", " Share ")):
             sys.stderr.write(f"miner | {line}")
 
 

@@ -1,5 +1,5 @@
 # make run: build, start a miner and a development node, watch blocks being found (Ctrl-C ends both).
-# make test: everything CI runs that needs no cargo.
+# make test: the checks and tests; CI also runs interop and test-systemd.
 # make interop: the miner against a node on the network's own code (needs cargo).
 
 PYTHON ?= python3

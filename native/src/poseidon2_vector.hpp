@@ -317,7 +317,7 @@ struct VectorStart<V, Walk> {
         using Vec = typename V::Vec;
         Vec x[4], low_power[4], high_power[4];
         for (int g = 0; g < 2; ++g) {
-            const Vec along = (V::set(low + static_cast<uint32_t>(g * V::lanes)) + V::lane_numbers());
+            const Vec along = V::set(low + static_cast<uint32_t>(g * V::lanes)) + V::lane_numbers();
             const Vec product = V::multiply(along, V::set(Start<Walk>::factor));  // < 2^33
             x[2 * g] = V::subtract(V::set(before3), goldilocks_p - product);
             x[2 * g + 1] = V::subtract(V::set(before7), product);

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from quantus_miner import units
 from quantus_miner.errors import MinerError
 from quantus_miner.proto.api import encode_reply
 
@@ -43,7 +44,7 @@ def listen(address: str, port: int, setting: str) -> socket.socket:
 def endpoint(sock: socket.socket) -> str:
     """``127.0.0.1:9833`` or ``[::1]:9833``, with the port that was really bound."""
     host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return units.endpoint(host, port)
 
 
 class BoundedProtocol(HttpToolsProtocol):

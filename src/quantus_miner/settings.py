@@ -14,9 +14,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from quantus_miner import units
 from quantus_miner.errors import SettingError
 from quantus_miner.logs import parse_filter
-from quantus_miner.proto.address import compose_login
+from quantus_miner.proto.address import parse_wallet, parse_worker
 from quantus_miner.proto.messages import parse_fingerprint, parse_token
 from quantus_miner.proto.pool_url import PoolUrl, parse_pool_url
 
@@ -80,16 +81,6 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 def _pools(text: str) -> tuple[PoolUrl, ...]:
     return tuple(parse_pool_url(part.strip()) for part in text.split(","))
-
-
-def _wallet(text: str) -> str:
-    compose_login(text, "any")
-    return text
-
-
-def _worker(text: str) -> str:
-    compose_login("any", text)
-    return text
 
 
 def _token(text: str) -> str:
@@ -195,8 +186,8 @@ SETTINGS: Final = (
         "URL",
         many=True,
     ),
-    Setting("wallet", _wallet, None, "Address that pools pay to.", "ADDRESS"),
-    Setting("worker_name", _worker, None, "Name of this miner at pools; unset: the host's name.", "NAME"),
+    Setting("wallet", parse_wallet, None, "Address that pools pay to.", "ADDRESS"),
+    Setting("worker_name", parse_worker, None, "Name of this miner at pools; unset: the host's name.", "NAME"),
     Setting(
         "priority",
         _choice(*PRIORITIES),
@@ -274,7 +265,7 @@ class Settings:
             if BY_NAME[name].secret:
                 return "(set)"
             if name == "node_addr":
-                return "{}:{}".format(*value)
+                return units.endpoint(*value)
             if isinstance(value, bytes):
                 return value.hex()
             return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

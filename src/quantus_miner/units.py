@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers and addresses as people read them."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def hash_rate(hashes_per_second: float) -> str:
         value, prefix = value / 1000, larger
     decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
     return f"{value:.{decimals}f} {prefix}H/s"
+
+
+def endpoint(host: str, port: int) -> str:
+    """``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

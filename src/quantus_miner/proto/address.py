@@ -40,13 +40,23 @@ def address_warning(wallet: str) -> str | None:
     return None
 
 
-def compose_login(wallet: str, worker: str) -> str:
-    """``<wallet>.<worker>``. Raises ValueError, one line that says what is allowed, where one of them is not."""
-    if not re.fullmatch(rf"[A-Za-z0-9_:-]{{1,{MAX_WALLET}}}", wallet):
+def parse_wallet(text: str) -> str:
+    """``text`` if it may stand in a login. Raises ValueError, one line that says what is allowed."""
+    if not re.fullmatch(rf"[A-Za-z0-9_:-]{{1,{MAX_WALLET}}}", text):
         raise ValueError(f"a wallet is 1 to {MAX_WALLET} letters, digits, '_', '-' and ':'")
-    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_WORKER}}}", worker):
+    return text
+
+
+def parse_worker(text: str) -> str:
+    """The same for a worker's name."""
+    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_WORKER}}}", text):
         raise ValueError(f"a worker name is 1 to {MAX_WORKER} letters, digits, '_' and '-'")
-    return f"{wallet}.{worker}"
+    return text
+
+
+def compose_login(wallet: str, worker: str) -> str:
+    """``<wallet>.<worker>``. Raises ValueError as ``parse_wallet`` and ``parse_worker`` do."""
+    return f"{parse_wallet(wallet)}.{parse_worker(worker)}"
 
 
 def _base58_decode(text: str) -> bytes | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from quantus_miner import units
+
 SCHEMES: Final = {"stratum+tcp": False, "stratum+ssl": True, "quic": True}
 """Ways to speak to a pool, and whether TLS is in them."""
 ALLOWED: Final = (
@@ -32,8 +34,7 @@ class PoolUrl:
 
     def __str__(self) -> str:
         """Scheme, host and port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{units.endpoint(self.host, self.port)}"
 
 
 def parse_pool_url(text: str) -> PoolUrl:

@@ -147,8 +147,8 @@ class LiveSource:
         """A pool has judged a share."""
         upstream = self._upstreams[index]
         upstream.stats.latency_s = verdict.latency_s
+        judgement = "accepted" if verdict.accepted else "stale" if verdict.stale else "rejected"
         if self._store is not None:
-            judgement = "accepted" if verdict.accepted else "stale" if verdict.stale else "rejected"
             self._store.judged(upstream.link.name, verdict.nonce, judgement)
         if verdict.accepted:
             upstream.stats.accepted += 1
@@ -158,8 +158,7 @@ class LiveSource:
             upstream.stats.stale += 1
         else:
             upstream.stats.rejected += 1
-        kind = "stale" if verdict.stale else "rejected"
-        log.warning("Share %s by %s: %s", kind, upstream.link.name, verdict.reason)
+        log.warning("Share %s by %s: %s", judgement, upstream.link.name, verdict.reason)
 
     # --- links ---
 

@@ -7,6 +7,7 @@ import hmac
 import logging
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
+from quantus_miner import units
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.proto import node as proto
 from quantus_miner.sources import quic
@@ -63,8 +64,7 @@ class NodeLink:
     @property
     def name(self) -> str:
         """``node 127.0.0.1:9833`` or ``pool quic://host:port``."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"{self._kind} {'quic://' if self._kind == 'pool' else ''}{host}:{self._port}"
+        return f"{self._kind} {'quic://' if self._kind == 'pool' else ''}{units.endpoint(self._host, self._port)}"
 
     async def run(self, listener: Listener) -> NoReturn:
         """See ``Link.run``."""

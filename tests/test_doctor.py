@@ -93,6 +93,13 @@ def test_an_affinity_outside_the_cpuset(tmp_path: Path, properties: dict[str, st
     assert list(found) == ["CPUs"]
 
 
+def test_a_malformed_list_of_what_is_online_is_ignored(tmp_path: Path) -> None:
+    online = tmp_path / "sys/devices/system/cpu/online"
+    online.parent.mkdir(parents=True)
+    online.write_text("0-\n")
+    assert complaints(findings(plant(tmp_path), MINER_STATE_DIR=str(tmp_path))) == {}
+
+
 def test_a_quota_is_worth_a_note(tmp_path: Path) -> None:
     (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
     (tmp_path / "sys/fs/cgroup/cpu.max").write_text("50000 100000\n")
@@ -197,6 +204,13 @@ def test_live_sources_that_cannot_be_reached(tmp_path: Path) -> None:
     assert f"127.0.0.1:{there} can be reached" in [finding.found for finding in found]
 
 
+def test_a_name_that_no_resolver_can_be_asked_for(tmp_path: Path) -> None:
+    found = findings(
+        plant(tmp_path), MINER_STATE_DIR=str(tmp_path), MINER_POOL="stratum+tcp://a..b:1", MINER_WALLET="someone"
+    )
+    assert complaints(found)["pool"].startswith("a..b:1 cannot be reached: ")
+
+
 def test_the_environment_is_that_of_the_service(tmp_path: Path) -> None:
     for folder, text in (
         ("etc/default", "# a comment\nMINER_PORT=1\nMINER_BIND='::1'\nMINER_LOG=warn  # kept\nnonsense\n"),
@@ -220,6 +234,7 @@ def test_the_command_ends_with_1_if_something_is_wrong(tmp_path: Path) -> None:
         ("", 0, "ok     engine: cpu-fast passed the self test"),
         ("--engine gpu-cuda", 1, "WRONG  engine: engine 'gpu-cuda' is not available"),
         ("--workers many", 1, "WRONG  settings: --workers: 'many' (command line) is not allowed"),
+        ("--log 'info", 1, "WRONG  settings: EXTRA_MINER_FLAGS: No closing quotation"),
     ):
         ended = subprocess.run(
             command,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -154,7 +153,7 @@ def doctor(**given: str | None) -> None:
     environ = doctor_.service_environment(os.environ, unit)
 
     def settings() -> Settings:
-        extra = serve.make_context("serve", shlex.split(environ.get("EXTRA_MINER_FLAGS", ""))).params
+        extra = serve.make_context("serve", doctor_.extra_flags(environ)).params
         flags = {name: text for part in (extra, given) for name, text in part.items() if text}
         return load_settings({"log": "warn"} | flags, environ)
 

@@ -8,6 +8,7 @@ import http.client
 import os
 import pwd
 import re
+import shlex
 import socket
 import subprocess
 import tempfile
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.engines import create_engines
-from quantus_miner.errors import MinerError
-from quantus_miner.host import cgroup, cpus
+from quantus_miner.errors import MinerError, SettingError
+from quantus_miner.host import cgroup, cpus, topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -119,6 +120,14 @@ def service_environment(environ: Mapping[str, str], unit: Mapping[str, str], roo
     return found | dict(environ)
 
 
+def extra_flags(environ: Mapping[str, str]) -> list[str]:
+    """What the unit adds to the service's command line. Raises SettingError where that cannot be split into words."""
+    try:
+        return shlex.split(environ.get("EXTRA_MINER_FLAGS", ""))
+    except ValueError as error:
+        raise SettingError(f"EXTRA_MINER_FLAGS: {error}; allowed: flags as on a command line") from None
+
+
 def examine(host: Host, load: Callable[[], Settings]) -> Iterator[Finding]:
     """All checks, each of which finds one thing or more. ``load`` may raise MinerError."""
     yield from _unit(host)
@@ -203,7 +212,7 @@ def _cpus(host: Host) -> Iterator[Finding]:
     except ValueError as error:
         yield Finding("CPUs", f"the unit's CPU lists: {error}", "Correct CPUAffinity= and AllowedCPUs= in the drop-in")
         return
-    online = effective.cpus | cpus.parse_cpu_list(cgroup.read(host.root / "sys/devices/system/cpu/online") or "0")
+    online = effective.cpus | topology.cpu_list(host.root / topology.SYSTEM / "cpu/online")
     there = online if allowed is None else online & allowed
     if affinity is not None and not affinity & there:
         yield Finding(
@@ -287,9 +296,10 @@ def _sources(settings: Settings) -> Iterator[Finding]:
                 sock.connect(address)
                 if kind is socket.SOCK_DGRAM:
                     _knock(sock)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver can be asked for
             advice = "Is it running? Address, port and firewall have to let this machine through"
-            yield Finding(about, f"{name}:{port} cannot be reached: {error.strerror or error}", advice)
+            reason = getattr(error, "strerror", None) or error
+            yield Finding(about, f"{name}:{port} cannot be reached: {reason}", advice)
         else:
             yield Finding(about, f"{name}:{port} " + ("does not refuse" if scheme == "quic" else "can be reached"))
 

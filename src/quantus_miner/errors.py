@@ -1,10 +1,18 @@
 """Errors that end in one clear line for the user, never in a traceback."""
 
 
+def printable(text: str) -> str:
+    """``text`` with all escaped that could end the line or steer a terminal: much that is said comes from outside."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class MinerError(Exception):
     """Base of all errors of this package; ``str()`` is one line fit for a user."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class SettingError(MinerError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quantus_miner.host import cgroup
@@ -28,21 +29,22 @@ def cores(cpus: Iterable[int], root: Path = ROOT) -> list[Core]:
     What sysfs does not say counts as one thread a core, equal cores, one node. ``root``: where ``/sys`` is.
     """
     usable = set(cpus)
-    slow = _cpu_list(root / "sys/devices/cpu_atom/cpus")
+    slow = cpu_list(root / "sys/devices/cpu_atom/cpus")
     nodes = {
-        cpu: int(folder.name.removeprefix("node"))
+        cpu: int(number)
         for folder in sorted((root / SYSTEM / "node").glob("node[0-9]*"))
-        for cpu in _cpu_list(folder / "cpulist")
+        if re.fullmatch(r"[0-9]+", number := folder.name.removeprefix("node"))
+        for cpu in cpu_list(folder / "cpulist")
     }
     found = []
     while usable:
         first = min(usable)
         folder = root / SYSTEM / f"cpu/cpu{first}"
-        siblings = (_cpu_list(folder / "topology/thread_siblings_list") & usable) | {first}
+        siblings = (cpu_list(folder / "topology/thread_siblings_list") & usable) | {first}
         usable -= siblings
         # aarch64 has a capacity, 1024 for the fastest; hybrid x86 processors list their efficient cores.
         capacity = cgroup.read(folder / "cpu_capacity") or ""
-        performance = int(capacity) if capacity.isdigit() else int(first not in slow)
+        performance = int(capacity) if re.fullmatch(r"[0-9]{1,9}", capacity) else int(first not in slow)
         found.append(Core(tuple(sorted(siblings)), performance, nodes.get(first, 0)))
     return sorted(found, key=lambda core: (-core.performance, core.node, core.cpus))
 
@@ -64,7 +66,7 @@ def places(workers: int, cpus: Iterable[int], root: Path = ROOT) -> list[frozens
     return [frozenset(core.cpus) for core, _ in slots[:workers]]
 
 
-def _cpu_list(path: Path) -> frozenset[int]:
+def cpu_list(path: Path) -> frozenset[int]:
     """The CPUs in a sysfs file; none where it is missing or malformed."""
     try:
         return parse_cpu_list(cgroup.read(path) or "")

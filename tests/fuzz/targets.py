@@ -1,0 +1,571 @@
+"""One function for each parser of bytes from outside; a target raises nothing, whatever it is given.
+
+A target lets its parser raise what that says it raises, checks what can be checked of the result, and has its seeds in
+``corpus/NAME``. Where a target stands for several files or values, they are parts of its input, between ``CUT``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import math
+import re
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from quantus_miner import doctor, native
+from quantus_miner.dev.http_node import MinerClient
+from quantus_miner.dev.judge import Judge
+from quantus_miner.engines import autotune
+from quantus_miner.engines.cpu import CpuEngine, fast_kernels
+from quantus_miner.engines.throttled import ThrottledEngine
+from quantus_miner.errors import MinerError, SettingError
+from quantus_miner.host import cpus, topology
+from quantus_miner.host.notify import Notifier
+from quantus_miner.miner import Miner
+from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Order, Pow, Progress, Solution, Status
+from quantus_miner.pow.block import SealedBlock
+from quantus_miner.pow.order import last_position
+from quantus_miner.proto import address, api, frames, lines, messages, node, pool_url, stratum, stratum_miner
+from quantus_miner.proto.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame
+from quantus_miner.server import BoundedProtocol, Server
+from quantus_miner.settings import SETTINGS, load
+from quantus_miner.sources.http import HttpSource
+from quantus_miner.store import database, history
+from quantus_miner.store.database import DamagedError, Database
+from quantus_miner.store.rows import Find, StoredJob
+from quantus_miner.store.writer import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from starlette.types import Receive, Scope, Send
+
+CUT: Final = b"\n--\n"
+HEADER: Final = bytes(range(32))
+EXTRANONCE: Final = b"\x00\x04\xf0\x05"
+
+
+# --- the HTTP job API ---
+
+
+def http_body(data: bytes) -> None:
+    try:
+        job = api.parse_mine(data, 7)
+    except api.InvalidRequestError as error:
+        assert len(error.job_id) <= api.MAX_JOB_ID
+        reply = msgspec.json.decode(api.encode_reply("error", error.job_id, error.message))
+        assert reply == {"status": "error", "job_id": error.job_id, "message": error.message}
+        return
+    assert 0 < len(job.id) <= api.MAX_JOB_ID
+    assert len(job.header) == 32
+    assert 0 <= job.limit <= MAX
+    assert job.order is Order.COUNTING or job.pow is Pow.POSEIDON2
+    reply = msgspec.json.decode(api.encode_result(job.id, Status.RUNNING, None, 0, 0.0))
+    assert reply["job_id"] == job.id
+    if len(job.ranges) == 1:
+        target = {"distance_threshold": str(job.limit)} if job.pow is Pow.SHA3 else {"difficulty": _difficulty(data)}
+        ends = {"nonce_start": f"{job.ranges[0].start:0128x}", "nonce_end": f"{job.ranges[0].end:0128x}"}
+        again = {"job_id": job.id, "mining_hash": job.header.hex(), **target, **ends}
+        assert job.order is Order.WALK or api.parse_mine(msgspec.json.encode(again), 8) == job
+
+
+def _difficulty(data: bytes) -> str:
+    return str(msgspec.json.decode(data)["difficulty"])
+
+
+def http_connection(data: bytes) -> None:
+    api_ = _job_api()
+    replies = api_.loop.run_until_complete(api_.exchange(data))
+    assert not api_.errors, api_.errors
+    assert not replies or re.match(rb"HTTP/1\.1 (100|200|400|401|404|408|409|413|415|503) ", replies), replies[:80]
+
+
+class _JobApi(logging.Handler):
+    """The job API as the service builds it, on one event loop, without workers; ``errors``: what it logs of them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        logging.getLogger().addHandler(self)
+        self.errors: list[str] = []
+        self.loop = asyncio.new_event_loop()
+        self._miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=1.0)
+        # As the second miner of a state folder: it keeps its jobs in memory.
+        folder = Path(tempfile.mkdtemp())
+        database.lock(folder)
+        self._store = Store(folder, history_days=1)
+        assert self._store.start() == []
+        self._source: HttpSource
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await self._source.app(scope, receive, send)
+
+        self._server = Server(app, socket.socket())
+        self._server.config.load()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.errors.append(self.format(record))
+
+    async def exchange(self, data: bytes) -> bytes:
+        """What is answered to ``data`` and the end of it."""
+        self._source = HttpSource(self._miner, self._store, token=None, expiry_s=600)
+        self._source.accepting = True
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        loop, state = self.loop, self._server.server_state
+        await loop.connect_accepted_socket(
+            lambda: BoundedProtocol(config=self._server.config, server_state=state, app_state={}, _loop=loop),
+            theirs,
+        )
+        with ours:
+            reading = asyncio.create_task(self._read(ours))
+            with contextlib.suppress(ConnectionError):
+                await loop.sock_sendall(ours, data)
+                ours.shutdown(socket.SHUT_WR)
+            replies = await reading
+        while state.tasks or state.connections:  # noqa: ASYNC110 - there is no event for that
+            await asyncio.sleep(0)
+        for record in self._source._book.active:
+            self._miner.cancel(record.work)
+        assert not any(code == 500 for _, code in self._source.stats().requests)
+        return replies
+
+    async def _read(self, ours: socket.socket) -> bytes:
+        read = bytearray()
+        with contextlib.suppress(ConnectionError):
+            while part := await self.loop.sock_recv(ours, 65_536):
+                read += part
+        return bytes(read)
+
+
+@functools.cache
+def _job_api() -> _JobApi:
+    return _JobApi()
+
+
+# --- the node protocol ---
+
+
+def node_message(data: bytes) -> None:
+    try:
+        message = messages.decode(data)
+    except frames.FrameError as error:
+        assert str(error).isprintable()
+        return
+    try:
+        frame = messages.encode(message)
+    except ValueError as error:  # an array, or a number, that is shorter in the input
+        assert str(error).startswith("a frame holds")
+        return
+    assert messages.decode(frame[frames.HEADER :]) == message
+
+
+def node_miner(data: bytes) -> None:
+    assert _node_miner([data]) == _node_miner(_pieces(data))
+
+
+def _node_miner(pieces: Sequence[bytes]) -> object:
+    core = node.MinerCore("token")
+    core.start()
+    heard: list[object] = []
+    for piece in pieces:
+        for event in core.receive(piece):
+            heard.append(event)
+            match event:
+                case node.JobReceived(job):
+                    assert len(job.header) == 32
+                    assert 1 <= job.difficulty <= MAX
+                case node.JobRefused(reason):
+                    assert reason.isprintable()
+                case node.Violation(reason):
+                    assert reason.isprintable()
+                    assert core.state is node.MinerState.BROKEN
+                    return heard, core.outbox
+        assert len(core._reader._buffer) < frames.HEADER + frames.MAX_FRAME
+    if core._job is not None:
+        assert core.result(core._job, Solution(MAX, 0), messages.U64, 1e-300)
+    return heard, core.outbox
+
+
+def node_node(data: bytes) -> None:
+    assert _node_node([data]) == _node_node(_pieces(data))
+
+
+def _node_node(pieces: Sequence[bytes]) -> object:
+    core = node.NodeCore("deadbeef")
+    heard: list[object] = []
+    for piece in pieces:
+        for event in core.receive(piece):
+            heard.append(event)
+            if isinstance(event, node.Closed):
+                assert core.state is node.NodeState.CLOSED
+                return heard
+        assert len(core._reader._buffer) < frames.HEADER + frames.MAX_FRAME
+    return heard
+
+
+def _pieces(data: bytes) -> list[bytes]:
+    """Cut by the data itself."""
+    size = 1 + sum(data[:4]) % 50
+    return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+# --- stratum ---
+
+
+def stratum_line(data: bytes) -> None:
+    try:
+        job = stratum.parse_job(msgspec.Raw(data))
+    except stratum.BadJobError as error:
+        assert str(error).isprintable()
+        return
+    assert stratum.parse_job(msgspec.Raw(stratum.encode(stratum.job_body(job)))) == job
+
+
+def stratum_from_pool(data: bytes) -> None:
+    whole = _stratum_miner([data], send_shares=False)
+    assert whole == _stratum_miner(_pieces(data), send_shares=False)
+    _stratum_miner(_pieces(data), send_shares=True)
+
+
+def _stratum_miner(pieces: Sequence[bytes], *, send_shares: bool) -> object:
+    core = stratum_miner.MinerCore("wallet.worker", "fuzz/1", 0.0)
+    core.data_to_send()
+    heard: list[stratum_miner.Event] = []
+    job: LiveJob | None = None
+    for number, piece in enumerate(pieces):
+        for event in core.receive(piece, 0.0):
+            assert not heard or not isinstance(heard[-1], stratum_miner.Broken | stratum_miner.LoginRefused)
+            heard.append(event)
+            match event:
+                case stratum_miner.NewJob(job):
+                    assert stratum.parse_job(msgspec.Raw(stratum.encode(stratum.job_body(job)))) == job
+                case stratum_miner.LoggedIn():
+                    pass
+                case _:
+                    assert event.reason.isprintable()
+        if send_shares and job is not None:
+            nonce = int.from_bytes(job.prefix.ljust(64, b"\1")) + number
+            core.submit(job, nonce, 1, 0.0)
+        assert len(core._lines._rest) <= lines.MAX_LINE
+        assert len(core.data_to_send()) < 1000
+    assert core.deadline > 0
+    core.tick(200.0)
+    core.close(200.0)
+    return heard
+
+
+def stratum_from_miner(data: bytes) -> None:
+    assert _stratum_pool([data]) == _stratum_pool(_pieces(data))
+
+
+def _stratum_pool(pieces: Sequence[bytes]) -> object:
+    core = PoolCore("session", 0.0)
+    judge = Judge(EXTRANONCE)
+    heard: list[object] = []
+    sent = b""
+    for piece in pieces:
+        for event in core.receive(piece, 0.0):
+            heard.append(event)
+            match event:
+                case LoginAsked(login, agent):
+                    assert login.isprintable()
+                    assert agent.isprintable()
+                    core.take_login(judge.give("1", HEADER, 1, clean=True))
+                case ShareCame():
+                    share = judge.judge(event)
+                    core.judge(event.request, share if isinstance(share, str) else None)
+                case Broken(reason):
+                    assert reason.isprintable()
+        sent += core.data_to_send()
+        assert len(core._lines._rest) <= lines.MAX_LINE
+    assert all(msgspec.json.decode(line) for line in sent.splitlines())
+    return heard, sent
+
+
+# --- the host ---
+
+
+def cpu_list(data: bytes) -> None:
+    try:
+        found = cpus.parse_cpu_list(_text(data))
+    except ValueError as error:
+        assert str(error).isprintable()
+        return
+    assert found
+    assert found <= set(range(cpus.LARGEST_CPU + 1))
+    assert cpus.parse_cpu_list(",".join(map(str, found))) == found
+
+
+CGROUP_FILES: Final = (
+    *("proc/self/cgroup", "sys/fs/cgroup/cpuset.cpus.effective", "sys/fs/cgroup/cpu.max"),
+    *("sys/fs/cgroup/cpuset/cpuset.cpus", "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+)
+
+
+def cgroup_files(data: bytes) -> None:
+    mine = frozenset(range(4))
+    found = cpus.detect(_tree(CGROUP_FILES, data), mine)
+    assert found.cpus
+    assert found.cpus <= mine
+    assert 1 <= found.count <= len(found.cpus)
+    assert found.quota is None or (found.quota > 0 and math.isfinite(found.quota))
+
+
+def cpuinfo_file(data: bytes) -> None:
+    name = cpus.processor_name(_tree(("proc/cpuinfo",), data))
+    assert name
+    assert name.isprintable()
+    assert len(autotune._identity({})) == 64
+
+
+SYSFS_FILES: Final = (
+    *("sys/devices/cpu_atom/cpus", "sys/devices/system/node/node0/cpulist", "sys/devices/system/node/node1/cpulist"),
+    *(
+        f"sys/devices/system/cpu/cpu{number}/{name}"
+        for number in range(2)
+        for name in ("topology/thread_siblings_list", "cpu_capacity")
+    ),
+)
+
+
+def sysfs_files(data: bytes) -> None:
+    root = _tree(SYSFS_FILES, data)
+    cores = topology.cores(range(4), root)
+    assert sorted(cpu for core in cores for cpu in core.cpus) == [0, 1, 2, 3]
+    for workers in range(1, 5):
+        assert len(topology.places(workers, range(4), root)) in (0, workers)
+
+
+def service_files(data: bytes) -> None:
+    """What ``doctor`` reads: the service's environment file, CPUs that are online, the unit's CPU lists."""
+    names = ("etc/default/quantus-miner", "sys/devices/system/cpu/online", "affinity", "allowed", "flags")
+    root = _tree(names, data)
+    affinity, allowed, flags = (
+        (root / name).read_text(encoding="utf-8", errors="surrogateescape") if (root / name).exists() else ""
+        for name in names[2:]
+    )
+    host = doctor.Host(doctor.service_environment({"EXTRA_MINER_FLAGS": flags}, {}, root), {}, root)
+    host = doctor.Host(host.environ, {"CPUAffinity": affinity, "AllowedCPUs": allowed}, root)
+    for finding in (*doctor._env_files(host), *doctor._cpus(host)):
+        assert all(finding.lines())
+    with contextlib.suppress(MinerError):
+        assert isinstance(doctor.extra_flags(host.environ), list)
+
+
+def notify_environment(data: bytes) -> None:
+    parts = [_text(part) for part in _parts(data, 3)]
+    notifier = Notifier(dict(zip(("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"), parts, strict=False)))
+    assert math.isfinite(notifier.interval_s)
+    assert notifier.interval_s > 0
+    notifier.send("STATUS=")
+
+
+# --- settings ---
+
+
+def settings_environment(data: bytes) -> None:
+    """Lines of ``NAME=VALUE``."""
+    pairs = dict(line.partition("=")[::2] for line in _text(data).replace("\0", "").split("\n"))
+    _load({"XDG_STATE_HOME": "/x"} | pairs, None)
+
+
+def settings_file(data: bytes) -> None:
+    _load({"XDG_STATE_HOME": "/x"}, _tree(("miner.toml",), data) / "miner.toml")
+
+
+SECRET_FILES: Final = ("auth_token_file", "tls_cert_sha256_file", "api_token_file")
+
+
+def secret_files(data: bytes) -> None:
+    root = _tree(SECRET_FILES, data)
+    _load({f"MINER_{name.upper()}": str(root / name) for name in SECRET_FILES if (root / name).exists()}, None)
+
+
+def _load(environ: dict[str, str], config: Path | None) -> None:
+    try:
+        settings = load({}, environ, config)
+    except SettingError as error:
+        _check_line(error)
+        return
+    assert "\0" not in str(settings.state_dir)
+    assert re.fullmatch(r"[!-~]+", settings.bind)
+    for name in (setting.name for setting in SETTINGS if setting.secret):
+        assert f"{name}={'unset' if getattr(settings, name) is None else '(set)'}" in settings.summary()
+
+
+def _check_line(error: MinerError) -> None:
+    assert str(error)
+    assert str(error).isprintable()
+
+
+def pool_urls(data: bytes) -> None:
+    try:
+        url = pool_url.parse_pool_url(_text(data))
+    except ValueError as error:
+        assert str(error).isprintable()
+        return
+    assert 1 <= url.port <= 65535
+    assert url.tls or (url.pin is None and not url.insecure)
+    query = f"?pin={url.pin.hex()}" if url.pin else "?insecure=1" if url.insecure else ""
+    assert pool_url.parse_pool_url(f"{url}{query}") == url
+
+
+def wallets(data: bytes) -> None:
+    text = _text(data)
+    warning = address.address_warning(text)
+    assert warning is None or warning.isprintable()
+    try:
+        login = address.compose_login(text, "w")
+    except ValueError as error:
+        assert str(error).isprintable()
+        assert warning is not None
+    else:
+        assert messages.parse_token(login) == login
+
+
+# --- files of a state folder, and others ---
+
+
+def store_file(data: bytes) -> None:
+    folder = _tree((database.FILE,), data, whole=True)
+    try:
+        with contextlib.closing(Database(folder, 36_500)) as opened:
+            jobs = opened.load()
+            for stored in jobs:
+                _check_stored(stored)
+            find = Find(2**60, "http", "new", Pow.SHA3, HEADER, Solution(5, 5))
+            job = Job("new", Pow.POSEIDON2, HEADER, 5, (NonceRange(0, MAX),))
+            new = StoredJob(job, Progress(job.ranges), Status.RUNNING)
+            opened.write([new], [stored.job.id for stored in jobs], [find], [("http", 5, "accepted")])
+            assert opened.load() == [new]
+    except DamagedError as error:
+        assert str(error)
+    try:
+        entries = history.latest(folder, 20)
+        assert all(line.isprintable() for line in history.lines(entries))
+        assert all(msgspec.json.encode(entry) for entry in entries)
+    except MinerError as error:
+        _check_line(error)
+
+
+def _check_stored(stored: StoredJob) -> None:
+    """It can be mined, and served, without another check."""
+    job, progress = stored.job, stored.progress
+    assert len(job.header) == 32
+    assert 0 <= job.limit <= MAX
+    assert job.order is Order.COUNTING or job.pow is Pow.POSEIDON2
+    assert all(piece.end <= last_position(job.order) for piece in (*job.ranges, *progress.todo))
+    assert type(progress.hashes) is int
+    assert progress.hashes >= 0
+    assert math.isfinite(progress.elapsed)
+    assert progress.elapsed >= 0
+    assert stored.engine is None or isinstance(stored.engine, str)
+    assert stored.ended is None or isinstance(stored.ended, float)
+    assert StoredJob.of(stored.columns()) == stored
+    encoded = api.encode_result(job.id, stored.status, stored.solution, progress.hashes, progress.elapsed)
+    assert msgspec.json.decode(encoded)["elapsed_time"] == progress.elapsed
+
+
+def kernels_file(data: bytes) -> None:
+    path = _tree(("kernels.json",), data) / "kernels.json"
+    kernels = {pow_: [kernel for kernel in native.kernels() if kernel.pow is pow_] for pow_ in Pow}
+    chosen = autotune._load(path, "this machine", kernels)
+    assert chosen is None or all(kernel.pow is pow_ for pow_, kernel in chosen.items())
+
+
+def solved_blocks_file(data: bytes) -> None:
+    path = _tree(("solved-blocks",), data) / "solved-blocks"
+    logging.getLogger("miner.throttle").setLevel(logging.ERROR)
+    inner = CpuEngine("cpu-fast", 1, fast_kernels(None))
+    engine = ThrottledEngine(
+        "cpu-chain-manipulator",
+        inner,
+        solved_blocks=None,
+        base_delay_ns=10**12,
+        step_batch=1,
+        throttle_cap=0,
+        state_file=path,
+    )
+    assert engine.solved_blocks >= 0
+    assert math.isfinite(engine.delay)
+
+
+def block_file(data: bytes) -> None:
+    try:
+        block = SealedBlock.parse(data)
+    except ValueError as error:
+        assert str(error).isprintable()
+    else:
+        assert 0 <= block.nonce <= MAX
+
+
+def miner_reply(data: bytes) -> None:
+    """What ``dev-node`` hears of a miner."""
+    client = MinerClient("http://127.0.0.1", None)
+    ours, theirs = socket.socketpair()
+    client._connection.sock = ours
+    with ours, theirs:
+        theirs.sendall(data)
+        theirs.shutdown(socket.SHUT_WR)
+        try:
+            assert "status" in client.call("GET", "/result/x")
+        except MinerError as error:
+            assert str(error)
+
+
+def miner_url(data: bytes) -> None:
+    try:
+        client = MinerClient(_text(data), None)
+    except SettingError as error:
+        _check_line(error)
+    else:
+        assert client._connection.host
+
+
+# --- what targets share ---
+
+
+def _text(data: bytes) -> str:
+    """As Python makes text of the command line and the environment."""
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _parts(data: bytes, count: int) -> Iterator[bytes]:
+    return iter(data.split(CUT, count - 1))
+
+
+@functools.cache
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp())
+
+
+def _tree(names: Sequence[str], data: bytes, *, whole: bool = False) -> Path:
+    """A folder with the parts of ``data`` as files; those for which there is no part are not there."""
+    root = _folder() / names[0].replace("/", "_")
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    for name, part in zip(names, [data] if whole else _parts(data, len(names)), strict=False):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(part)
+    return root
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    function.__name__.replace("_", "-"): function
+    for function in (
+        *(http_body, http_connection, node_message, node_miner, node_node),
+        *(stratum_line, stratum_from_pool, stratum_from_miner),
+        *(cpu_list, cgroup_files, cpuinfo_file, sysfs_files, service_files, notify_environment),
+        *(settings_environment, settings_file, secret_files, pool_urls, wallets),
+        *(store_file, kernels_file, solved_blocks_file, block_file, miner_reply, miner_url),
+    )
+}
+"""By name. Nothing that a target raises is right."""

@@ -12,7 +12,6 @@ import sqlite3
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from hypothesis import strategies as st
 
 from quantus_miner.cli import cli
 from quantus_miner.engines.cpu import CpuEngine, fast_kernels
+from quantus_miner.errors import MinerError
 from quantus_miner.miner import Miner, Search
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Progress, Solution, Status
 from quantus_miner.proto.jobbook import KEEP_S, KEEP_UNSERVED_S, Event, JobBook
@@ -33,6 +33,7 @@ from quantus_miner.store import database
 from quantus_miner.store.rows import Find, StoredJob
 from quantus_miner.store.writer import Store
 
+from .fuzz import hunt
 from .test_live import Clock, ScriptedLink
 from .test_live import job as live_job
 
@@ -83,7 +84,11 @@ def test_everything_of_a_job_comes_back(tmp_path: Path) -> None:
             Progress((NonceRange(9, 9), NonceRange(0, 3)), 2**40, 1.25),
             Status.RUNNING,
         ),
-        replace(running("walk"), job=Job("walk", Pow.POSEIDON2, HEADER, 0, (NonceRange(1, 2),), Order.WALK)),
+        StoredJob(
+            Job("walk", Pow.POSEIDON2, HEADER, 0, (NonceRange(1, 2),), Order.WALK),
+            Progress((NonceRange(2, 2),), 1),
+            Status.RUNNING,
+        ),
         ended("a", served=True),
         ended("b", Status.FAILED),
         ended("c", Status.CANCELLED),
@@ -193,11 +198,20 @@ def test_a_stopped_search_has_nothing_to_repeat() -> None:
     [
         (b"\x00" * 5000, "not a database"),
         (random.Random(1).randbytes(20_000), "not a database"),
+        ((hunt.SEEDS / "store-file" / "size").read_bytes(), ""),  # found by fuzzing: SQLite wants too much memory
         ("truncated", "malformed"),
         ("flipped", ""),
         ("version", "schema has version 99"),
         ("foreign", "schema has version 0"),
         ("content", "nothing to do"),
+        ("order", "in walk order"),
+        ("range", "beyond the end of its walk order"),
+        ("time", "inf seconds"),
+        ("tables", "its tables are not those of a miner"),
+        ("no text", "is not a valid"),
+        ("no name", "names or sizes that make no sense"),
+        ("format", "its format is unknown"),
+        ("index", "index"),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
 )
@@ -217,6 +231,16 @@ def test_a_damaged_file_is_set_aside(
         for at in range(4096 * 2, len(content), 7):
             content[at] ^= 0xFF
         path.write_bytes(content)
+    elif damage == "no name":
+        # It is in what SQLite says of the file.
+        path.write_bytes(path.read_bytes().replace(b"tablejobs", b"tablejo\xe0s").replace(b"TABLE jobs", b"TABEL jobs"))
+    elif damage == "format":
+        content = bytearray(path.read_bytes())
+        content[database.WRITE_VERSION] = 3
+        path.write_bytes(content)
+    elif damage == "index":
+        # An id in the table, but not in the index.
+        path.write_bytes(path.read_bytes().replace(b"49qpow", b"4xqpow"))
     else:
         if damage == "foreign":
             path.unlink()
@@ -224,6 +248,11 @@ def test_a_damaged_file_is_set_aside(
             "version": "PRAGMA user_version = 99",
             "foreign": "CREATE TABLE other (a)",
             "content": "UPDATE jobs SET todo = x''",
+            "order": "UPDATE jobs SET positions = 'walk', pow = 'qpow-sha3'",
+            "range": "UPDATE jobs SET positions = 'walk'",
+            "time": "UPDATE jobs SET elapsed = 9e999",
+            "tables": "DROP INDEX finds_by_nonce",
+            "no text": "UPDATE jobs SET pow = CAST(x'ff' AS TEXT)",
         }[damage]
         connection = sqlite3.connect(path)
         connection.execute(script)
@@ -436,6 +465,22 @@ def test_history_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["history", "--state-dir", str(tmp_path)])
     assert "cannot read" in str(done.exception)
     assert "not a database" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["difficulty = 'much'", "job_id = x'ff'", "source = CAST(x'ff' AS TEXT)"],
+)
+def test_history_with_a_damaged_line_is_one_line(tmp_path: Path, change: str) -> None:
+    with opened(tmp_path) as (store, _):
+        store.put(running("a"), find(1)).result(WAIT_S)
+    connection = sqlite3.connect(tmp_path / database.FILE)
+    connection.execute(f"UPDATE finds SET {change}")  # noqa: S608 - ours
+    connection.commit()
+    connection.close()
+    done = CliRunner().invoke(cli, ["history", "--state-dir", str(tmp_path)])
+    assert isinstance(done.exception, MinerError)
+    assert "cannot read" in str(done.exception)
 
 
 def test_a_solution_and_its_line_of_history_come_together_or_not_at_all(tmp_path: Path) -> None:

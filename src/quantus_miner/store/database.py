@@ -67,6 +67,11 @@ PUT: Final = "INSERT INTO jobs ({}) VALUES ({}) ON CONFLICT (id) DO UPDATE SET {
 LOAD: Final = "SELECT {} FROM jobs ORDER BY number".format(", ".join(JOB_COLUMNS))  # noqa: S608 - our own names
 
 
+WRITE_VERSION: Final = 18
+"""Where in the file SQLite says how it is written: 1 rollback journal, 2 WAL."""
+STATEMENTS: Final = "SELECT type, name, sql FROM sqlite_schema"
+
+
 class LockedError(Exception):
     """Another process has the state folder."""
 
@@ -83,7 +88,10 @@ class Database:
         self._unpruned = PRUNE_EVERY
         folder.mkdir(parents=True, exist_ok=True)
         # Transactions are begun and ended by us. No waiting: the lock says that nobody else writes.
-        self._db = sqlite3.connect(folder / FILE, isolation_level=None, timeout=1.0)
+        self._path = folder / FILE
+        self._db = sqlite3.connect(self._path, isolation_level=None, timeout=1.0)
+        # What is no text makes no job, which is found out when it is read as one.
+        self._db.text_factory = lambda text: text.decode(errors="replace")
         try:
             self._prepare()
         except BaseException:
@@ -97,17 +105,24 @@ class Database:
             (tables,) = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             if version != VERSION and (version, tables) != (0, 0):
                 raise DamagedError(f"its schema has version {version}, not {VERSION}")
+            with self._path.open("rb") as file:
+                head = file.read(WRITE_VERSION + 1)
+            # SQLite reads a file of a later format, but fails to write it as if that were not allowed.
+            if head[WRITE_VERSION:] > b"\2":
+                raise DamagedError("its format is unknown")
             self._db.execute("PRAGMA journal_mode = WAL")
             # A commit is on the disk when it returns, also for a loss of power.
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA journal_size_limit = 4194304")
             if tables == 0:
                 self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
+            elif not set(_statements()) <= set(self._db.execute(STATEMENTS)):
+                raise DamagedError("its tables are not those of a miner")
 
     def load(self) -> list[StoredJob]:
         """All jobs, in the order in which they came; the file is checked as a whole."""
         with damage():
-            (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            (verdict,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
             if verdict != "ok":
                 raise DamagedError(" ".join(str(verdict).split()))
             rows = self._db.execute(LOAD).fetchall()
@@ -163,12 +178,21 @@ def damage() -> Iterator[None]:
     """Turns what SQLite says of a damaged file into DamagedError."""
     try:
         yield
+    except (UnicodeDecodeError, MemoryError):  # SQLite's own words with a name from the file; a size from the file
+        raise DamagedError("it has names or sizes that make no sense") from None
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         # A table that is not there, or not as it should be, is an OperationalError with code 1.
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
             raise DamagedError(str(error)) from None
         raise
+
+
+def _statements() -> list[tuple[str, str, str | None]]:
+    """What SQLite keeps of SCHEMA."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(SCHEMA)
+        return fresh.execute(STATEMENTS).fetchall()
 
 
 def lock(folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from quantus_miner.model import (
     Status,
     achieved_difficulty,
 )
+from quantus_miner.pow.order import last_position
 
 NUMBER_BYTES: Final = 64
 """Numbers of 512 bits are stored big-endian."""
@@ -74,6 +76,12 @@ class StoredJob:
             raise ValueError("an end of a running job, or the reverse")
         if stored.status is Status.RUNNING and not progress.todo:
             raise ValueError("a running job with nothing to do")
+        if job.order is Order.WALK and job.pow is not Pow.POSEIDON2:
+            raise ValueError(f"a job of {job.pow} in {job.order} order")
+        if any(piece.end > last_position(job.order) for piece in (*job.ranges, *progress.todo)):
+            raise ValueError(f"a range beyond the end of its {job.order} order")
+        if not 0 <= elapsed < math.inf:
+            raise ValueError(f"{elapsed} seconds of a search")
         return stored
 
 

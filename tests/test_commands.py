@@ -8,6 +8,7 @@ import pty
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ import pytest
 
 from quantus_miner import native, units
 from quantus_miner.dev.chain import Chain
+from quantus_miner.dev.http_node import MinerClient
+from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.model import MAX, Pow, achieved_difficulty
 
 from .conftest import VECTORS, MinerProcess, vectors
@@ -181,6 +184,23 @@ def test_the_dev_node_without_a_miner_is_one_line() -> None:
     ended = run("dev-node", "--miner", "http://127.0.0.1:1")
     assert ended.returncode == 1
     assert re.search(r"^quantus-miner: the miner does not answer POST /mine: ", ended.stderr)
+
+
+@pytest.mark.parametrize("url", ["https://x", "http://", "http://[", "http://a:b", "http://a\x01b", "http://a:99999"])
+def test_what_is_no_miner_s_address_is_one_line(url: str) -> None:
+    with pytest.raises(SettingError, match=r"^--miner: .* is not allowed; allowed: http://HOST:PORT$"):
+        MinerClient(url, None)
+
+
+@pytest.mark.parametrize("size", [9999, 10**30])
+def test_a_miner_s_answer_that_is_nested_too_deeply_or_too_long_is_no_answer(size: int) -> None:
+    client = MinerClient("http://127.0.0.1", None)
+    client._connection.sock, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"[" * 9999)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(MinerError, match="the miner does not answer GET /result/x"):
+            client.call("GET", "/result/x")
 
 
 def test_version_and_help() -> None:

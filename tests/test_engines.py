@@ -153,6 +153,12 @@ def test_a_damaged_state_file_costs_the_count_not_the_service(
     assert "starting at 0" in caplog.text
 
 
+def test_white_space_around_the_count_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "solved-blocks").write_bytes(b"\x1f 7\n")  # int() takes less for white space than strip()
+    assert throttled(tmp_path, solved_blocks=None).solved_blocks == 7
+
+
 def test_a_state_folder_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").write_text("a file, not a folder")
     engine = throttled(tmp_path, solved_blocks=1)
@@ -170,7 +176,9 @@ def test_the_fastest_kernels_are_measured_once_and_remembered(tmp_path: Path, mo
     assert autotune.fastest_kernels(state) == chosen
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"identity": 1}', '{"identity": "x", "kernels": {}}', "\u00e9"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"identity": 1}', '{"identity": "x", "kernels": {}}', "\u00e9", "[" * 9999]
+)
 def test_a_damaged_memory_is_measured_anew(tmp_path: Path, content: str) -> None:
     state = tmp_path / "kernels.json"
     state.write_text(content)

@@ -124,6 +124,8 @@ def test_without_a_listener_nothing_happens(address: str) -> None:
         ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, False, STATUS_S),
         ({"WATCHDOG_USEC": "0"}, False, STATUS_S),
         ({"WATCHDOG_USEC": "soon"}, False, STATUS_S),
+        ({"WATCHDOG_USEC": "9" * 5000}, False, STATUS_S),
+        ({"WATCHDOG_USEC": "0" * 5000 + "1"}, False, STATUS_S),
         ({}, False, STATUS_S),
     ],
 )

@@ -360,5 +360,11 @@ def test_processor_name(tmp_path: Path, cpuinfo: str, name: str) -> None:
     assert processor_name(tmp_path) == name
 
 
+def test_a_name_that_a_hypervisor_made_up_is_printable(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_bytes(b"model name\t: caf\xe9 \x1b[2J\n")
+    assert processor_name(tmp_path) == r"caf\udce9 \x1b[2J"
+
+
 def test_processor_name_of_a_machine_that_tells_none(tmp_path: Path) -> None:
     assert processor_name(tmp_path) == platform.machine()

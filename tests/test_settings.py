@@ -82,6 +82,10 @@ BAD = [
     ({"api_token": "a b"}, {}, ["--api-token", "printable"]),
     ({"api_token": "a", "api_token_file": "/x"}, {}, ["--api-token", "--api-token-file", "both"]),
     ({"api_token_file": "/does/not/exist"}, {}, ["--api-token-file", "/does/not/exist"]),
+    ({"api_token_file": "/does\nnot\x1b[2J"}, {}, ["--api-token-file", "/does\\nnot\\x1b[2J"]),
+    ({"bind": "fe80::1%\n"}, {}, ["--bind", "IP address"]),
+    ({"bind": "fe80::1%\u0430"}, {}, ["--bind", "IP address"]),
+    ({"pool": "stratum+tcp://h:1?\x1b[2J"}, {}, ["--pool", "no ?pin="]),
 ]
 
 
@@ -92,7 +96,7 @@ def test_a_bad_value_is_one_line_that_names_setting_source_and_what_is_allowed(
     with pytest.raises(SettingError) as error:
         load(flags, environ, None)
     message = str(error.value)
-    assert "\n" not in message
+    assert message.isprintable()
     assert all(word in message for word in words), message
     assert error.value.exit_code == 2
 
@@ -106,6 +110,11 @@ def test_a_bad_value_is_one_line_that_names_setting_source_and_what_is_allowed(
         ("port = true", "port has to be"),
         ("[port]", "port has to be"),
         ("port = 99999", "config file"),
+        ("port = " + "9" * 5000, "not valid TOML"),
+        ("port = 0x" + "f" * 5000, "port has to be"),
+        ("port = " + "[" * 5000, "not valid TOML"),
+        ('state_dir = "/a\\u0000"', "a path, which has no NUL"),
+        ('api_token_file = "/a\\u0000"', "a path, which has no NUL"),
     ],
 )
 def test_a_bad_config_file_is_one_line(tmp_path: Path, text: str, words: str) -> None:

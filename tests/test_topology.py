@@ -37,6 +37,14 @@ def machine(
     return root
 
 
+def test_malformed_files_count_for_nothing(tmp_path: Path) -> None:
+    root = machine(tmp_path, ["0", "1-"], capacity={0: 1, 1: 1}, nodes=("0-1",))
+    for text in ("²", "9" * 5000):
+        (root / "sys/devices/system/cpu/cpu0/cpu_capacity").write_text(text)
+        (root / f"sys/devices/system/node/node1{text[0]}x").mkdir()
+        assert [core.cpus for core in cores(range(2), root)] == [(0,), (1,)]
+
+
 def sets(found: list[frozenset[int]]) -> list[list[int]]:
     return [sorted(place) for place in found]
 

@@ -11,6 +11,8 @@ import time
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, TextIO
 
+from quantus_miner.errors import printable
+
 DEFAULT: Final = "info"
 LEVELS: Final = {
     "off": logging.CRITICAL + 1,
@@ -98,7 +100,7 @@ class _Text(logging.Formatter):
     """``2025-01-31T12:00:00.123Z INFO miner.http: message``; a traceback follows, indented as no record is."""
 
     def format(self, record: logging.LogRecord) -> str:
-        first = f"{self.prefix(record)} {record.name}: {_printable(record.getMessage())}"
+        first = f"{self.prefix(record)} {record.name}: {printable(record.getMessage())}"
         return "\n    ".join([first, *_trace(record)])
 
     def prefix(self, record: logging.LogRecord) -> str:
@@ -119,7 +121,7 @@ class _Journald(logging.Formatter):
     """``<6>miner.http: message`` as sd-daemon(3) reads it; journald adds the time."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = "\\n".join([_printable(record.getMessage()), *_trace(record)])
+        message = "\\n".join([printable(record.getMessage()), *_trace(record)])
         return f"<{_shown(record).priority}>{record.name}: {message}"
 
 
@@ -147,12 +149,7 @@ def _trace(record: logging.LogRecord) -> list[str]:
     """Lines of the record's traceback, each printable."""
     if not record.exc_info or record.exc_info[0] is None:
         return []
-    return [_printable(line) for line in logging.Formatter().formatException(record.exc_info).split("\n")]
-
-
-def _printable(text: str) -> str:
-    """``text`` with all escaped that could end the line or steer a terminal: much that is logged comes from outside."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return [printable(line) for line in logging.Formatter().formatException(record.exc_info).split("\n")]
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

@@ -44,6 +44,9 @@ def _integer(low: int, high: int) -> Parser:
 
 def _address(text: str) -> str:
     try:
+        # The zone of an IPv6 address may be anything to ipaddress, but not to a socket.
+        if not re.fullmatch(r"[!-~]+", text):
+            raise ValueError  # noqa: TRY301 - said below
         return str(ipaddress.ip_address(text.strip("[]")))
     except ValueError:
         raise ValueError("an IP address, such as 127.0.0.1, 0.0.0.0 or ::1") from None
@@ -87,6 +90,12 @@ def _token(text: str) -> str:
     if not re.fullmatch(r"[!-~]{1,512}", text):
         raise ValueError("1 to 512 printable ASCII characters without spaces")
     return text
+
+
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError("a path, which has no NUL")
+    return Path(text)
 
 
 def _filter(text: str) -> str:
@@ -169,7 +178,7 @@ SETTINGS: Final = (
     ),
     Setting("node_addr", _endpoint, None, "Mine for the live node at this UDP address; unset: for none.", "HOST:PORT"),
     Setting("auth_token", parse_token, None, "Token of the node, from its miner-auth-token.", "TOKEN", secret=True),
-    Setting("auth_token_file", Path, None, "File that holds the node's token.", "FILE"),
+    Setting("auth_token_file", _path, None, "File that holds the node's token.", "FILE"),
     Setting(
         "tls_cert_sha256",
         parse_fingerprint,
@@ -177,7 +186,7 @@ SETTINGS: Final = (
         "SHA-256 of the node's certificate, from its miner-tls-cert-sha256.",
         "HEX",
     ),
-    Setting("tls_cert_sha256_file", Path, None, "File that holds that SHA-256.", "FILE"),
+    Setting("tls_cert_sha256_file", _path, None, "File that holds that SHA-256.", "FILE"),
     Setting(
         "pool",
         _pools,
@@ -198,10 +207,10 @@ SETTINGS: Final = (
     Setting(
         "api_token", _token, None, "Bearer token that /mine and /cancel require; unset: none.", "TOKEN", secret=True
     ),
-    Setting("api_token_file", Path, None, "File that holds the API token.", "FILE"),
+    Setting("api_token_file", _path, None, "File that holds the API token.", "FILE"),
     Setting(
         "state_dir",
-        Path,
+        _path,
         None,
         "Folder for what survives a restart; unset: the user's state folder.",
         "DIR",
@@ -324,7 +333,7 @@ def _read_config(path: Path) -> dict[str, str]:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingError(f"--config: cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is not all that tomllib raises
         raise SettingError(f"--config: {path} is not valid TOML: {error}") from None
     texts = {}
     for key, value in table.items():
@@ -332,7 +341,7 @@ def _read_config(path: Path) -> dict[str, str]:
         if name not in BY_NAME:
             raise SettingError(f"--config: {path} has an unknown setting {key!r}; allowed: {', '.join(BY_NAME)}")
         items = value if isinstance(value, list) else [value]
-        if not all(type(item) in (str, int) for item in items):
+        if not all(type(item) is str or (type(item) is int and item.bit_length() <= 64) for item in items):
             raise SettingError(f"--config: {path}: {key} has to be a string, a whole number, or a list of strings")
         texts[name] = ",".join(str(item) for item in items)
     return texts

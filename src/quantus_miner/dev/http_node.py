@@ -21,20 +21,21 @@ if TYPE_CHECKING:
     from types import FrameType
 
 REPLY_TIMEOUT_S: Final = 10.0
+MAX_REPLY: Final = 1 << 20
+"""Bytes of a reply that are read."""
 
 
 class MinerClient:
     """Speaks to a miner's job API as nodes do: only the reply's ``status`` counts, not its HTTP code."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        parts = urlsplit(url)
         try:
-            port = parts.port
-        except ValueError:
-            port = -1
-        if parts.scheme != "http" or not parts.hostname or port == -1:
-            raise SettingError(f"--miner: {url!r} is not allowed; allowed: http://HOST:PORT")
-        self._connection = http.client.HTTPConnection(parts.hostname, port or 80, timeout=REPLY_TIMEOUT_S)
+            parts = urlsplit(url)
+            if parts.scheme != "http" or not parts.hostname:
+                raise ValueError  # noqa: TRY301 - said below
+            self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=REPLY_TIMEOUT_S)
+        except (ValueError, http.client.InvalidURL):
+            raise SettingError(f"--miner: {url!r} is not allowed; allowed: http://HOST:PORT") from None
         self._base = parts.path.rstrip("/")
         self._headers = {"content-type": "application/json"}
         if token:
@@ -44,8 +45,8 @@ class MinerClient:
         """The reply to a request. Raises MinerError where there is none, or none in JSON."""
         try:
             self._connection.request(method, self._base + path, json.dumps(body) if body else None, self._headers)
-            reply = json.loads(self._connection.getresponse().read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            reply = json.loads(self._connection.getresponse().read(MAX_REPLY))
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             self._connection.close()
             raise MinerError(f"the miner does not answer {method} {path}: {error or type(error).__name__}") from None
         if not isinstance(reply, dict) or "status" not in reply:

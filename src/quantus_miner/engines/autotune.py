@@ -87,7 +87,7 @@ def _load(path: Path, identity: str, usable: dict[Pow, list[native.Kernel]]) -> 
             return None
         names = document["kernels"]
         return {pow_: next(k for k in kernels if k.name == names[pow_]) for pow_, kernels in usable.items()}
-    except (OSError, ValueError, LookupError, TypeError, StopIteration):
+    except (OSError, ValueError, LookupError, TypeError, StopIteration, RecursionError):
         return None
 
 

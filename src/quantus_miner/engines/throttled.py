@@ -88,13 +88,13 @@ class ThrottledEngine:
 
     def _load(self) -> int:
         try:
-            text = self._state_file.read_text(encoding="ascii")
+            text = self._state_file.read_text(encoding="ascii").strip()
         except FileNotFoundError:
             return 0
         except (OSError, UnicodeDecodeError) as error:
             log.warning("Cannot read the count of solved blocks from %s: %s; starting at 0", self._state_file, error)
             return 0
-        if not (text.strip().isdigit() and len(text) <= 30):
+        if not (text.isdigit() and len(text) <= 30):
             log.warning("The count of solved blocks in %s is damaged; starting at 0", self._state_file)
             return 0
         return int(text)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from quantus_miner.errors import printable
 from quantus_miner.host import cgroup
 
 LARGEST_CPU: Final = 8191
@@ -98,7 +99,8 @@ def processor_name(root: Path = ROOT) -> str:
     fields: dict[str, str] = {}
     for line in (cgroup.read(root / "proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), " ".join(value.split()))
+        # A hypervisor may have written it: anything can be in it.
+        fields.setdefault(key.strip(), printable(" ".join(value.split())))
     if name := fields.get("model name"):
         return name
     # aarch64 kernels give only the numbers of the MIDR register.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -27,7 +28,7 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address if address.startswith("/") else ""
         allowed = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self.watchdog = bool(self._address) and ours and allowed.isdecimal() and int(allowed) > 0
+        self.watchdog = bool(self._address) and ours and bool(re.fullmatch(r"[1-9][0-9]{0,18}", allowed))
         self.interval_s = int(allowed) / 2e6 if self.watchdog else STATUS_S
 
     def send(self, *assignments: str) -> None:

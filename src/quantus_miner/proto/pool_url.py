@@ -52,9 +52,7 @@ def parse_pool_url(text: str) -> PoolUrl:
     if not parts.query:
         return PoolUrl(parts.scheme, host, port)
     if not SCHEMES[parts.scheme]:
-        raise ValueError(
-            f"{parts.scheme} has no certificate, so no ?{parts.query.partition('=')[0]}; allowed: {ALLOWED}"
-        )
+        raise ValueError(f"{parts.scheme} has no certificate, so no ?pin= and no ?insecure=; allowed: {ALLOWED}")
     if parts.query == "insecure=1":
         return PoolUrl(parts.scheme, host, port, insecure=True)
     pin = re.fullmatch(r"pin=((?:[0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2})", parts.query)

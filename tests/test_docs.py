@@ -22,6 +22,8 @@ from quantus_miner.proto.openapi import DOCUMENT
 from quantus_miner.settings import ENGINE_NAMES, LOG_FORMATS, SETTINGS, load
 from quantus_miner.sources import http
 
+from .fuzz.hunt import NAMES
+
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "quantus_miner"
 PAGES = {
@@ -322,6 +324,14 @@ def test_quoted_log_lines_and_errors_are_in_the_code(header: tuple[str, ...]) ->
     quoted = [code(row[0]) for rows in tables("docs/operator.md", *header) for row in rows]
     assert len(quoted) >= 10
     assert not [line for line in quoted if not any(re.fullmatch(template, line) for template in templates)]
+
+
+# --- fuzzing ---
+
+
+def test_every_fuzz_target_is_in_the_table() -> None:
+    rows = table("docs/fuzzing.md", "target", "reads", "inputs", "files", "edges", "found and mended")
+    assert [code(row[0]) for row in rows] == NAMES
 
 
 # --- links, files, functions, commands ---

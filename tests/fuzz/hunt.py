@@ -33,6 +33,7 @@ PATIENCE_S: Final = 5
 MEMORY: Final = 1 << 31
 """Bytes of a process's address space; to want more is a finding."""
 SEED: Final = 1
+"""Of a hunt that ends after so many inputs, which is the same each time."""
 GUIDED: Final = importlib.util.find_spec("atheris") is not None
 """Whether a hunt can be guided by coverage."""
 
@@ -132,7 +133,7 @@ def _by_coverage(name: str, target: Target, folder: Path, limit: Limit) -> None:
 
     options = (
         f"-max_total_time={limit.seconds}" if limit.runs is None else f"-runs={limit.runs}",
-        *(f"-seed={SEED}", f"-max_len={MAX_BYTES}", f"-timeout={PATIENCE_S}"),
+        *(f"-seed={0 if limit.runs is None else SEED}", f"-max_len={MAX_BYTES}", f"-timeout={PATIENCE_S}"),
         f"-artifact_prefix={folder}/{name}-",
     )
     # New inputs go into the first folder.
@@ -144,7 +145,7 @@ def _by_dice(name: str, target: Target, limit: Limit) -> None:
     """The seeds, then changed ones."""
     signal.signal(signal.SIGALRM, _too_long)
     end = time.monotonic() + limit.seconds
-    dice = random.Random(SEED)
+    dice = random.Random(None if limit.runs is None else SEED)
     seeds = [path.read_bytes() for path in sorted((SEEDS / name).iterdir())]
     done = 0
     while done < limit.runs if limit.runs is not None else time.monotonic() < end:

@@ -12,8 +12,10 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from aioquic.quic.configuration import QuicConfiguration
 
 from quantus_miner.dev import node_files
+from quantus_miner.dev.certificate import self_signed
 from quantus_miner.dev.quic_node import Misbehaviour, QuicNode
 from quantus_miner.errors import LinkLostError, MinerError
 from quantus_miner.model import LiveJob
@@ -164,6 +166,33 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
                 await QuicNode(node.chain, tmp_path).start(node.port)
 
     run(test())
+
+
+CERTIFICATE, BEGIN, KEY = self_signed().pem.partition(b"-----BEGIN PRIVATE")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        (node_files.TOKEN, b"\xff", "is no token; allowed: "),
+        (node_files.TOKEN, b"", "is no token; allowed: 1 to 512 bytes"),
+        (node_files.IDENTITY, b"", "does not hold a certificate and its private key"),
+        (node_files.IDENTITY, b"-----BEGIN PRIVATE KEY-----\n", "does not hold"),
+        (node_files.IDENTITY, CERTIFICATE, "does not hold"),
+        (node_files.IDENTITY, self_signed().pem.partition(BEGIN)[0] + BEGIN + KEY, "does not hold"),
+        (node_files.IDENTITY, CERTIFICATE[:40] + b"A" * 20 + CERTIFICATE[60:] + BEGIN + KEY, "does not hold"),
+    ],
+)
+def test_a_file_of_no_use_is_one_line(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MinerError, match=f"^--base-path: .*{says}"):
+        node_files.prepare(tmp_path, QuicConfiguration(is_client=False))
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MinerError, match=r"^--base-path: .*/file/dev: Not a directory$"):
+        node_files.prepare(tmp_path / "file" / "dev", QuicConfiguration(is_client=False))
 
 
 # --- the command ---

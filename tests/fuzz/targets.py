@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+from aioquic.quic.configuration import QuicConfiguration
 
 from quantus_miner import doctor, native
+from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
 from quantus_miner.dev.judge import Judge
 from quantus_miner.engines import autotune
@@ -96,7 +98,7 @@ class _JobApi(logging.Handler):
         logging.getLogger().addHandler(self)
         self.errors: list[str] = []
         self.loop = asyncio.new_event_loop()
-        self._miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=1.0)
+        self._miner = Miner([_engine()], chunk_s=1.0)
         # As the second miner of a state folder: it keeps its jobs in memory.
         folder = Path(tempfile.mkdtemp())
         database.lock(folder)
@@ -323,7 +325,6 @@ def cpuinfo_file(data: bytes) -> None:
     name = cpus.processor_name(_tree(("proc/cpuinfo",), data))
     assert name
     assert name.isprintable()
-    assert len(autotune._identity({})) == 64
 
 
 SYSFS_FILES: Final = (
@@ -484,10 +485,9 @@ def kernels_file(data: bytes) -> None:
 def solved_blocks_file(data: bytes) -> None:
     path = _tree(("solved-blocks",), data) / "solved-blocks"
     logging.getLogger("miner.throttle").setLevel(logging.ERROR)
-    inner = CpuEngine("cpu-fast", 1, fast_kernels(None))
     engine = ThrottledEngine(
         "cpu-chain-manipulator",
-        inner,
+        _engine(),
         solved_blocks=None,
         base_delay_ns=10**12,
         step_batch=1,
@@ -521,6 +521,19 @@ def miner_reply(data: bytes) -> None:
             assert str(error)
 
 
+def node_files(data: bytes) -> None:
+    """Those of a ``dev-node`` from its last run."""
+    root = _tree((files_of_node.TOKEN, files_of_node.IDENTITY), data)
+    configuration = QuicConfiguration(is_client=False)
+    try:
+        token = files_of_node.prepare(root, configuration)
+    except MinerError as error:
+        _check_line(error)
+    else:
+        assert messages.parse_token(token) == token
+        assert configuration.private_key is not None
+
+
 def miner_url(data: bytes) -> None:
     try:
         client = MinerClient(_text(data), None)
@@ -540,6 +553,11 @@ def _text(data: bytes) -> str:
 
 def _parts(data: bytes, count: int) -> Iterator[bytes]:
     return iter(data.split(CUT, count - 1))
+
+
+@functools.cache
+def _engine() -> CpuEngine:
+    return CpuEngine("cpu-fast", 1, fast_kernels(None))
 
 
 @functools.cache
@@ -565,7 +583,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         *(stratum_line, stratum_from_pool, stratum_from_miner),
         *(cpu_list, cgroup_files, cpuinfo_file, sysfs_files, service_files, notify_environment),
         *(settings_environment, settings_file, secret_files, pool_urls, wallets),
-        *(store_file, kernels_file, solved_blocks_file, block_file, miner_reply, miner_url),
+        *(store_file, kernels_file, solved_blocks_file, block_file, miner_reply, node_files, miner_url),
     )
 }
 """By name. Nothing that a target raises is right."""

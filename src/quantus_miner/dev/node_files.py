@@ -5,9 +5,12 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
 from quantus_miner.dev.certificate import self_signed
+from quantus_miner.errors import MinerError
+from quantus_miner.proto.messages import parse_token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,17 +24,37 @@ IDENTITY: Final = "miner-tls.pem"
 
 
 def prepare(folder: Path, configuration: QuicConfiguration) -> str:
-    """Writes what is missing in ``folder``, gives ``configuration`` the certificate; the token."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes what is missing in ``folder``, gives ``configuration`` the certificate; the token.
+
+    Raises MinerError where a file cannot be written, or is there and of no use.
+    """
     token, identity = folder / TOKEN, folder / IDENTITY
-    if not token.exists():
-        _write_secret(token, secrets.token_hex(32).encode() + b"\n")
-    if not identity.exists():
-        _write_secret(identity, self_signed().pem)
-    configuration.load_cert_chain(identity)
-    fingerprint = configuration.certificate.fingerprint(hashes.SHA256())
-    (folder / FINGERPRINT).write_text(fingerprint.hex() + "\n", encoding="ascii")
-    return token.read_text(encoding="utf-8").strip()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not token.exists():
+            _write_secret(token, secrets.token_hex(32).encode() + b"\n")
+        if not identity.exists():
+            _write_secret(identity, self_signed().pem)
+        _load_identity(identity, configuration)
+        fingerprint = configuration.certificate.fingerprint(hashes.SHA256())
+        (folder / FINGERPRINT).write_text(fingerprint.hex() + "\n", encoding="ascii")
+        return parse_token(token.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MinerError(f"--base-path: {error.filename or folder}: {error.strerror}") from None
+    except ValueError as error:
+        raise MinerError(f"--base-path: {token} is no token; allowed: {error}") from None
+
+
+def _load_identity(path: Path, configuration: QuicConfiguration) -> None:
+    try:
+        configuration.load_cert_chain(path)
+        certificate, key = configuration.certificate, configuration.private_key
+        usable = key is not None and certificate.public_key() == key.public_key()
+    # IndexError: no certificate; TypeError: a key that is locked with a password.
+    except (ValueError, IndexError, TypeError, UnsupportedAlgorithm):
+        usable = False
+    if not usable:
+        raise MinerError(f"--base-path: {path} does not hold a certificate and its private key; remove it for new ones")
 
 
 def _write_secret(path: Path, content: bytes) -> None:

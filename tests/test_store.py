@@ -25,7 +25,7 @@ from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.errors import MinerError
 from quantus_miner.miner import Miner, Search
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Progress, Solution, Status
-from quantus_miner.proto.jobbook import KEEP_S, KEEP_UNSERVED_S, Event, JobBook
+from quantus_miner.proto.jobbook import KEEP_S, KEEP_UNSERVED_S, MAX_JOBS, Event, JobBook
 from quantus_miner.sources.bookkeeper import Bookkeeper
 from quantus_miner.sources.link import Verdict
 from quantus_miner.sources.live import LiveSource
@@ -109,13 +109,19 @@ OPERATIONS = st.lists(
 
 
 @settings(max_examples=25)
-@given(operations=OPERATIONS, data=st.data())
-def test_a_crash_at_any_byte_leaves_what_was_promised(operations: list[tuple[int, str]], data: st.DataObject) -> None:
+@given(operations=OPERATIONS, moment=st.floats(0, 1))
+def test_a_crash_at_any_byte_leaves_what_was_promised(operations: list[tuple[int, str]], moment: float) -> None:
     """A commit whose future is done is there, whole; one that is cut is not there at all."""
     with tempfile.TemporaryDirectory() as name, opened(folder := Path(name) / "real") as (store, _):
-        wal = folder / "jobs.db-wal"
-        states: list[tuple[int, list[StoredJob]]] = [(wal.stat().st_size, [])]
-        jobs: dict[str, StoredJob] = {}
+        # Behind the reservation: from here on the log is overwritten from its beginning.
+        jobs = {"first": running("first")}
+        store.put(jobs["first"]).result(WAIT_S)
+
+        def written() -> bytes:
+            with (folder / "jobs.db-wal").open("rb") as wal:
+                return wal.read(2**19)
+
+        states = [(written(), list(jobs.values()))]
         for number, (who, what) in enumerate(operations):
             job_id = str(who)
             match what:
@@ -133,21 +139,25 @@ def test_a_crash_at_any_byte_leaves_what_was_promised(operations: list[tuple[int
                     status = Status.CANCELLED if what == "cancel" else Status.COMPLETED
                     jobs[job_id] = ended(job_id, status, served=what == "serve")
             store.put(jobs[job_id]).result(WAIT_S)
-            states.append((wal.stat().st_size, sorted(jobs.values(), key=lambda stored: stored.job.id)))
-        cut = data.draw(st.integers(states[0][0], states[-1][0]))
+            states.append((written(), sorted(jobs.values(), key=lambda stored: stored.job.id)))
+        # The crash cuts one of the operations, so many of its bytes have got to the disk.
+        step = min(int(moment * len(operations)), len(operations) - 1)
+        (before, promised), (after, following) = states[step : step + 2]
+        changed = [at for at, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+        share = moment * len(operations) - step
+        cut = changed[min(int(share * len(changed)), len(changed) - 1)] if share < 1 else len(after)
         crashed = Path(name) / "crashed"
         crashed.mkdir()
-        shutil.copy(folder / "jobs.db", crashed)
-        (crashed / "jobs.db-wal").write_bytes(wal.read_bytes()[:cut])
-        with opened(crashed) as (_, after):
-            loaded = sorted(after, key=lambda stored: stored.job.id)
-        promised = [state for size, state in states if size <= cut][-1]
+        for file in ("jobs.db", "jobs.db-wal"):
+            shutil.copy(folder / file, crashed)
+        with (crashed / "jobs.db-wal").open("r+b") as wal:
+            wal.write(after[:cut] + before[cut:])
+        with opened(crashed) as (_, loaded):
+            found = sorted(loaded, key=lambda stored: stored.job.id)
         # A forgetting may have got a commit of its own.
-        allowed = [promised]
-        if len(states) > (following := [state for _, state in states].index(promised) + 1):
-            ids = {stored.job.id for stored in states[following][1]}
-            allowed.append([stored for stored in promised if stored.job.id in ids])
-        assert loaded in allowed
+        ids = {stored.job.id for stored in following}
+        forgotten = [stored for stored in promised if stored.job.id in ids]
+        assert found in ([following] if cut == len(after) else [promised, forgotten])
 
 
 def test_a_search_goes_on_exactly_where_it_was() -> None:
@@ -273,10 +283,10 @@ def test_a_damaged_file_is_set_aside(
 
 
 @contextmanager
-def full_disk() -> Iterator[None]:
-    """Not one byte more can be written to any file."""
+def full_disk(size: int = 0) -> Iterator[None]:
+    """Nothing can be written to a file beyond its first ``size`` bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
@@ -311,6 +321,40 @@ def test_a_full_disk_loses_nothing_and_delays_nobody(tmp_path: Path, caplog: pyt
                 "after": running("after"),
             }
     assert [entry["verdict"] for entry in entries(tmp_path)] == ["accepted"]
+
+
+def test_on_a_disk_without_room_jobs_take_what_was_reserved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    with opened(tmp_path) as (store, _):
+        # Behind the reservation, which comes first of all.
+        store.put(running("before")).result(WAIT_S)
+        sizes = [(tmp_path / name).stat().st_size for name in ("jobs.db", "jobs.db-wal")]
+        assert min(sizes) >= database.RESERVE_BYTES
+        with full_disk(max(sizes)):
+            # As many as the book holds, and all of them written again and again.
+            numbers = range(MAX_JOBS - 1)
+            for turn in range(3):
+                commits = [store.put(running(f"{number:0128}", turn)) for number in numbers]
+                commits[-1].result(WAIT_S)
+                assert store.ok
+        for name in ("jobs.db", "jobs.db-wal"):
+            shutil.copy(tmp_path / name, crashed)
+    with opened(crashed) as (_, jobs):
+        assert jobs == [running("before"), *(running(f"{number:0128}", 2) for number in numbers)]
+    assert not caplog.records
+
+
+def test_what_cannot_be_reserved_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(tmp_path):
+        pass
+    with full_disk(2**20), opened(tmp_path) as (store, _):
+        for number in range(9):
+            store.put(running(str(number))).result(WAIT_S)
+        assert store.ok
+    (line,) = [record.getMessage() for record in caplog.records]
+    # As a limit of the size, not of the disk, says it.
+    assert line == f"Cannot reserve room in {tmp_path}: disk I/O error; jobs take what was reserved before"
 
 
 def test_a_folder_that_cannot_be_there_is_made_when_it_can(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -488,13 +532,15 @@ def test_a_solution_and_its_line_of_history_come_together_or_not_at_all(tmp_path
     with opened(tmp_path / "real") as (store, _):
         wal = tmp_path / "real" / "jobs.db-wal"
         store.put(running("a")).result(WAIT_S)
-        before = wal.stat().st_size
+        before = wal.read_bytes()
         store.put(ended("a"), find(5)).result(WAIT_S)
-        for cut in (*range(before, wal.stat().st_size, 701), wal.stat().st_size):
+        after = wal.read_bytes()
+        changed = [at for at, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+        for cut in (*range(changed[0], changed[-1], 701), len(after)):
             crashed = tmp_path / str(cut)
             crashed.mkdir()
             shutil.copy(tmp_path / "real" / "jobs.db", crashed)
-            (crashed / "jobs.db-wal").write_bytes(wal.read_bytes()[:cut])
+            (crashed / "jobs.db-wal").write_bytes(after[:cut] + before[cut:])
             connection = sqlite3.connect(crashed / "jobs.db")
             (status,) = connection.execute("SELECT status FROM jobs").fetchone()
             (finds,) = connection.execute("SELECT count(*) FROM finds").fetchone()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import shutil
 import sqlite3
 import time
 from typing import TYPE_CHECKING, Final
@@ -24,6 +26,10 @@ MAX_FINDS: Final = 50_000
 """Found blocks and shares that are kept."""
 PRUNE_EVERY: Final = 1_000
 """New finds after which old ones are pruned."""
+RESERVE_BYTES: Final = 6 * 2**20
+"""Kept free in the database, and in its log, for when the disk is full: twice what all jobs that are held take."""
+CHECKPOINT_PAGES: Final = 500
+"""Pages of 4 KiB in the log at which it goes into the database: a transaction of 4 MB still fits behind them."""
 
 SCHEMA: Final = f"""
 CREATE TABLE jobs (
@@ -86,6 +92,7 @@ class Database:
     def __init__(self, folder: Path, history_days: int) -> None:
         self._history_days = history_days
         self._unpruned = PRUNE_EVERY
+        self._log = folder / f"{FILE}-wal"
         folder.mkdir(parents=True, exist_ok=True)
         # Transactions are begun and ended by us. No waiting: the lock says that nobody else writes.
         self._path = folder / FILE
@@ -113,7 +120,8 @@ class Database:
             self._db.execute("PRAGMA journal_mode = WAL")
             # A commit is on the disk when it returns, also for a loss of power.
             self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA journal_size_limit = 4194304")
+            self._db.execute(f"PRAGMA journal_size_limit = {2 * RESERVE_BYTES}")
+            self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             if tables == 0:
                 self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
             elif not set(_statements()) <= set(self._db.execute(STATEMENTS)):
@@ -130,6 +138,25 @@ class Database:
             return [StoredJob.of(row) for row in rows]
         except (ValueError, TypeError) as error:
             raise DamagedError(str(error)) from None
+
+    def reserve(self) -> None:
+        """Makes both files so large that RESERVE_BYTES can be written to them when the disk has no room left.
+
+        Pages that are free again stay in the database, and the log is overwritten from its beginning. (A file system
+        that writes no block twice, such as btrfs or ZFS, knows no such thing.) Raises OSError and sqlite3.Error.
+        """
+        (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()
+        if min(4096 * pages, self._log.stat().st_size) >= RESERVE_BYTES:
+            return
+        # Not begun where it might not be ended: a log that cannot go into the database only grows.
+        if shutil.disk_usage(self._path.parent).free < 4 * RESERVE_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        # In two transactions: pages that are free again at the end of one are not written. More than asked for, or
+        # the next job would be a reason to do it again.
+        self._db.executescript(
+            f"DROP TABLE IF EXISTS reserve; CREATE TABLE reserve AS SELECT zeroblob({RESERVE_BYTES * 4 // 3}) AS room;"
+            "DROP TABLE reserve"
+        )
 
     def write(
         self,

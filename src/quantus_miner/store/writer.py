@@ -10,6 +10,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
@@ -26,6 +27,8 @@ log = logging.getLogger("miner.store")
 
 RETRY_S: Final = 1.0
 """Seconds between two tries to write where the disk fails."""
+RESERVE_S: Final = 60.0
+"""Seconds between two looks at the room that is reserved."""
 MAX_WAITING: Final = 10_000
 """Finds that wait for the disk at once; beyond, the oldest are forgotten."""
 
@@ -42,7 +45,7 @@ class Store:
         self._retry_s = retry_s
         self._ready = threading.Condition()
         self._jobs: dict[str, StoredJob] = {}
-        self._changed: set[str] = set()
+        self._changed: dict[str, None] = {}  # in this order
         self._finds: deque[Find] = deque(maxlen=MAX_WAITING)
         self._verdicts: deque[tuple[str, int, str]] = deque(maxlen=MAX_WAITING)
         self._commit = _future()
@@ -52,6 +55,8 @@ class Store:
         self._database: Database | None = None
         self._lock: int | None = None
         self._on_disk: set[str] = set()
+        self._reserved = 0.0  # when it was looked at last
+        self._roomy = True
         self._loaded: Future[list[StoredJob]] = Future()
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
 
@@ -71,7 +76,7 @@ class Store:
             if self._closing:
                 return _done()
             self._jobs[job.job.id] = job
-            self._changed.add(job.job.id)
+            self._changed[job.job.id] = None
             if find is not None:
                 self._finds.append(find)
             self._ready.notify()
@@ -85,7 +90,7 @@ class Store:
             gone = self._jobs.keys() - ids
             for job_id in gone:
                 del self._jobs[job_id]
-            self._changed |= gone
+            self._changed |= dict.fromkeys(gone)
             if gone:
                 self._ready.notify()
 
@@ -123,6 +128,7 @@ class Store:
             return
         self._on_disk = {stored.job.id for stored in jobs}
         self._jobs = {stored.job.id: stored for stored in jobs}
+        self._reserve()
         self._loaded.set_result(jobs)
         closing = False
         while not closing:
@@ -132,9 +138,9 @@ class Store:
                     # Not at once again: the disk gets time.
                     self._ready.wait_for(lambda: self._closing, self._retry_s)
                 closing = self._closing
-                changed, self._changed = self._changed, set()
-                jobs = [self._jobs[job_id] for job_id in self._jobs.keys() & changed]
-                gone = changed - self._jobs.keys()
+                changed, self._changed = self._changed, {}
+                jobs = [self._jobs[job_id] for job_id in changed if job_id in self._jobs]
+                gone = changed.keys() - self._jobs.keys()
                 finds, verdicts = list(self._finds), list(self._verdicts)
                 self._finds.clear()
                 self._verdicts.clear()
@@ -144,6 +150,8 @@ class Store:
                     self._finds = deque([*finds, *self._finds], MAX_WAITING)
                     self._verdicts = deque([*verdicts, *self._verdicts], MAX_WAITING)
             commit.set_result(None)
+            if time.monotonic() > self._reserved + RESERVE_S:
+                self._reserve()
         if self._database is not None:
             self._database.close()
         if self._lock is not None:
@@ -186,6 +194,20 @@ class Store:
             log.warning("%s can be written again", self._folder / FILE)
         return True
 
+    def _reserve(self) -> None:
+        """What cannot be reserved is no failure yet."""
+        if self._database is None:
+            return
+        self._reserved = time.monotonic()
+        try:
+            self._database.reserve()
+            self._roomy = True
+        except (OSError, sqlite3.Error) as error:
+            if self._roomy:
+                reason = error.strerror if isinstance(error, OSError) else error
+                log.warning("Cannot reserve room in %s: %s; jobs take what was reserved before", self._folder, reason)
+            self._roomy = False
+
     def _open(self) -> Database:
         if self._lock is None:
             self._lock = lock(self._folder)
@@ -207,7 +229,8 @@ class Store:
             self._database = None
         with self._ready:
             # Whatever has been written or not: all of it again.
-            self._changed = self._jobs.keys() | self._on_disk
+            self._changed = dict.fromkeys([*self._jobs, *self._on_disk])
+            self._reserved = 0.0
             failed, self._ok = self._ok, False
         if failed:
             reason = str(error) or "another miner uses it"

@@ -18,6 +18,7 @@ MEMORY_FILES = (
 SECONDS = 8
 
 
+@pytest.mark.timeout(300)
 def test_attacks_within_tight_limits_end_nothing(machine: Machine) -> None:
     if "memory" not in machine.controllers:
         pytest.skip("systemd cannot set MemoryMax= here: this machine's cgroup v2 has no controller memory")

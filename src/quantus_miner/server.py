@@ -24,6 +24,8 @@ MAX_CONNECTIONS: Final = 512
 """Connections that a server holds at once."""
 MAX_HEAD: Final = 32_768
 """Bytes of a request's head, and of whatever else is no body."""
+PIECE: Final = 8_192
+"""Bytes that are parsed at a time."""
 MAX_HEADERS: Final = 100
 """Header fields of a request, trailers included: each takes many times the bytes that it has on the wire."""
 MAX_PIPELINED: Final = 8
@@ -102,11 +104,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client; those of bodies do not count."""
-        self._overhead += len(data)
-        super().data_received(data)
-        if self._overhead > MAX_HEAD:
-            self.transport.abort()
-        elif self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
+        # In pieces, so that little is parsed beyond the bound: a chunk of one byte costs as much time as a large one.
+        for start in range(0, len(data), PIECE):
+            piece = data[start : start + PIECE]
+            self._overhead += len(piece)
+            super().data_received(piece)
+            if self._overhead > MAX_HEAD:
+                self.transport.abort()
+            if self.transport.is_closing():
+                return
+        if self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
             # uvicorn's own timer for idle connections ends with the next byte, whatever that is.
             self._expect_request()
 

@@ -122,10 +122,14 @@ class Service:
         assert found, "it has ended"
         return int(found[1]) * 1024 / 1e6
 
-    def loop_cpu_s(self) -> float:
-        """CPU seconds that the event loop's thread has used."""
-        pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
+    def cpu_s(self) -> tuple[float, float]:
+        """CPU seconds that the event loop's thread has used, and all others, which are the workers as good as alone."""
+        tasks = {
+            int(task.name): int((task / "schedstat").read_text().split()[0]) / 1e9
+            for task in Path(f"/proc/{self.process.pid}/task").iterdir()
+        }
+        loop = tasks.pop(self.process.pid)
+        return loop, sum(tasks.values())
 
     def files(self) -> int:
         """Open file descriptors."""
@@ -199,7 +203,7 @@ def in_threads(count: int, action: Callable[[int], None]) -> None:
         thread.join()
 
 
-def flat_out(port: int, seconds: float, one: Callable[[Connection], None]) -> Calls:
+def flat_out(port: int, seconds: float, one: Callable[[Connection], object]) -> Calls:
     """``one`` again and again on CONNECTIONS connections."""
     calls = Calls()
 
@@ -214,9 +218,8 @@ def flat_out(port: int, seconds: float, one: Callable[[Connection], None]) -> Ca
     return calls
 
 
-def paced(running: Service, seconds: float, rate: float) -> Calls:
+def paced(running: Service, seconds: float, rate: float, calls: Calls) -> None:
     """Polls ``rate`` times a second on CONNECTIONS connections. Times count from when a poll was due."""
-    calls = Calls()
     began = time.perf_counter()
 
     def client(number: int) -> None:
@@ -228,11 +231,10 @@ def paced(running: Service, seconds: float, rate: float) -> Calls:
                 calls.times.append(1000 * (time.perf_counter() - due))
 
     in_threads(CONNECTIONS, client)
-    return calls
 
 
-def throughput(seconds: float, rounds: int) -> None:
-    """Calls flat out; then 100,000 polls a minute, with and without in turn."""
+def throughput(running: Service, seconds: float) -> None:
+    """Calls flat out."""
 
     def mine_and_cancel(connection: Connection) -> None:
         job_id = str(uuid.uuid4())
@@ -240,41 +242,60 @@ def throughput(seconds: float, rounds: int) -> None:
         assert connection.call("POST", "/mine", json.dumps(job).encode())[0] == 200
         assert connection.call("POST", f"/cancel/{job_id}")[0] == 200
 
-    with service(limited=False) as running:
-        actions: dict[str, Callable[[Connection], object]] = {
-            "GET /result": lambda connection: connection.call("GET", f"/result/{running.job}"),
-            "GET /health": lambda connection: connection.call("GET", "/health"),
-            "POST /mine and /cancel": mine_and_cancel,
-        }
-        print(f"flat out on {CONNECTIONS} connections{'a second':>20}{'p50, ms':>10}{'p99, ms':>10}")
-        for name, action in actions.items():
-            calls = flat_out(running.port, seconds, lambda connection, action=action: action(connection) and None)  # type: ignore[misc]
-            print(f"  {name:27}{len(calls.times) / seconds:19,.0f}{calls.p(0.5):10.2f}{calls.p(0.99):10.2f}")
-        ratios, p50, p99, rates, costs, ours = [], [], [], [], [], []
-        for _ in range(rounds):
-            speeds = []
-            for polled in (False, True):
-                before, began = running.hashed(), time.perf_counter()
-                if polled:
-                    cpu, our_cpu = running.loop_cpu_s(), time.process_time()
-                    calls = paced(running, seconds, POLLS_A_MINUTE / 60)
-                    costs.append(1e6 * (running.loop_cpu_s() - cpu) / len(calls.times))
-                    ours.append(1e6 * (time.process_time() - our_cpu) / len(calls.times))
-                    rates.append(60 * len(calls.times) / (time.perf_counter() - began))
-                    p50.append(calls.p(0.5))
-                    p99.append(calls.p(0.99))
-                else:
-                    time.sleep(seconds)
-                after = running.hashed()
-                speeds.append((after[0] - before[0]) / (after[1] - before[1]))
-            ratios.append(speeds[1] / speeds[0])
+    actions: dict[str, Callable[[Connection], object]] = {
+        "GET /result": lambda connection: connection.call("GET", f"/result/{running.job}"),
+        "GET /health": lambda connection: connection.call("GET", "/health"),
+        "POST /mine and /cancel": mine_and_cancel,
+    }
+    print(f"flat out on {CONNECTIONS} connections{'a second':>20}{'p50, ms':>10}{'p99, ms':>10}")
+    for name, action in actions.items():
+        calls = flat_out(running.port, seconds, action)
+        print(f"  {name:27}{len(calls.times) / seconds:19,.0f}{calls.p(0.5):10.2f}{calls.p(0.99):10.2f}")
+
+
+def polled(running: Service, seconds: float, rounds: int) -> None:
+    """100,000 polls a minute, and none, in turn: so that drift hits both."""
+    with_polls, without = [], []
+    for _ in range(rounds):
+        without.append(Round(running, lambda: time.sleep(seconds)))
+        calls = Calls()
+        with_polls.append(Round(running, lambda calls=calls: paced(running, seconds, POLLS_A_MINUTE / 60, calls)))  # type: ignore[misc]
+        with_polls[-1].calls = calls
+
+    def median(of: Callable[[Round], float]) -> float:
+        return statistics.median(map(of, with_polls))
+
+    pairs = list(zip(with_polls, without, strict=True))
+    ratios = [polls.speed / none.speed for polls, none in pairs]
+    efficiency = statistics.median(polls.speed_of_cpu / none.speed_of_cpu for polls, none in pairs)
+    loop, client = median(lambda one: one.loop_cpu / one.seconds), median(lambda one: one.client_cpu / one.seconds)
+    cpus = len(os.sched_getaffinity(0))
     print(
-        f"{statistics.median(rates):,.0f} polls a minute served, p50 {statistics.median(p50):.2f} ms, "
-        f"p99 {statistics.median(p99):.2f} ms; hash rate that remains: {statistics.median(ratios):.3f} "
-        f"({', '.join(f'{ratio:.3f}' for ratio in ratios)})\n"
-        f"CPU time of a poll: {statistics.median(costs):.0f} us in the service, "
-        f"{statistics.median(ours):.0f} us in the client"
+        f"{60 * median(lambda one: len(one.calls.times) / one.seconds):,.0f} polls a minute served, "
+        f"p50 {median(lambda one: one.calls.p(0.5)):.2f} ms, p99 {median(lambda one: one.calls.p(0.99)):.2f} ms\n"
+        f"hash rate that remains: {statistics.median(ratios):.3f} ({', '.join(f'{ratio:.3f}' for ratio in ratios)})\n"
+        f"CPUs taken: {loop:.3f} by the service, {client:.3f} by the client; "
+        f"nonces of a CPU second of the workers: {efficiency:.3f} of those without polls;\n"
+        f"so on {cpus} CPUs with nothing else to do {efficiency * (1 - (loop + client) / cpus):.3f} of the hash rate "
+        f"remain, {efficiency * (1 - loop / cpus):.3f} with the client elsewhere"
     )
+
+
+class Round:
+    """What ``action`` did to the hash rate: nonces a second, nonces a CPU second of workers; CPU seconds of others."""
+
+    def __init__(self, running: Service, action: Callable[[], object]) -> None:
+        self.calls = Calls()
+        began, client, (loop, workers) = time.perf_counter(), time.process_time(), running.cpu_s()
+        hashes, elapsed = running.hashed()
+        action()
+        hashes, elapsed = running.hashed()[0] - hashes, running.hashed()[1] - elapsed
+        self.seconds = time.perf_counter() - began
+        self.client_cpu = time.process_time() - client
+        self.loop_cpu, worker_cpu = (
+            after - before for after, before in zip(running.cpu_s(), (loop, workers), strict=True)
+        )
+        self.speed, self.speed_of_cpu = hashes / elapsed, hashes / worker_cpu
 
 
 class Witness:
@@ -384,7 +405,11 @@ def main() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     print(f"{len(os.sched_getaffinity(0))} CPUs, as many workers; descriptors of the clients: {soft} of {hard}")
     if options.rounds:
-        throughput(options.seconds, options.rounds)
+        with service(limited=False) as running:
+            throughput(running, options.seconds)
+            polled(running, options.seconds, options.rounds)
+    if not options.attacks:
+        return
     with service(limited=True) as running:
         print(HEADINGS, end="")
         for name in options.attacks.split(","):

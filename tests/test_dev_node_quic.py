@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from aioquic.quic.configuration import QuicConfiguration
 
-from quantus_miner.dev import node_files
+from quantus_miner.dev import node_files, quic_node
 from quantus_miner.dev.certificate import self_signed
 from quantus_miner.dev.quic_node import Misbehaviour, QuicNode
 from quantus_miner.errors import LinkLostError, MinerError
@@ -79,6 +79,20 @@ def test_a_node_closes_on_whatever_is_not_one_endless_stream(
             with pytest.raises(quic.EndedError) as ended:
                 await connection.ended
             assert (ended.value.code, ended.value.reason) == (0, "protocol error")
+
+    run(test())
+
+
+def test_a_node_takes_so_many_miners_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quic_node, "MAX_MINERS", 1)
+
+    async def test() -> None:
+        async with playing(tmp_path) as node, connected(node):
+            await node.until(lambda: len(node.miners) == 1)
+            async with connected(node) as another:
+                with pytest.raises(quic.EndedError) as ended:
+                    await another.ended
+                assert ended.value.reason == "too many miners"
 
     run(test())
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from quantus_miner import server, service, stats
+from quantus_miner import logs, server, service, stats
 from quantus_miner.cli import cli
 from quantus_miner.engines import unavailable_reason
 from quantus_miner.host.cpus import default_workers
@@ -174,6 +174,8 @@ def test_the_limits_are_those_of_the_code() -> None:
         for limit in (
             server.MAX_CONNECTIONS,
             server.MAX_HEAD,
+            server.MAX_HEADERS,
+            server.MAX_PIPELINED,
             server.REQUEST_TIMEOUT_S,
             api.MAX_BODY,
             http.BODY_TIMEOUT_S,
@@ -186,6 +188,11 @@ def test_the_limits_are_those_of_the_code() -> None:
     ]
     operator = {row[0]: row[1] for row in table("docs/operator.md", "what", "value")}
     assert operator["hash rates are averages of"] == f"the last {stats.RATE_WINDOW_S:g} s"
+    most = ", ".join(f"{name} {logs.MAX_ALIKE[logs.LEVELS[name]]}" for name in ("info", "warn", "error"))
+    assert operator["lines of the log from one place in the program, a minute"] == most
+    assert operator["jobs with series of their own in the metrics"] == f"{http.MAX_SHOWN}"
+    assert operator["connections at once, job API"].startswith(f"{server.MAX_CONNECTIONS}, ")
+    assert operator["connections at once, metrics"].startswith(f"{service.SCRAPERS}, ")
     assert operator["requests under way at the end get"] == f"{service.GRACE_S:g} s"
     for text in (
         f"{api.MAX_BODY:,} bytes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NoReturn
@@ -263,3 +264,19 @@ def test_jobs_of_the_api_wait_while_a_live_job_is_mined() -> None:
             miner.cancel(over_http)
 
     run(test())
+
+
+def test_jobs_without_end_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "miner.live")
+
+    async def test() -> None:
+        link = ScriptedLink("node a")
+        async with mining(link):
+            listener = await link.connected()
+            for number in range(20):
+                link.give(listener, job(str(number), MAX))
+
+    run(test())
+    assert [line for line in caplog.messages if line.startswith("Job ")] == [
+        f"Job 0 from node a: header {HEADER.hex()}, difficulty {MAX}"
+    ]

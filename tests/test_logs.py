@@ -265,6 +265,65 @@ def test_terminal(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, li
     assert re.fullmatch(line, through(write, read, monkeypatch, None))
 
 
+# --- a log that peers cannot fill ---
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def complain(number: int) -> None:
+    logging.getLogger("miner.http").warning("complaint %s", number)
+
+
+def test_what_repeats_is_counted_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, stream = Clock(), io.StringIO()
+    monkeypatch.setattr(logs, "_clock", clock)
+    logs.configure("debug", "journald", stream)
+    most = logs.MAX_ALIKE[logging.WARNING]
+    for number in range(most + 1234):
+        complain(number)
+        clock.now += logs.MINUTE_S / 2000
+    logging.getLogger("miner.http").warning("another")  # has a minute of its own
+    shown = [f"<4>miner.http: complaint {number}" for number in range(most)] + ["<4>miner.http: another"]
+    assert stream.getvalue().splitlines() == shown
+    logs.tick()
+    assert stream.getvalue().splitlines() == shown
+    clock.now = 1000.0 + logs.MINUTE_S
+    logs.tick()
+    shown.append(f"<4>miner.http: 1,234 more like it within a minute, the last: complaint {most + 1233}")
+    assert stream.getvalue().splitlines() == shown
+    complain(-1)
+    assert stream.getvalue().splitlines() == [*shown, "<4>miner.http: complaint -1"]
+
+
+def test_what_is_left_out_is_told_without_a_tick_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, stream = Clock(), io.StringIO()
+    monkeypatch.setattr(logs, "_clock", clock)
+    logs.configure("debug", "journald", stream)
+    for _ in range(2):
+        for number in range(logs.MAX_ALIKE[logging.WARNING] + 5):
+            complain(number)
+        clock.now += logs.MINUTE_S
+    (handler,) = [handler for handler in logging.getLogger().handlers if isinstance(handler, logs.Handler)]
+    handler.close()
+    assert len(re.findall("^<4>miner.http: 5 more like it within a minute", stream.getvalue(), re.MULTILINE)) == 2
+
+
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR])
+def test_each_level_has_its_measure(level: int) -> None:
+    stream = io.StringIO()
+    logs.configure("debug", "journald", stream)
+    for _ in range(1000):
+        logging.getLogger("miner").log(level, "%d", "no number" if level == logging.ERROR else 1)
+    logging.getLogger("miner").log(level, "from another place")
+    expected = 0 if level == logging.ERROR else min(1000, logs.MAX_ALIKE.get(level, 1000))
+    assert len(stream.getvalue().splitlines()) == expected + 1
+
+
 # --- a log that cannot be written ---
 
 PROGRAM = """

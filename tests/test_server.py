@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import resource
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,14 @@ from quantus_miner import server
 from quantus_miner.errors import MinerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"] == "/forever":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
     body = b"x" * 10_000_000 if scope["path"] == "/big" else b"ok"
     length = str(len(body)).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
@@ -25,12 +30,18 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving() -> AsyncIterator[tuple[str, int]]:
+async def serving(connections: int = server.MAX_CONNECTIONS) -> AsyncIterator[tuple[str, int]]:
+    async with started(connections) as (_, address):
+        yield address
+
+
+@contextlib.asynccontextmanager
+async def started(connections: int) -> AsyncIterator[tuple[server.Server, tuple[str, int]]]:
     listening = server.listen("127.0.0.1", 0, "--port")
-    running = server.Server(app, listening)
+    running = server.Server(app, listening, connections)
     task = asyncio.create_task(running.run_until_stopped())
     try:
-        yield listening.getsockname()
+        yield running, listening.getsockname()
     finally:
         running.stop(0.0)
         await task
@@ -46,6 +57,12 @@ async def talk(address: tuple[str, int], data: bytes) -> bytes:
         return b"reset"
     finally:
         writer.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets the server's tasks run, until something is so of which it does not tell."""
+    while not condition():  # noqa: ASYNC110 - there is no event
+        await asyncio.sleep(0)
 
 
 BIG = b"GET /big HTTP/1.1\r\nhost: x\r\n"
@@ -144,18 +161,41 @@ def test_a_stop_cuts_off_a_client_that_does_not_read() -> None:
     asyncio.run(asyncio.wait_for(run(), 20))
 
 
-def test_connections_beyond_the_limit_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
-
+@pytest.mark.parametrize(
+    "left", [b"", b"GET / HT", HEAD + b"content-length: 9\r\n\r\nabc"], ids=["idle", "head", "body"]
+)
+def test_beyond_the_limit_who_waited_the_longest_makes_room(left: bytes) -> None:
     async def run() -> None:
-        async with serving() as address:
-            ask = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
-            held = []
+        async with serving(2) as address:
+            readers, writers = [], []
             for _ in range(2):
                 reader, writer = await asyncio.open_connection(*address)
-                writer.write(ask)
-                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+                writer.write(HEAD + b"\r\n")
+                await reader.readuntil(b"ok")
+                readers.append(reader)
+                writers.append(writer)
+            writers[0].write(HEAD + b"\r\n" + left)
+            await readers[0].readuntil(b"ok")
+            assert (await talk(address, b"GET / HTTP/1.0\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(readers[1].read(), 5) == b""  # REQUEST_TIMEOUT_S is longer
+            writers[0].write(b"TP/1.1\r\n\r\n" if left == b"GET / HT" else b"defghi" if left else HEAD + b"\r\n")
+            assert (await asyncio.wait_for(readers[0].readuntil(b"ok"), 5)).startswith(b"HTTP/1.1 200")
+            for writer in writers:
+                writer.close()
+
+    asyncio.run(run())
+
+
+def test_where_all_are_waiting_for_us_more_are_told_so() -> None:
+    async def run() -> None:
+        async with started(2) as (running, address):
+            held = []
+            for _ in range(2):
+                _, writer = await asyncio.open_connection(*address)
+                writer.write(b"GET /forever HTTP/1.1\r\nhost: x\r\n\r\n")
                 held.append(writer)
+            await until(lambda: len(running.server_state.tasks) == 2)
             refused = await talk(address, b"")
             head, _, body = refused.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 503")
@@ -168,6 +208,62 @@ def test_connections_beyond_the_limit_are_told_so(monkeypatch: pytest.MonkeyPatc
                 pass
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (HEAD + b"a: b\r\n" * (server.MAX_HEADERS - 1) + b"\r\n", 200),
+        (HEAD + b"a: b\r\n" * server.MAX_HEADERS + b"\r\n", 400),
+        ((HEAD + b"\r\n") * (server.MAX_PIPELINED + 2), 400),
+    ],
+    ids=["most headers", "too many headers", "too many requests"],
+)
+def test_what_takes_memory_is_counted(request_: bytes, status: int) -> None:
+    async def run() -> None:
+        async with serving() as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(request_)
+            assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 %d " % status)
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_the_last_bytes_of_a_reply_have_to_be_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are fewer than asyncio, left alone, would tell us of."""
+    monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.5)
+
+    async def run() -> None:
+        async with started(1) as (running, address):
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2000)
+                client.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(client, address)
+                replies = 0
+                state = running.server_state
+
+                def stuck() -> bool:
+                    return any(connection.transport.get_write_buffer_size() for connection in state.connections)
+
+                while not stuck():
+                    await loop.sock_sendall(client, HEAD + b"\r\n")
+                    replies += 1
+                    await until(lambda sent=replies: stuck() or state.total_requests == sent)  # type: ignore[misc]
+                await until(lambda: not state.connections)
+                assert replies > 100
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_connections_fit_the_limit_of_file_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        assert server.possible_connections() == 128
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_socket_that_cannot_be_had_is_one_line() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.client
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -24,6 +26,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance, unsuppor
 from quantus_miner import pow as reference
 from quantus_miner.model import MAX, Pow, limit_from_difficulty
 from quantus_miner.proto.jobbook import MAX_ACTIVE
+from quantus_miner.sources.http import MAX_SHOWN
 
 from .conftest import MinerProcess, vectors
 
@@ -249,6 +252,43 @@ def test_a_job_that_nobody_polls_expires() -> None:
         miner.wait_for_line("expired")
         assert miner.call("GET", f"/result/{orphan['job_id']}")[1]["status"] == "cancelled"
         assert miner.metrics()["miner_jobs_total", frozenset({("status", "expired")})] == 1
+
+
+def test_more_connections_than_file_descriptors_keep_nobody_out() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (96, hard))  # what we start inherits it
+    try:
+        process = MinerProcess("--port", "0", "--metrics-port", "0")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with process as miner, contextlib.ExitStack() as held:
+        for port in (miner.port, miner.metrics_port):
+            for _ in range(200):
+                held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            assert miner.call("GET", "/health")[0] == 200
+            assert miner.metrics()["miner_store_ok", frozenset()] == 1
+        assert miner.stop() == 0
+        assert not [line for line in miner.log if " INFO " not in line]
+
+
+def test_series_do_not_grow_with_jobs_and_a_running_one_keeps_its_own() -> None:
+    with MinerProcess("--port", "0", "--metrics-port", "0", "--workers", "1") as miner:
+        running = request(difficulty=str(MAX))
+        assert miner.call("POST", "/mine", running)[0] == 200
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+
+            def mine_and_cancel(_: int) -> None:
+                job = request(difficulty=str(MAX))
+                assert miner.call("POST", "/mine", job)[0] == 200
+                assert miner.call("POST", f"/cancel/{job['job_id']}")[0] == 200
+
+            list(pool.map(mine_and_cancel, range(MAX_SHOWN + 50)))
+        shown = {labels for name, labels in miner.metrics() if name == "miner_job_status"}
+        assert len({dict(labels)["job_id"] for labels in shown}) == MAX_SHOWN
+        assert miner.metrics()[
+            "miner_job_status",
+            frozenset({("engine", "cpu-fast"), ("job_id", running["job_id"]), ("status", "running")}),
+        ]
 
 
 def test_a_token_guards_what_changes_state(tmp_path: Path) -> None:

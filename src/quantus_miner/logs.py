@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, TextIO
 
@@ -22,6 +23,10 @@ LEVELS: Final = {
     "debug": logging.DEBUG,
     "trace": logging.DEBUG,
 }
+MINUTE_S: Final = 60.0
+MAX_ALIKE: Final = {logging.INFO: 60, logging.WARNING: 10, logging.ERROR: 10}
+"""Records a minute of a level from one place in the code that are shown; the rest are counted. Others: all."""
+_clock = time.monotonic
 
 
 class _Shown(NamedTuple):
@@ -76,13 +81,13 @@ def configure(filter_text: str, log_format: str = "auto", stream: TextIO | None 
     if log_format == "auto":
         log_format = "journald" if _leads_to_journald(stream) else "text"
     formatters: dict[str, type[logging.Formatter]] = {"journald": _Journald, "json": _Json}
-    handler = _Handler(stream)
+    handler = Handler(stream)
     handler.setFormatter(formatters.get(log_format, _Terminal if _is_terminal(stream) else _Text)())
 
     logging.raiseExceptions = False  # a log that cannot be written is no reason to stop mining
     logging.captureWarnings(capture=True)
     root = logging.getLogger()
-    for old in [old for old in root.handlers if isinstance(old, _Handler)]:
+    for old in [old for old in root.handlers if isinstance(old, Handler)]:
         root.removeHandler(old)
     root.addHandler(handler)
     for logger in root.manager.loggerDict.values():
@@ -92,8 +97,66 @@ def configure(filter_text: str, log_format: str = "auto", stream: TextIO | None 
         logging.getLogger(name).setLevel(level)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Ours, so that ``configure`` replaces no other."""
+def tick() -> None:
+    """Says what was left out in the minutes that are over; to be called about once a second."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, Handler):
+            handler.acquire()
+            try:
+                handler.sum_up()
+            finally:
+                handler.release()
+
+
+@dataclass(slots=True)
+class _Minute:
+    """What one place in the code has logged since ``began``; ``last``: what was left out last."""
+
+    began: float
+    count: int = 0
+    left_out: int = 0
+    last: logging.LogRecord | None = None
+
+
+class Handler(logging.StreamHandler[TextIO]):
+    """Ours, so that ``configure`` replaces no other. What a peer can cause at will does not fill the disk."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._minutes: dict[tuple[str, int], _Minute] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes it, unless there were too many like it."""
+        most = MAX_ALIKE.get(record.levelno)
+        if most is not None:
+            self.sum_up()
+            # The place, not the text: that may be a peer's.
+            minute = self._minutes.setdefault((record.pathname, record.lineno), _Minute(_clock()))
+            minute.count += 1
+            if minute.count > most:
+                minute.left_out, minute.last = minute.left_out + 1, record
+                return
+        super().emit(record)
+
+    def sum_up(self) -> None:
+        """Forgets the minutes that are over, and says what they left out."""
+        now = _clock()
+        for place, minute in list(self._minutes.items()):
+            if now - minute.began >= MINUTE_S:
+                del self._minutes[place]
+                self._tell(minute)
+
+    def close(self) -> None:
+        """At the end of the process."""
+        for minute in self._minutes.values():
+            self._tell(minute)
+        self._minutes.clear()
+        super().close()
+
+    def _tell(self, minute: _Minute) -> None:
+        if (last := minute.last) is not None:
+            text = f"{minute.left_out:,} more like it within a minute, the last: {last.msg}"
+            super().emit(logging.LogRecord(last.name, last.levelno, last.pathname, last.lineno, text, last.args, None))
 
 
 class _Text(logging.Formatter):

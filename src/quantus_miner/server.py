@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,11 +21,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_CONNECTIONS: Final = 512
-"""Connections that a server holds at once: half of the usual limit of file descriptors."""
+"""Connections that a server holds at once."""
 MAX_HEAD: Final = 32_768
 """Bytes of a request's head, and of whatever else is no body."""
+PIECE: Final = 8_192
+"""Bytes that are parsed at a time."""
+MAX_HEADERS: Final = 100
+"""Header fields of a request, trailers included: each takes many times the bytes that it has on the wire."""
+MAX_PIPELINED: Final = 8
+"""Requests that wait on a connection for the replies to those before them."""
 REQUEST_TIMEOUT_S: Final = 15.0
 """Seconds that a client may take to send a request, to begin one, and to read a reply."""
+SOCKET_BUFFER: Final = 65_536
+"""Bytes of each of the kernel's two buffers of a connection, which counts twice that: it would go up to megabytes."""
+BACKLOG: Final = 1024
+"""Connections that wait in the kernel to be accepted."""
+ACCEPTS: Final = 8
+"""Connections accepted at a time: those that are turned away have a file descriptor until then too."""
+
+
+def possible_connections() -> int:
+    """Connections that a server can hold under this process's limit of file descriptors: half of it at most."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 2)
 
 
 def listen(address: str, port: int, setting: str) -> socket.socket:
@@ -33,8 +53,11 @@ def listen(address: str, port: int, setting: str) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Each connection inherits these.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
         sock.bind((address, port))
-        sock.listen(1024)
+        sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
         raise MinerError(f"{setting}: cannot listen on {address}:{port}: {error.strerror}") from None
@@ -52,15 +75,23 @@ class BoundedProtocol(HttpToolsProtocol):
 
     What is no body (heads, trailers, chunk sizes, noise between requests) is bounded in bytes; a request, and whatever
     comes outside of one, in time; so is a reply that the client does not read. Bodies are bounded where they are read.
+    Beyond ``most`` connections the one that has kept us waiting the longest makes room.
     """
+
+    def __init__(self, most: int, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as uvicorn's own
+        super().__init__(*args, **options)
+        self._most = most
+        self._overhead = 0
+        self.since = self.loop.time()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """A client has connected, and has to say what it wants."""
         super().connection_made(transport)
-        self._overhead = 0
-        self._deadline: asyncio.TimerHandle | None = None
-        self._unread: asyncio.TimerHandle | None = None
-        if len(self.connections) > MAX_CONNECTIONS:
+        # So that ``pause_writing`` is called whenever the client has not read all, however little is left.
+        transport.set_write_buffer_limits(0)
+        if len(self.connections) > self._most and not self._make_room():
             self._refuse(503, "too many connections")
         else:
             self._expect_request()
@@ -73,11 +104,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client; those of bodies do not count."""
-        self._overhead += len(data)
-        super().data_received(data)
-        if self._overhead > MAX_HEAD:
-            self.transport.abort()
-        elif self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
+        # In pieces, so that little is parsed beyond the bound: a chunk of one byte costs as much time as a large one.
+        for start in range(0, len(data), PIECE):
+            piece = data[start : start + PIECE]
+            self._overhead += len(piece)
+            super().data_received(piece)
+            if self._overhead > MAX_HEAD:
+                self.transport.abort()
+            if self.transport.is_closing():
+                return
+        if self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
             # uvicorn's own timer for idle connections ends with the next byte, whatever that is.
             self._expect_request()
 
@@ -85,6 +121,18 @@ class BoundedProtocol(HttpToolsProtocol):
         """The first byte of a request."""
         super().on_message_begin()
         self._expect_request()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header field, or a trailer."""
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            raise ValueError("too many header fields")
+
+    def on_headers_complete(self) -> None:
+        """All of a head is there."""
+        super().on_headers_complete()
+        if len(self.pipeline) > MAX_PIPELINED:
+            raise ValueError("too many requests at once")
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
@@ -96,6 +144,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._request_arrived()
         self._overhead = 0
+        self.since = self.loop.time()
 
     def pause_writing(self) -> None:
         """The client does not read what we write."""
@@ -112,6 +161,26 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What uvicorn answers to bytes that are not HTTP, in JSON as everything else."""
         self._refuse(400, msg)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade is an offer, and we do not take it: nothing to warn of."""
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether it is the client's turn: to send a request, or the rest of one, or to read a reply."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered or self._deadline is not None or self._unread is not None
+
+    def _make_room(self) -> bool:
+        """Cuts off the connection that has waited for its client the longest; False where none but this one does."""
+        others = (other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self)
+        waiting = [other for other in others if other.waits_for_client]
+        if not waiting:
+            return False
+        longest = min(waiting, key=lambda other: other.since)
+        longest.transport.abort()
+        self.connections.discard(longest)
+        return True
 
     def _refuse(self, status: int, message: str) -> None:
         body = encode_reply("error", "", message)
@@ -131,13 +200,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """Serves one ASGI application on one socket until ``stop``."""
+    """Serves one ASGI application on one socket, ``connections`` at once, until ``stop``."""
 
-    def __init__(self, app: Any, sock: socket.socket) -> None:  # noqa: ANN401 - any ASGI application
+    def __init__(self, app: Any, sock: socket.socket, connections: int = MAX_CONNECTIONS) -> None:  # noqa: ANN401 - any ASGI application
         super().__init__(
             uvicorn.Config(
                 app,
-                http=BoundedProtocol,
+                http=partial(BoundedProtocol, connections),  # type: ignore[arg-type]  # makes protocols all the same
+                backlog=ACCEPTS,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -153,6 +223,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to accept connections."""
         await super().startup(sockets)
+        # asyncio takes one number for how many it accepts at a time and for how many wait.
+        self._socket.listen(BACKLOG)
         self.ready.set()
 
     @contextlib.contextmanager

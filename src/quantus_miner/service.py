@@ -13,7 +13,7 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner import metrics, server
+from quantus_miner import logs, metrics, server
 from quantus_miner.engines import create_engines
 from quantus_miner.errors import LinkRefusedError
 from quantus_miner.heartbeat import Heartbeat
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner")
 
 TICK_S: Final = 1.0
+SCRAPERS: Final = 32
+"""Connections that the metrics exporter holds at once."""
 GRACE_S: Final = 0.3
 """Seconds that requests under way get at the end."""
 
@@ -113,14 +115,15 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     live = LiveSource(miner, links, priority=priority[0], store=store) if links else None
     source = HttpSource(miner, store, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1])
     api_socket = server.listen(settings.bind, settings.port, "--port")
-    servers = [server.Server(source.app, api_socket)]
+    connections = server.possible_connections()
+    servers = [server.Server(source.app, api_socket, connections)]
     if settings.metrics_port is None:
         log.info("Metrics disabled (no --metrics-port provided)")
     else:
         metrics_socket = server.listen(settings.bind, settings.metrics_port, "--metrics-port")
         links_stats = live.stats if live else tuple
         collector = metrics.MinerCollector(miner.stats, source.stats, links_stats, lambda: store.ok, effective.count)
-        servers.append(server.Server(metrics.create_app([collector]), metrics_socket))
+        servers.append(server.Server(metrics.create_app([collector]), metrics_socket, min(SCRAPERS, connections // 4)))
         log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
     if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:
         log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", settings.bind)
@@ -139,7 +142,7 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     async with asyncio.TaskGroup() as tasks:
         for part in servers:
             tasks.create_task(part.run_until_stopped())
-        ticks = tasks.create_task(_tick(miner.tick, source.tick, heartbeat.tick))
+        ticks = tasks.create_task(_tick(miner.tick, source.tick, heartbeat.tick, logs.tick))
         mining = tasks.create_task(_mine_live(live, stop)) if live else None
         log.info("Server starting on %s", server.endpoint(api_socket))
         for part in servers:

@@ -29,7 +29,7 @@ class Machine:
     def __init__(self, root: Path, console: Path) -> None:
         self._console = console
         # Where controllers are those of cgroup v1: cgroups of its own, in which its systemd may set limits too.
-        names = ("systemd", "unified", "cpu", "cpuset")
+        names = ("systemd", "unified", "cpu", "cpuset", "memory")
         mounts = [CGROUPS / name for name in names if (CGROUPS / name / "cgroup.procs").exists()]
         self._cgroups = [mount / f"quantus-miner-test-{os.getpid()}" for mount in mounts]
         for folder in self._cgroups:
@@ -65,7 +65,7 @@ class Machine:
                 ):
                     break
         if self._cgroups:
-            for name in ("cpu", "cpuacct"):
+            for name in ("cpu", "cpuacct", "memory"):
                 self.run(f"mount -o remount,bind,rw /sys/fs/cgroup/{name}")
             # So that it looks again at what it may set.
             self.run("systemctl daemon-reexec && systemctl is-system-running --wait", check=False)
@@ -94,7 +94,7 @@ class Machine:
     def controllers(self) -> set[str]:
         """Those with which its systemd can limit the service."""
         if self._cgroups:
-            return {"cpu"}
+            return {"cpu", "memory"}
         return set(self.run("cat /sys/fs/cgroup/cgroup.controllers", check=False).split())
 
     @contextlib.contextmanager

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 READY_TIMEOUT_S: Final = 10.0
 IDLE_TIMEOUT_S: Final = 60.0
+MAX_MINERS: Final = 100
 MISBEHAVE_BLOCKS: Final = 3
 """Blocks between two drops, or two frames of garbage."""
 
@@ -235,6 +236,8 @@ class _Miner(QuicConnectionProtocol):
 
     def quic_event_received(self, event: events.QuicEvent) -> None:
         match event:
+            case events.HandshakeCompleted() if len(self._node.miners) >= MAX_MINERS:
+                self.close(reason_phrase="too many miners")
             case events.HandshakeCompleted():
                 self._node.miners.add(self)
                 self._deadline = self._loop.call_later(self._node.ready_timeout_s, self._time_out)

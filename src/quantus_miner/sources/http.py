@@ -57,6 +57,9 @@ register_url_convertor("any", _AnyConvertor())
 MAX_DISCARDED: Final = 16_000_000
 """Bytes of a body that is too large that are read before the connection is closed."""
 
+MAX_SHOWN: Final = 256
+"""Jobs of which there are statistics; each is a dozen series of the exporter."""
+
 ENDINGS: Final = {Status.COMPLETED: Event.SOLVED, Status.FAILED: Event.EXHAUSTED}
 
 
@@ -136,7 +139,8 @@ class HttpSource:
         self._keeper.tick()
 
     def stats(self) -> ApiStats:
-        """A snapshot."""
+        """A snapshot, with the newest MAX_SHOWN jobs, first of all those that run."""
+        jobs = sorted(self._book.records, key=lambda record: record.status is Status.RUNNING)[-MAX_SHOWN:]
         return ApiStats(
             requests=dict(self._requests),
             mine_requests=dict(self._mine_requests),
@@ -148,7 +152,7 @@ class HttpSource:
                     record.status,
                     self._miner.thread_stats(record.work),
                 )
-                for record in self._book.records
+                for record in jobs
             ),
         )
 

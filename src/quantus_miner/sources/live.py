@@ -126,15 +126,16 @@ class LiveSource:
     def on_job(self, index: int, job: LiveJob) -> None:
         """New work: every worker is on it within milliseconds, if this link is the one that is mined."""
         upstream = self._upstreams[index]
-        upstream.job = job
+        first, upstream.job = upstream.job is None, job
         upstream.stats.jobs += 1
         upstream.stats.difficulty = job.difficulty
         upstream.backoff.reset()
         self._failover.job(index, self._clock())
         self._apply()
-        log.info(
-            "Job %s from %s: header %s, difficulty %d", job.id, upstream.link.name, job.header.hex(), job.difficulty
-        )
+        # The first says that there is work; a node may send several a second for years.
+        level = logging.INFO if first else logging.DEBUG
+        text = "Job %s from %s: header %s, difficulty %d"
+        log.log(level, text, job.id, upstream.link.name, job.header.hex(), job.difficulty)
 
     def on_no_job(self, index: int) -> None:
         """The job of a link is void."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import hmac
 import logging
 import os
 import ssl
@@ -105,7 +106,7 @@ class PoolLink:
         if self._url.pin is None:
             return
         fingerprint = hashlib.sha256(writer.get_extra_info("ssl_object").getpeercert(binary_form=True)).digest()
-        if fingerprint != self._url.pin:
+        if not hmac.compare_digest(fingerprint, self._url.pin):
             raise LinkLostError(
                 f"its certificate has SHA-256 {fingerprint.hex()}, not the pinned {self._url.pin.hex()}"
             )

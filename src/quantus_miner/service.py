@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner import metrics, server
 from quantus_miner.engines import create_engines
 from quantus_miner.errors import LinkRefusedError
+from quantus_miner.gpu.telemetry import Telemetry
 from quantus_miner.heartbeat import Heartbeat
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.notify import Notifier
@@ -119,7 +120,9 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     else:
         metrics_socket = server.listen(settings.bind, settings.metrics_port, "--metrics-port")
         links_stats = live.stats if live else tuple
-        collector = metrics.MinerCollector(miner.stats, source.stats, links_stats, lambda: store.ok, effective.count)
+        collector = metrics.MinerCollector(
+            miner.stats, source.stats, links_stats, lambda: store.ok, effective.count, Telemetry().read
+        )
         servers.append(server.Server(metrics.create_app([collector]), metrics_socket))
         log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
     if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:

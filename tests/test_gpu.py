@@ -437,7 +437,7 @@ def test_a_cpu_has_to_be_named(cpu: Device, tmp_path: Path) -> None:
 def test_devices_that_are_not_there(cpu: Device, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailableError, match="it has no device 77"):
         create_engines(settings(tmp_path, "gpu-opencl", gpu_devices="77"), 1)
-    with pytest.raises(SettingError, match=r"there is no device 0000:ff:00\.0; `quantus-miner devices` lists them"):
+    with pytest.raises(SettingError, match=r"there is no device 0000:ff:00\.0; name one that"):
         create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=f"{cpu.index},ff:00.0"), 1)
 
 

@@ -236,7 +236,9 @@ def _clock(host: Host) -> Iterator[Finding]:
 def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
     if host.unit.get("PrivateDevices") == "yes" and any(name.startswith("gpu-") for name in settings.engine):
         yield Finding(
-            "GPU", "the unit hides all devices (PrivateDevices=)", "Install the drop-in 30-gpu.conf, docs/gpu.md has it"
+            "GPU",
+            "the unit hides all devices (PrivateDevices=)",
+            "Install the drop-in 30-gpu.conf, as systemd/README.md says",
         )
     try:
         with tempfile.TemporaryDirectory() as folder:

@@ -50,7 +50,7 @@ def create_engines(settings: Settings, workers: int) -> list[Engine]:
             devices += chosen
     known = {"all", *(str(device.index) for device in devices), *(device.pci for device in devices)}
     if len(cpu_names) < len(names) and (unknown := [name for name in settings.gpu_devices if name not in known]):
-        raise SettingError(f"--gpu-devices: there is no device {unknown[0]}; `quantus-miner devices` lists them")
+        raise SettingError(f"--gpu-devices: there is no device {unknown[0]}; name one that quantus-miner devices lists")
     return engines
 
 

@@ -66,9 +66,9 @@ class Control:
 
 
 class Span(NamedTuple):
-    """What the nonces of a span share: all positions with all but the low ``SPAN_BITS`` bits in common.
+    """What the nonces of a span share: positions with all but the low ``SPAN_BITS`` bits in common.
 
-    ``words``: 14 field elements, as ``native/include/quantus_miner.h`` says. ``top_limit``: a nonce the first 8 bytes of
+    ``words``: 14 field elements, see ``native/include/quantus_miner.h``. ``top_limit``: a nonce the first 8 bytes of
     whose hash are above this is not valid. ``offset``: of the position in its span.
     """
 
@@ -151,7 +151,7 @@ def search(kernel: Kernel, job: NativeJob, start: int, count: int, control: Cont
 
 
 def span(job: NativeJob, position: int) -> Span:
-    """The span of ``position``. Raises ValueError unless the job is of qpow-poseidon2 and its order has the position."""
+    """The span of ``position``. Raises ValueError unless the job is of qpow-poseidon2 and has the position."""
     if job.pow is not Pow.POSEIDON2:
         raise ValueError(f"jobs of {job.pow} have no spans")
     if not 0 <= position <= last_position(job.order):

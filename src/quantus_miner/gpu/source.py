@@ -34,7 +34,7 @@ MAX_HITS: Final = 255
 """Hits whose offsets are kept."""
 
 _M: Final = 2**32 - 1
-_LOW: Final = 2**36
+_LOW_OFFSET: Final = 2**36
 """See internal_rounds in ``poseidon2.cl``."""
 
 _CUDA: Final = """
@@ -51,20 +51,68 @@ typedef unsigned long long u64;
 #define THREAD (blockIdx.x * BLOCK + threadIdx.x)
 #define THREADS (gridDim.x * BLOCK)
 #define COUNT_UP(address) atomicAdd(address, 1u)
-#define REVERSE_BYTES(x) reverse_bytes(x)
+#define LOW(x) ((u32)(x))
+#define HIGH(x) ((u32)((x) >> 32))
+#define PAIR(low, high) ((u64)(high) << 32 | (low))
 INLINE u64 reverse_bytes(u64 x) {
-    return (u64)__byte_perm((u32)x, 0, 0x0123) << 32 | __byte_perm((u32)(x >> 32), 0, 0x0123);
+    return PAIR(__byte_perm(HIGH(x), 0, 0x0123), __byte_perm(LOW(x), 0, 0x0123));
 }
-// n = x y + m, a carry of it added to h as 2^32.
-#define MULTIPLY_ADD(n, x, y, m, h) n = multiply_add(x, y, m, &h)
-INLINE u64 multiply_add(u32 x, u32 y, u64 m, u64 *h) {
-    u32 n0, n1, h1;
+// Left to itself the compiler makes 64-bit products of these, and adds a zero for their high halves.
+INLINE u64 product(u32 x, u32 y) {
+    u32 low, high;
+    asm("{ .reg .u64 t; mul.wide.u32 t, %2, %3; mov.b64 {%0, %1}, t; }" : "=r"(low), "=r"(high) : "r"(x), "r"(y));
+    return PAIR(low, high);
+}
+INLINE u64 multiply_add(u32 x, u32 y, u64 sum) {
+    u32 low, high;
+    asm("mad.lo.cc.u32 %0, %2, %3, %4; madc.hi.u32 %1, %2, %3, %5;"
+        : "=r"(low), "=r"(high) : "r"(x), "r"(y), "r"(LOW(sum)), "r"(HIGH(sum)));
+    return PAIR(low, high);
+}
+INLINE u64 multiply_add_carry(u32 x, u32 y, u64 sum, u64 *carry) {
+    u32 low, high, carry1;
     asm("mad.lo.cc.u32 %0, %3, %4, %5; madc.hi.cc.u32 %1, %3, %4, %6; addc.u32 %2, %7, 0;"
-        : "=r"(n0), "=r"(n1), "=r"(h1)
-        : "r"(x), "r"(y), "r"((u32)m), "r"((u32)(m >> 32)), "r"((u32)(*h >> 32)));
-    *h = (u64)h1 << 32 | (u32)*h;
-    return (u64)n1 << 32 | n0;
+        : "=r"(low), "=r"(high), "=r"(carry1) : "r"(x), "r"(y), "r"(LOW(sum)), "r"(HIGH(sum)), "r"(HIGH(*carry)));
+    *carry = PAIR(LOW(*carry), carry1);
+    return PAIR(low, high);
 }
+INLINE u32 increment_if_below(u32 v, u32 a, u32 b) {
+    asm("{ .reg .pred p; setp.lt.u32 p, %1, %2; @p add.u32 %0, %0, 1; }" : "+r"(v) : "r"(a), "r"(b));
+    return v;
+}
+struct Sum { u64 low; u32 top; };
+INLINE Sum make_sum(u64 low, u32 top) { return {low, top}; }
+INLINE Sum add_sums(Sum a, Sum b) {
+    u32 low, mid, top;
+    asm("add.cc.u32 %0, %3, %4; addc.cc.u32 %1, %5, %6; addc.u32 %2, %7, %8;"
+        : "=r"(low), "=r"(mid), "=r"(top)
+        : "r"(LOW(a.low)), "r"(LOW(b.low)), "r"(HIGH(a.low)), "r"(HIGH(b.low)), "r"(a.top), "r"(b.top));
+    return {PAIR(low, mid), top};
+}
+#if __CUDA_ARCH__ >= 1000
+// Additions of three numbers with two carries are gone, and 64-bit additions of halves cost moves.
+#define CUSTOM_ADDITIONS
+INLINE u64 add_half(u64 a, u32 b) {
+    u32 low, high;
+    asm("add.cc.u32 %0, %2, %4; addc.u32 %1, %3, 0;" : "=r"(low), "=r"(high) : "r"(LOW(a)), "r"(HIGH(a)), "r"(b));
+    return PAIR(low, high);
+}
+INLINE u64 subtract_multiple(u64 W, u32 v, u32 l0) {
+    u32 low, high;
+    asm("sub.cc.u32 %0, %2, %4; subc.u32 %1, %3, %5; add.cc.u32 %0, %0, %5; addc.u32 %1, %1, 0;"
+        : "=&r"(low), "=&r"(high) : "r"(LOW(W)), "r"(HIGH(W)), "r"(l0), "r"(v));
+    return PAIR(low, high);
+}
+INLINE u32 carry_into(u64 *W, u64 l, u64 n) {
+    u32 v, low, high;
+    asm("add.cc.u32 %0, %3, %4; addc.cc.u32 %1, %6, %7; addc.u32 %2, %8, 0; "
+        "add.cc.u32 %0, %0, %5; addc.cc.u32 %1, %1, 0; addc.u32 %2, %2, 0;"
+        : "=&r"(v), "=&r"(low), "=&r"(high)
+        : "r"(LOW(l)), "r"(HIGH(l)), "r"(LOW(n)), "r"(HIGH(n)), "r"(LOW(*W)), "r"(HIGH(*W)));
+    *W = PAIR(low, high);
+    return v;
+}
+#endif
 """
 _OPENCL: Final = """
 typedef uint u32;
@@ -80,9 +128,35 @@ typedef ulong u64;
 #define THREAD ((u32)get_global_id(0))
 #define THREADS ((u32)get_global_size(0))
 #define COUNT_UP(address) atomic_inc(address)
-#define REVERSE_BYTES(x) as_ulong(as_uchar8(x).s76543210)
-// n = x y + m, a carry of it added to h as 2^32.
-#define MULTIPLY_ADD(n, x, y, m, h) n = (u64)(x) * (y) + (m); h += (u64)(n < (m)) << 32
+#define LOW(x) ((u32)(x))
+#define HIGH(x) ((u32)((x) >> 32))
+#define PAIR(low, high) ((u64)(high) << 32 | (low))
+INLINE u64 reverse_bytes(u64 x) {
+    return as_ulong(as_uchar8(x).s76543210);
+}
+INLINE u64 product(u32 x, u32 y) {
+    return (u64)x * y;
+}
+INLINE u64 multiply_add(u32 x, u32 y, u64 sum) {
+    return (u64)x * y + sum;
+}
+INLINE u64 multiply_add_carry(u32 x, u32 y, u64 sum, u64 *carry) {
+    const u64 result = (u64)x * y + sum;
+    *carry += (u64)(result < sum) << 32;
+    return result;
+}
+INLINE u32 increment_if_below(u32 v, u32 a, u32 b) {
+    return v + (a < b);
+}
+typedef struct { u64 low; u32 top; } Sum;
+INLINE Sum make_sum(u64 low, u32 top) {
+    const Sum sum = {low, top};
+    return sum;
+}
+INLINE Sum add_sums(Sum a, Sum b) {
+    const u64 low = a.low + b.low;
+    return make_sum(low, a.top + b.top + (low < a.low));
+}
 """
 _MACROS: Final[dict[Language, str]] = {"cuda": _CUDA, "opencl": _OPENCL}
 
@@ -116,7 +190,7 @@ class _Entry(NamedTuple):
 
         Halves of elements and of the round's constant are at most _M, s0 + s1 at most 24 _M.
         """
-        low = _M * (abs(self.a0) + abs(self.b0)) + _LOW + _M
+        low = _M * (abs(self.a0) + abs(self.b0)) + _LOW_OFFSET + _M
         high = _M * (abs(self.a1) + abs(self.b1)) + 24 * _M + _M
         return max(low, high) + 2**32 < 2**64
 
@@ -149,7 +223,7 @@ def _entry(d: int) -> _Entry:
 
 def _constants() -> str:
     diagonal = [_entry(d) for d in INTERNAL_DIAGONAL]
-    lines = [f"#define LOW {_LOW}u"]
+    lines = [f"#define LOW_OFFSET {_LOW_OFFSET:#x}u"]
     for name in _Entry._fields:
         digits = [getattr(entry, name) for entry in diagonal]
         lines.append(_table("TABLE u32", name.upper(), [abs(digit) for digit in digits]))
@@ -158,7 +232,7 @@ def _constants() -> str:
     # What is in the elements besides what should be. Element 0 is set right in every round.
     internal, offsets = [], [0] * WIDTH
     for following in (*INTERNAL_ROUNDS[1:], 0):
-        added = [sum(offsets) + _divide(_LOW) + entry.complements for entry in diagonal]
+        added = [sum(offsets) + _divide(_LOW_OFFSET) + entry.complements for entry in diagonal]
         offsets = [(d * offset + more) % P for d, offset, more in zip(INTERNAL_DIAGONAL, offsets, added, strict=True)]
         internal.append((following - offsets[0]) * 2**32 % P)
         offsets[0] = 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import subprocess
 import sys
 import threading
 import types
 from collections import deque
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,7 +39,6 @@ from .test_commands import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 HEADER = bytes(range(32))
 WAIT_S = 60.0
@@ -360,19 +362,24 @@ def test_a_lost_device_costs_no_nonce_and_comes_back(
     engine = GpuEngine("gpu-opencl", cpu, open_failing, blocks=1)
     engine.open()
     watched[-1].fail_at = len(watched[-1].launches) + 3
-    count, ended = 40_000, threading.Event()
-    job = Job("a", Pow.POSEIDON2, HEADER, 0, (NonceRange(0, count - 1),), Order.WALK)
     miner = Miner([engine], chunk_s=0.05)
     with caplog.at_level(logging.INFO):
         miner.start()
-        found = miner.submit(job, lambda _: ended.set())
-        assert ended.wait(WAIT_S)
+        assert exhaust(miner, 40_000) == miner.stats().hashes == 40_000
         assert miner.close(WAIT_S)
-    assert found.status is Status.FAILED  # exhausted
-    assert miner.hashes(found) == miner.stats().hashes == count
     assert len(watched) == 2
     assert caplog.text.count("has lost its device: unplugged") == 1
     assert caplog.text.count("has its device back") == 1
+
+
+def exhaust(miner: Miner, count: int) -> int:
+    """Has the miner search ``count`` nonces that are not valid; how many it says it tested."""
+    ended = threading.Event()
+    job = Job("a", Pow.POSEIDON2, HEADER, 0, (NonceRange(0, count - 1),), Order.WALK)
+    found = miner.submit(job, lambda _: ended.set())
+    assert ended.wait(WAIT_S)
+    assert found.status is Status.FAILED
+    return miner.hashes(found)
 
 
 def test_while_a_device_is_lost_others_go_on_and_it_is_told(
@@ -390,11 +397,7 @@ def test_while_a_device_is_lost_others_go_on_and_it_is_told(
     miner.start()
     # One job after the other, until the device has had a slice, and lost it.
     while miner.stats().gpu_devices:
-        ended = threading.Event()
-        ranges = (NonceRange(0, 99_999),)
-        found = miner.submit(Job("a", Pow.POSEIDON2, HEADER, 0, ranges, Order.WALK), lambda _, ended=ended: ended.set())  # type: ignore[misc]
-        assert ended.wait(WAIT_S)
-        assert miner.hashes(found) == 100_000
+        assert exhaust(miner, 100_000) == 100_000
     stats = miner.stats()
     assert [gpu.up for gpu in stats.gpus] == [False]
     assert miner.healthy
@@ -598,22 +601,26 @@ def test_a_miner_with_a_gpu_and_no_cpu_engine(cpu: Device) -> None:
         assert miner.stop() == 0
 
 
-def test_a_gpu_and_a_cpu_engine_share_a_job(cpu: Device) -> None:
-    flags = ("--port", "0", "--engine", "gpu-opencl,cpu-fast", "--gpu-devices", str(cpu.index), "--workers", "1")
-    with MinerProcess(*flags, "--metrics-port", "0", "--progress-chunk-ms", "20") as miner:
+def test_two_gpus_and_a_cpu_engine_share_a_job(cpu: Device) -> None:
+    devices = f"{cpu.index},{cpu.index + 1}"
+    flags = ("--engine", "gpu-opencl,cpu-fast", "--gpu-devices", devices, "--workers", "1", "--kernel", "scalar")
+    more = ("--port", "0", "--metrics-port", "0", "--progress-chunk-ms", "20")
+    with MinerProcess(*flags, *more, POCL_DEVICES="pthread pthread") as miner:
         last = 400_000
         job = {"difficulty": str(MAX), "nonce_start": f"{1:0128x}", "nonce_end": f"{last:0128x}"}
         assert mine(miner, "a", **job)[0] == 200
         result = miner.result("a")
         assert (result["status"], result["hash_count"]) == ("failed", last)
-        by_engine = {
-            dict(labels)["engine"]: value
-            for (name, labels), value in miner.metrics().items()
-            if name == "miner_job_hashes_total"
+        samples = miner.metrics()
+        assert samples["miner_gpu_devices", frozenset()] == 2
+        by_worker = {
+            (dict(labels)["engine"], dict(labels)["thread_id"]): value
+            for (name, labels), value in samples.items()
+            if name == "miner_thread_hashes_total"
         }
-        assert by_engine.keys() == {"gpu-opencl", "cpu-fast"}
-        assert all(by_engine.values())
-        assert sum(by_engine.values()) == last
+        assert by_worker.keys() == {("gpu-opencl", "0"), ("gpu-opencl", "1"), ("cpu-fast", "2")}
+        assert all(by_worker.values())
+        assert sum(by_worker.values()) == last
         # What the GPU cannot, the CPU does.
         assert mine(miner, "b", distance_threshold=str(MAX), nonce_start="00" * 64, nonce_end="ff" * 64)[0] == 200
         assert miner.result("b")["status"] == "completed"
@@ -686,6 +693,68 @@ def test_what_nvrtc_says_is_one_line(cuda: Any, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(DeviceLostError, match=r"NVRTC cannot compile for sm_89: .*error") as caught:
         cuda.compile_for("sm_89")
     assert "\n" not in str(caught.value)
+
+
+def test_the_calls_of_the_cuda_driver(cuda: Any, tmp_path: Path) -> None:
+    """Against a driver of our own, ``cuda_driver.c``, for no real one runs without a card."""
+    library = tmp_path / "libcuda.so.1"
+    compiler = os.environ.get("CC", "cc")
+    source = Path(__file__).with_name("cuda_driver.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-Wall", "-Werror", source, "-o", library, "-ldl"], check=True)
+    cuda.kernels_for("sm_89", tmp_path / "gpu")  # kept, for the real NVRTC does not go with that driver
+    ended = subprocess.run(
+        [sys.executable, "-c", DRIVE_CUDA, str(tmp_path / "gpu")],
+        env=os.environ | {"LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines() == [
+        "Device(index=0, name='Card 0', kind='gpu', pci='0000:65:00.0', driver='CUDA 12.8')",
+        "Device(index=1, name='Card 1', kind='gpu', pci='0000:66:00.0', driver='CUDA 12.8')",
+        "132 multiprocessors",
+        # Offsets that the driver's kernel takes for candidates: multiples of 1000 for walks, of 7 for the others.
+        "Readout(seconds=0.0015, candidates=3, offsets=[1000, 2000, 3000])",
+        "Readout(seconds=0.0015, candidates=1, offsets=[4294967292])",
+        f"candidates 1001, of which {MAX_HITS} are kept, the first 0",
+        "DeviceLostError('CUDA: CUDA_ERROR_LAUNCH_FAILED')",
+        "Readout(seconds=0.0015, candidates=1, offsets=[0])",
+    ]
+
+
+DRIVE_CUDA = """
+import sys, threading
+from pathlib import Path
+from quantus_miner.errors import DeviceLostError
+from quantus_miner.gpu import cuda
+from quantus_miner.model import Order
+
+words, folder = tuple(2**64 - 1 - i for i in range(14)), Path(sys.argv[1])
+devices = cuda.devices()
+print(*devices, sep="\\n")
+launcher = cuda.open_device(devices[1], folder)
+print(launcher.multiprocessors, "multiprocessors")
+launcher.launch(Order.WALK, words, 2**64 - 100, 1, 3000, 5)
+launcher.launch(Order.COUNTING, words, 2**64 - 100, 2**32 - 10, 10, 1)
+# In another thread than the one that opened it.
+thread = threading.Thread(target=lambda: print(launcher.collect(), launcher.collect(), sep="\\n"))
+thread.start()
+thread.join()
+launcher.launch(Order.WALK, words, 2**64 - 100, 0, 1000001, 2**20)
+_, candidates, offsets = launcher.collect()
+print(f"candidates {candidates}, of which {len(offsets)} are kept, the first {offsets[0]}")
+try:
+    launcher.launch(Order.WALK, words, 2**64 - 100, 0, 666, 1)  # which the driver's card does not survive
+    launcher.collect()
+except DeviceLostError as error:
+    print(repr(error))
+launcher.close()
+launcher = cuda.open_device(devices[1], folder)
+launcher.launch(Order.WALK, words, 2**64 - 100, 0, 10, 1)
+print(launcher.collect())
+"""
 
 
 def test_without_a_driver_cuda_says_so(cuda: Any) -> None:

@@ -94,7 +94,7 @@ METRICS: Final = (
         "miner_gpu_wrong_candidates_total",
         "counter",
         ("device", "engine"),
-        "Nonces that a device took for candidates and that are none: a broken device.",
+        "Nonces that a device took for candidates and that are none.",
     ),
     Row("miner_gpu_temperature_celsius", "gauge", ("device",), "Temperature of the chip."),
     Row("miner_gpu_power_watts", "gauge", ("device",), "Power that the card draws."),

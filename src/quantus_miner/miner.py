@@ -31,6 +31,8 @@ log = logging.getLogger("miner")
 
 FIRST_SPEED: Final = 1_000.0
 """Nonces a second that a worker is taken to do before it is measured: a first slice of a few milliseconds."""
+GROWTH: Final = 8.0
+"""Largest factor between the speeds that a worker is taken to have for two slices."""
 SMALLEST_SLICE_S: Final = 0.001
 """Slices shrink toward the end of a range, so that all workers end together, but not below this."""
 STALL_S: Final = 10.0
@@ -399,7 +401,9 @@ class Miner:
             elapsed = self._clock() - worker.slice_started
             self._leave(worker, search, outcome.tested)
             if outcome.tested:
-                worker.speeds[search.job.pow] = outcome.tested / max(elapsed, 1e-6)
+                # Behind a hit a GPU has some of the slice done already, which makes it look faster than it is.
+                fastest = GROWTH * worker.speeds.get(search.job.pow, FIRST_SPEED)
+                worker.speeds[search.job.pow] = min(outcome.tested / max(elapsed, 1e-6), fastest)
             self._rejected += outcome.nonce is not None and solution is None
             running = search.status is Status.RUNNING
             # Whether a solution for a job that was replaced still counts is for the job's source to say.

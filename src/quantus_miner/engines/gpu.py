@@ -199,7 +199,7 @@ class GpuEngine:
 
     def _report_wrong(self, candidate: str) -> None:
         if not self.wrong:
-            log.error("Engine %s (%s) takes for a candidate: %s", self.name, self.kernel(Pow.POSEIDON2), candidate)
+            log.warning("Engine %s (%s) takes for a candidate: %s", self.name, self.kernel(Pow.POSEIDON2), candidate)
         self.wrong += 1
 
     def _lose(self) -> None:

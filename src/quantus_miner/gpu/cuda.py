@@ -29,26 +29,12 @@ def devices() -> list[Device]:
     try:
         _done(driver.cuInit(0))
         version = _done(driver.cuDriverGetVersion())
-        count = _done(driver.cuDeviceGetCount())
+        spoken = f"CUDA {version // 1000}.{version % 1000 // 10}"
+        return [_device(index, spoken) for index in range(_done(driver.cuDeviceGetCount()))]
     except RuntimeError:  # what the bindings raise where the library is missing
         raise DriverError("the NVIDIA driver is not installed") from None
     except DeviceLostError as error:
-        raise DriverError(f"the NVIDIA driver finds no card it can use ({error})") from None
-    found = []
-    for index in range(count):
-        handle = _done(driver.cuDeviceGet(index))
-        place = [
-            _done(driver.cuDeviceGetAttribute(attribute, handle))
-            for attribute in (
-                _Attribute.CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID,
-                _Attribute.CU_DEVICE_ATTRIBUTE_PCI_BUS_ID,
-                _Attribute.CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID,
-            )
-        ]
-        name = _done(driver.cuDeviceGetName(256, handle)).split(b"\0")[0].decode(errors="replace")
-        driver_version = f"CUDA {version // 1000}.{version % 1000 // 10}"
-        found.append(Device(index, name, "gpu", pci_address(*place), driver_version))
-    return found
+        raise DriverError(f"the NVIDIA driver finds no card that it can use ({error})") from None
 
 
 def open_device(device: Device, cache: Path) -> CudaLauncher:
@@ -56,19 +42,40 @@ def open_device(device: Device, cache: Path) -> CudaLauncher:
     return CudaLauncher(device.index, cache)
 
 
+def kernels_for(arch: str, cache: Path) -> bytes:
+    """The cubin for ``arch`` from the folder ``cache``, or else compiled. Raises DeviceLostError."""
+    try:
+        _, major, minor = nvrtc.nvrtcVersion()
+    except RuntimeError as error:  # what the bindings raise where the library is missing
+        raise DeviceLostError(f"NVRTC: {error}") from None
+    identity = (source("cuda"), *OPTIONS["cuda"], arch, f"{major}.{minor}")
+    return binaries.cached(cache, f"cuda-{arch}", identity, lambda: compile_for(arch))
+
+
 def compile_for(arch: str) -> bytes:
     """The cubin for ``arch``, such as sm_89. Needs no card. Raises DeviceLostError, with what the compiler says."""
-    try:
-        program = _done(nvrtc.nvrtcCreateProgram(source("cuda").encode(), b"poseidon2.cu", 0, [], []))
-        options = [f"--gpu-architecture={arch}".encode(), *(option.encode() for option in OPTIONS["cuda"])]
-        result = nvrtc.nvrtcCompileProgram(program, len(options), options)
-        if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            text = bytearray(_done(nvrtc.nvrtcGetProgramLogSize(program)))
-            said = bytes(_out(nvrtc.nvrtcGetProgramLog, program, len(text))).decode(errors="replace")
-            raise DeviceLostError(f"NVRTC cannot compile for {arch}: {' '.join(said.split())[:500]}")
-        return _out(nvrtc.nvrtcGetCUBIN, program, _done(nvrtc.nvrtcGetCUBINSize(program)))
-    except RuntimeError as error:
-        raise DeviceLostError(f"NVRTC: {error}") from None
+    program = _done(nvrtc.nvrtcCreateProgram(source("cuda").encode(), b"poseidon2.cu", 0, [], []))
+    options = [f"--gpu-architecture={arch}".encode(), *(option.encode() for option in OPTIONS["cuda"])]
+    result = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        said = _out(nvrtc.nvrtcGetProgramLog, program, _done(nvrtc.nvrtcGetProgramLogSize(program)))
+        text = said.strip(b"\0").decode(errors="replace")
+        raise DeviceLostError(f"NVRTC cannot compile for {arch}: {' '.join(text.split())[:500]}")
+    return _out(nvrtc.nvrtcGetCUBIN, program, _done(nvrtc.nvrtcGetCUBINSize(program)))
+
+
+def _device(index: int, driver_version: str) -> Device:
+    handle = _done(driver.cuDeviceGet(index))
+    place = [
+        _done(driver.cuDeviceGetAttribute(attribute, handle))
+        for attribute in (
+            _Attribute.CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID,
+            _Attribute.CU_DEVICE_ATTRIBUTE_PCI_BUS_ID,
+            _Attribute.CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID,
+        )
+    ]
+    name = _done(driver.cuDeviceGetName(256, handle)).split(b"\0")[0].decode(errors="replace")
+    return Device(index, name, "gpu", pci_address(*place), driver_version)
 
 
 def _out(call: Any, program: Any, size: int) -> bytes:  # noqa: ANN401 - the bindings have no types
@@ -109,14 +116,10 @@ class CudaLauncher:
                 _Attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
             )
         )
-        arch = f"sm_{major}{minor}"
         self._context = _done(driver.cuDevicePrimaryCtxRetain(self._device))
         try:
             self._enter()
-            version = nvrtc.nvrtcVersion()
-            identity = (source("cuda"), *OPTIONS["cuda"], arch, f"{version[1]}.{version[2]}")
-            cubin = binaries.cached(cache, f"cuda-{arch}", identity, lambda: compile_for(arch))
-            module = _done(driver.cuModuleLoadData(cubin))
+            module = _done(driver.cuModuleLoadData(kernels_for(f"sm_{major}{minor}", cache)))
             self._kernels = {
                 order: _done(driver.cuModuleGetFunction(module, entry.encode())) for order, entry in ENTRIES.items()
             }

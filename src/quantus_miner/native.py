@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from quantus_miner._native import ffi, lib
 from quantus_miner.model import MAX, Job, Order, Pow
@@ -156,7 +156,7 @@ def span(job: NativeJob, position: int) -> Span:
         raise ValueError(f"jobs of {job.pow} have no spans")
     if not 0 <= position <= last_position(job.order):
         raise ValueError(f"a position in {job.order} order is from 0 to {last_position(job.order):#x}")
-    found = ffi.new("qm_span *")
+    found: Any = ffi.new("qm_span *")
     lib.qm_span_at(job.data, position.to_bytes(64), found)
     return Span(tuple(found.words), found.top_limit, found.offset)
 

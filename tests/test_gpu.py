@@ -420,6 +420,23 @@ def test_a_miner_whose_only_device_is_lost_is_not_healthy_but_keeps_its_job(
     assert miner.close(WAIT_S)
 
 
+def test_what_an_opencl_compiler_says_is_one_line(cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opencl = drivers.load("gpu-opencl")
+    monkeypatch.setattr(opencl, "source", lambda _: "nonsense")
+    with pytest.raises(EngineUnavailableError) as caught:
+        create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=str(cpu.index)), 1)
+    assert re.fullmatch(
+        r"engine 'gpu-opencl' is not available: OpenCL: .+; use cpu-fast or cpu-baseline", str(caught.value)
+    )
+
+
+def test_a_binary_that_the_driver_does_not_take_is_compiled_anew(
+    cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binaries, "cached", lambda *_: b"of an older driver")
+    GpuEngine("gpu-opencl", cpu, partial(drivers.load("gpu-opencl").open_device, cpu, tmp_path), blocks=1).open()
+
+
 # --- which devices ---
 
 

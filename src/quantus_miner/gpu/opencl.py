@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 import weakref
 from collections import deque
 from contextlib import contextmanager, suppress
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quantus_miner.model import Order
+
+# A compiler that says more than nothing, as some always do, is no news for our users.
+warnings.filterwarnings("ignore", category=cl.CompilerWarning)
 
 LONGEST_PAUSE_S: Final = 0.001
 """Between two looks at a launch under way. Waiting is left to no driver: some keep a CPU busy at it."""

@@ -597,6 +597,7 @@ def test_a_miner_with_a_gpu_and_no_cpu_engine(cpu: Device) -> None:
     flags = ("--port", "0", "--metrics-port", "0", "--engine", "gpu-opencl", "--gpu-devices", str(cpu.index))
     with MinerProcess(*flags) as miner:
         miner.wait_for_line(f"Engine gpu-opencl searches qpow-poseidon2 with kernel opencl on device {cpu.index}")
+        assert not any("--workers" in line for line in miner.log)
         assert mine(miner, "a", difficulty="20000")[0] == 200
         result = miner.result("a")
         assert result["status"] == "completed"

@@ -49,8 +49,12 @@ def run(settings: Settings) -> None:
     log.info("Starting external miner service...")
     log.info("Effective config: %s", settings.summary())
     effective = detect_cpus()
-    workers = choose_workers(settings.workers, effective)
-    log.info("Using %d worker thread(s) for mining (effective logical CPUs available: %d)", workers, effective.count)
+    workers = 0
+    if any(name.startswith("cpu-") for name in settings.engine):
+        workers = choose_workers(settings.workers, effective)
+        log.info(
+            "Using %d worker thread(s) for mining (effective logical CPUs available: %d)", workers, effective.count
+        )
     engines = create_engines(settings, workers)
     log.info("Using engine: %s", ", ".join(settings.engine))
     for engine in engines:

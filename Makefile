@@ -8,7 +8,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
 
-WHEELS := build/wheels
+# For GPUs: make install EXTRAS=cuda, or opencl, or cuda,opencl
+EXTRAS ?=
+WHEELS := build/wheels$(if $(EXTRAS),-gpu)
+REQUIREMENTS := requirements/$(if $(EXTRAS),gpu,run).txt
 
 .PHONY: run test test-systemd interop wheels install uninstall bench bench-peers check lock clean
 
@@ -34,7 +37,7 @@ wheels: $(WHEELS).stamp
 
 # As a system service, with systemd. As root; it builds only what `make wheels` has not built before.
 install: $(WHEELS).stamp
-	@systemd/install $(WHEELS) $(PYTHON)
+	@systemd/install $(WHEELS) $(PYTHON) $(EXTRAS)
 
 uninstall:
 	@systemd/install --uninstall
@@ -67,9 +70,9 @@ $(VENV)/test.stamp: requirements/test.txt $(VENV)/run.stamp
 	@$(PIP) install --requirement requirements/test.txt
 	@touch $@
 
-$(WHEELS).stamp: requirements/run.txt $(SOURCES) | $(VENV)/run.stamp
+$(WHEELS).stamp: $(REQUIREMENTS) $(SOURCES) | $(VENV)/run.stamp
 	@rm -rf $(WHEELS)
-	@$(PIP) wheel --no-deps --requirement requirements/run.txt --wheel-dir $(WHEELS)
+	@$(PIP) wheel --no-deps --requirement $(REQUIREMENTS) --wheel-dir $(WHEELS)
 	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir $(WHEELS) .
 	@touch $@
 
@@ -83,7 +86,8 @@ check:
 # Writes the lock files anew from pyproject.toml.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --output-file requirements/run.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --group test --constraints requirements/run.txt --output-file requirements/test.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra cuda --extra opencl --group build --constraints requirements/run.txt --output-file requirements/gpu.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --group test --constraints requirements/gpu.txt --output-file requirements/test.txt
 
 clean:
 	rm -rf $(VENV) build

@@ -46,6 +46,7 @@ def vectors(name: str) -> Any:
 def _no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What processes under test remember goes into a folder of this run."""
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    os.environ["POCL_CACHE_DIR"] = str(tmp_path_factory.mktemp("pocl"))
     fastest_kernels(Path(os.environ["XDG_STATE_HOME"]) / "quantus-miner" / "kernels.json")
 
 

@@ -53,6 +53,13 @@ def test_nothing_is_wrong_where_all_is_well(tmp_path: Path) -> None:
     }
 
 
+def test_a_gpu_engine_in_a_unit_that_hides_the_devices(tmp_path: Path) -> None:
+    host = plant(tmp_path, PrivateDevices="yes")
+    assert complaints(findings(host, MINER_STATE_DIR=str(tmp_path))) == {}
+    found = complaints(findings(host, "engine=gpu-cuda", MINER_STATE_DIR=str(tmp_path)))
+    assert found["GPU"] == "the unit hides all devices (PrivateDevices=)"
+
+
 def test_no_unit_is_no_fault(tmp_path: Path) -> None:
     found = findings(Host({}, {}, tmp_path, lambda: 0), MINER_STATE_DIR=str(tmp_path / "new/state"))
     assert [finding for finding in found if finding.advice and finding.wrong] == []

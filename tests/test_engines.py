@@ -82,13 +82,6 @@ def test_a_kernel_that_the_processor_cannot_run_is_refused(monkeypatch: pytest.M
         fast_kernels("scalar")
 
 
-@pytest.mark.parametrize("name", ["gpu-cuda", "gpu-opencl"])
-def test_gpu_engines_say_why_they_are_not_there(tmp_path: Path, name: str) -> None:
-    pattern = rf"engine '{name}' is not available: .+; use cpu-fast or cpu-baseline"
-    with pytest.raises(EngineUnavailableError, match=pattern):
-        create_engines(settings(tmp_path, engine=name), 1)
-
-
 @pytest.mark.parametrize("fault", [Outcome(1, None), Outcome(255, None), Outcome(1, 0xFFFFFF81)])
 def test_a_kernel_that_finds_the_wrong_nonce_fails_the_self_test(
     monkeypatch: pytest.MonkeyPatch, fault: Outcome

@@ -8,9 +8,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from quantus_miner.gpu.telemetry import Readings
 from quantus_miner.metrics import METRICS, MinerCollector
 from quantus_miner.model import MAX, Status
-from quantus_miner.stats import ApiStats, JobStats, LinkStats, MinerStats, RateMeter, ThreadStats
+from quantus_miner.stats import ApiStats, GpuStats, JobStats, LinkStats, MinerStats, RateMeter, ThreadStats
 
 from .conftest import MinerProcess
 
@@ -26,7 +27,12 @@ MINER = MinerStats(
     stale_solutions=0,
     solved_by_engine={"cpu-fast": 1},
     kernels=frozenset({("cpu-fast", "qpow-sha3", "scalar")}),
+    gpus=(
+        GpuStats("0000:01:00.0", "gpu-cuda", "a card", "0000:01:00.0", up=True, hash_rate=840.0, wrong=0),
+        GpuStats("1", "gpu-opencl", "another", None, up=False, hash_rate=0.0, wrong=3),
+    ),
 )
+READINGS = Readings(temperature=61, power=420, sm_clock=2.5e9, memory_clock=None, fan=0.4, utilization=0.99)
 API = ApiStats(
     requests={("/mine", 200): 1},
     mine_requests={"accepted": 1},
@@ -55,8 +61,12 @@ def scrape(collector: MinerCollector) -> dict[str, dict[tuple[str, ...], float]]
     return samples
 
 
+def readings(pci: str | None) -> Readings | None:
+    return READINGS if pci else None
+
+
 def test_every_row_of_the_table_has_samples() -> None:
-    samples = scrape(MinerCollector(lambda: MINER, lambda: API, lambda: (LINK,), lambda: True, 4))
+    samples = scrape(MinerCollector(lambda: MINER, lambda: API, lambda: (LINK,), lambda: True, 4, readings))
     assert samples.keys() == {row.name for row in METRICS}
     assert samples["miner_hash_rate"] == {(): 15.0}
     assert samples["miner_job_hashes_total"] == {("cpu-fast", "j"): 12}
@@ -65,6 +75,11 @@ def test_every_row_of_the_table_has_samples() -> None:
     assert samples["miner_job_status"]["cpu-fast", "j", "running"] == 1
     assert sum(samples["miner_job_status"].values()) == 1
     assert samples["miner_jobs_total"]["completed",] == 1
+    assert samples["miner_gpu_up"] == {("0000:01:00.0", "gpu-cuda"): 1, ("1", "gpu-opencl"): 0}
+    assert samples["miner_gpu_wrong_candidates_total"]["1", "gpu-opencl"] == 3
+    # What a card does not say has no series.
+    assert samples["miner_gpu_clock_hertz"] == {("0000:01:00.0", "sm"): 2.5e9}
+    assert samples["miner_gpu_hashes_per_joule"] == {("0000:01:00.0",): 2.0}
     assert samples["miner_source_connected"] == {("node a",): 1}
     assert samples["miner_source_solutions_total"]["node a", "late"] == 2
 
@@ -73,7 +88,7 @@ def test_a_part_that_fails_costs_its_own_series_only(caplog: pytest.LogCaptureFi
     def fail() -> ApiStats:
         raise RuntimeError("broken")
 
-    samples = scrape(MinerCollector(lambda: MINER, fail, tuple, lambda: True, 4))
+    samples = scrape(MinerCollector(lambda: MINER, fail, tuple, lambda: True, 4, readings))
     assert samples["miner_workers"] == {(): 3}
     assert "miner_jobs_total" not in samples
     assert "could not be read" in caplog.text

@@ -14,7 +14,7 @@ extern "C" {
 /* begin cdef */
 
 /* Raised with every change of this header; the binding refuses any other. */
-#define QM_ABI_VERSION 2
+#define QM_ABI_VERSION 3
 
 enum qm_pow { QM_POSEIDON2 = 0, QM_SHA3 = 1 };
 
@@ -62,6 +62,21 @@ int qm_kernel_supported(int kernel);    /* 1 if this processor and operating sys
  * one. *tested is the number of nonces tested. Notices a stop within 2 ms. count >= 1. */
 int qm_search(int kernel, const qm_job *job, const uint8_t start[64], uint64_t count, qm_control *control,
               uint64_t *tested);
+
+/* What the nonces of a span share, for searches on other processors. A span is the positions with all but the low 32
+ * (counting) or 27 bits (walk) in common; the rest is a position's offset. Of qpow-poseidon2 only. */
+typedef struct {
+    /* Elements of the state, any representatives. Counting: element i before the first S-boxes of the third
+     * permutation is words[i] + column 7 of the external matrix * e at offset bswap32(e); words[12], [13] are 0.
+     * Walk: what all elements but 3 and 7 give before the second S-boxes, their constants included, and then elements 3
+     * and 7 before the first S-boxes; these are words[12] + 35 k and words[13] - 35 k at offset k. */
+    uint64_t words[14];
+    uint64_t top_limit; /* a nonce the first 8 bytes of whose hash are above this, as an integer, is not valid */
+    uint32_t offset;    /* of the position */
+} qm_span;
+
+/* The span that a position is in. QM_INVALID if the order has no such position, else 0. */
+int qm_span_at(const qm_job *job, const uint8_t position[64], qm_span *span);
 
 void qm_control_reset(qm_control *control);            /* no stop, no hashes */
 void qm_control_stop(qm_control *control);         /* from any thread */

@@ -11,6 +11,7 @@ import msgspec
 
 from quantus_miner import units
 from quantus_miner.engines import Control
+from quantus_miner.gpu import tuning
 from quantus_miner.model import Job, Pow
 from quantus_miner.pow.order import fastest_order, positions_from
 
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quantus_miner.engines import Engine
+    from quantus_miner.engines.gpu import GpuEngine
 
 PROGRESS_S: Final = 0.1
 SLICE: Final = 2**63
+MARGIN: Final = 1.005
+"""What is less is noise."""
 
 
 class BenchResult(msgspec.Struct, frozen=True):
@@ -74,6 +78,27 @@ def measure(engine: Engine, pow_: Pow, seconds: float, progress: Callable[[float
         thread.join()
     kernel = engine.kernel(pow_) or ""
     return BenchResult(engine.name, kernel, pow_, engine.workers, hashes, elapsed, hashes / elapsed)
+
+
+def tune(engine: GpuEngine, seconds: float, progress: Callable[[int, BenchResult], None]) -> int:
+    """Sets the number of blocks a multiprocessor gets to the fastest of the candidates, each measured for ``seconds``.
+
+    ``progress(blocks, result)`` is called after each. What is fewer stays unless more is faster by MARGIN.
+    """
+    best, best_rate = engine.blocks, 0.0
+    for blocks in tuning.CANDIDATES:
+        engine.blocks = blocks
+        result = measure(engine, Pow.POSEIDON2, seconds, lambda *_: None)
+        progress(blocks, result)
+        if result.hash_rate > MARGIN * best_rate:
+            best, best_rate = blocks, result.hash_rate
+    engine.blocks = best
+    return best
+
+
+def tried(blocks: int, result: BenchResult) -> str:
+    """One try of ``tune`` as a line for people."""
+    return f"  {blocks:4} blocks a multiprocessor {units.hash_rate(result.hash_rate):>12}"
 
 
 def row(result: BenchResult, results: list[BenchResult]) -> str:

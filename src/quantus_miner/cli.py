@@ -81,15 +81,20 @@ def serve(**given: str | None) -> None:
     "--pow", "pow_", type=click.Choice([pow_.value for pow_ in Pow]), default=Pow.POSEIDON2.value, show_default=True
 )
 @click.option("--workers", metavar="N", help="CPU worker threads; unset: as the service.")
+@click.option("--gpu-devices", metavar="ID[,ID]", help="GPUs of the gpu engines; unset: all.")
+@click.option("--state-dir", metavar="DIR", help="As of the service; unset: the user's state folder.")
 @click.option("--seconds", type=click.FloatRange(0.1, 86400), default=5.0, show_default=True, help="For each engine.")
+@click.option("--tune", is_flag=True, help="First find the launches that suit each GPU best, and keep them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-def bench(engine: str, kernel: str | None, pow_: str, workers: str | None, seconds: float, as_json: bool) -> None:
-    """Measure the hash rate of each engine."""
-    settings = load_settings({"engine": engine, "kernel": kernel, "workers": workers, "log": "warn"})
+def bench(pow_: str, seconds: float, tune: bool, as_json: bool, **given: str | None) -> None:
+    """Measure the hash rate of each engine, and of each GPU."""
+    settings = load_settings({**given, "log": "warn"})
     import msgspec
 
     from quantus_miner import bench as bench_
     from quantus_miner.engines import create_engines
+    from quantus_miner.engines.gpu import GpuEngine
+    from quantus_miner.gpu import tuning
     from quantus_miner.service import choose_workers, detect_cpus
 
     live = sys.stderr.isatty() and not as_json
@@ -98,9 +103,20 @@ def bench(engine: str, kernel: str | None, pow_: str, workers: str | None, secon
     # One at a time: each engine gets all the workers, and none disturbs another's measurement.
     engines = [part for name in settings.engine for part in create_engines(replace(settings, engine=(name,)), count)]
     proof = Pow(pow_)
+    if tune and not any(isinstance(part, GpuEngine) for part in engines):
+        raise click.UsageError("--tune goes with --engine gpu-cuda or gpu-opencl")
     for part in engines:
         if part.kernel(proof) is None:
             raise MinerError(f"--pow: engine {part.name} has no kernel for {proof}")
+
+        if tune and isinstance(part, GpuEngine):
+            blocks = bench_.tune(
+                part, seconds, lambda blocks, result: click.echo(bench_.tried(blocks, result), err=True)
+            )
+            try:
+                tuning.save(settings.state_dir, part.name, part.device, blocks)
+            except OSError as error:
+                raise MinerError(f"--tune: cannot keep it in {settings.state_dir}: {error.strerror}") from None
 
         def progress(elapsed: float, rate: float, name: str = part.name) -> None:
             if live:

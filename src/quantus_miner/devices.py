@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from quantus_miner import native, units
 from quantus_miner.engines import autotune, unavailable_reason
+from quantus_miner.gpu import drivers
+from quantus_miner.gpu.device import DriverError
 from quantus_miner.host import cpus
 from quantus_miner.settings import ENGINE_NAMES
 
@@ -35,3 +38,11 @@ def describe() -> Iterator[str]:
     for name in ENGINE_NAMES:
         reason = unavailable_reason(name)
         yield f"  {name:22} {f'not available: {reason}' if reason else 'available'}"
+        if name.startswith("gpu-"):
+            yield from _gpus(name)
+
+
+def _gpus(engine: str) -> Iterator[str]:
+    with suppress(DriverError):
+        for device in drivers.load(engine).devices():
+            yield f"    {device.index}: {device.name} ({device.kind}, PCI {device.pci or '?'}, driver {device.driver})"

@@ -94,7 +94,7 @@ def unit_properties() -> dict[str, str]:
     names = "LoadState,ActiveState,User,Group,StateDirectory,WorkingDirectory,ExecStart,CPUAffinity,AllowedCPUs"
     try:
         shown = subprocess.run(  # noqa: S603
-            ["systemctl", "show", UNIT, f"--property={names}"],  # noqa: S607 - the system's own
+            ["systemctl", "show", UNIT, f"--property={names},PrivateDevices"],  # noqa: S607 - the system's own
             capture_output=True,
             text=True,
             timeout=10,
@@ -141,7 +141,7 @@ def examine(host: Host, load: Callable[[], Settings]) -> Iterator[Finding]:
         return
     yield Finding("settings", "all are well-formed")
     yield from _folder(host, "state folder", settings.state_dir)
-    yield from _engine(settings)
+    yield from _engine(host, settings)
     yield from _port("job API", settings.bind, settings.port)
     if settings.metrics_port is not None:
         yield from _port("metrics", settings.bind, settings.metrics_port)
@@ -242,7 +242,13 @@ def _clock(host: Host) -> Iterator[Finding]:
         yield Finding("clock", "synchronised" if state >= 0 else "cannot be asked from inside the service")
 
 
-def _engine(settings: Settings) -> Iterator[Finding]:
+def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
+    if host.unit.get("PrivateDevices") == "yes" and any(name.startswith("gpu-") for name in settings.engine):
+        yield Finding(
+            "GPU",
+            "the unit hides all devices (PrivateDevices=)",
+            "Install the drop-in 30-gpu.conf, as systemd/README.md says",
+        )
     try:
         with tempfile.TemporaryDirectory() as folder:
             # A folder of its own: what root leaves in the service's could not be replaced by it.

@@ -25,6 +25,10 @@ class EngineUnavailableError(MinerError):
     """An engine cannot run on this machine; says why and what to use instead."""
 
 
+class DeviceLostError(MinerError):
+    """A device of an engine has failed; it may come back."""
+
+
 class LinkLostError(MinerError):
     """A connection to a live source ended or could not be made; it is tried again."""
 

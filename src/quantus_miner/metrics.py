@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
+    from quantus_miner.gpu.telemetry import Readings
     from quantus_miner.stats import ApiStats, LinkStats, MinerStats
 
 log = logging.getLogger("miner.metrics")
@@ -81,6 +82,26 @@ METRICS: Final = (
     Row(
         "miner_source_latency_seconds", "gauge", ("source",), "Time from sending the last judged share to its verdict."
     ),
+    Row("miner_gpu_info", "gauge", ("device", "engine", "name"), "1 for each device of a GPU engine."),
+    Row("miner_gpu_up", "gauge", ("device", "engine"), "1 while the device works, 0 while it is lost."),
+    Row(
+        "miner_gpu_device_hash_rate",
+        "gauge",
+        ("device", "engine"),
+        "Nonces a second of a device, average of the last 10 seconds.",
+    ),
+    Row(
+        "miner_gpu_wrong_candidates_total",
+        "counter",
+        ("device", "engine"),
+        "Nonces that a device took for candidates and that are none.",
+    ),
+    Row("miner_gpu_temperature_celsius", "gauge", ("device",), "Temperature of the chip."),
+    Row("miner_gpu_power_watts", "gauge", ("device",), "Power that the card draws."),
+    Row("miner_gpu_clock_hertz", "gauge", ("device", "clock"), "Clock of the multiprocessors (sm) and the memory."),
+    Row("miner_gpu_fan_ratio", "gauge", ("device",), "Speed of the fan, 1 is full."),
+    Row("miner_gpu_utilization_ratio", "gauge", ("device",), "Share of the time in which a kernel ran."),
+    Row("miner_gpu_hashes_per_joule", "gauge", ("device",), "Hash rate over power."),
     Row("miner_store_ok", "gauge", (), "1 while jobs and finds get to the disk, 0 while they are in memory only."),
     Row("miner_kernel_info", "gauge", ("engine", "pow", "kernel"), "1 for each kernel in use."),
     Row("miner_build_info", "gauge", ("version", "python"), "1; what is running."),
@@ -101,12 +122,14 @@ class MinerCollector(Collector):
         links: Callable[[], tuple[LinkStats, ...]],
         store_ok: Callable[[], bool],
         effective_cpus: int,
+        readings: Callable[[str | None], Readings | None],
     ) -> None:
         self._miner = miner
         self._api = api
         self._links = links
         self._store_ok = store_ok
         self._effective_cpus = effective_cpus
+        self._readings = readings
 
     def collect(self) -> Iterator[Metric]:
         """One family a row of the table."""
@@ -115,7 +138,7 @@ class MinerCollector(Collector):
             "miner_store_ok": {(): self._store_ok()},
             "miner_build_info": {(__version__, platform.python_version()): 1},
         }
-        for part in (self._miner_values, self._api_values, self._link_values):
+        for part in (self._miner_values, self._gpu_values, self._api_values, self._link_values):
             try:
                 values |= part()
             except Exception:
@@ -143,6 +166,34 @@ class MinerCollector(Collector):
             "miner_solutions_rejected_total": {(): stats.rejected_solutions},
             "miner_solutions_stale_total": {(): stats.stale_solutions},
             "miner_kernel_info": dict.fromkeys(stats.kernels, 1),
+        }
+
+    def _gpu_values(self) -> dict[str, Values]:
+        gpus = self._miner().gpus
+        cards = {gpu.id: reading for gpu in gpus if (reading := self._readings(gpu.pci)) is not None}
+        of_cards: dict[str, dict[tuple[str, ...], float | None]] = {
+            "miner_gpu_temperature_celsius": {(card,): reading.temperature for card, reading in cards.items()},
+            "miner_gpu_power_watts": {(card,): reading.power for card, reading in cards.items()},
+            "miner_gpu_clock_hertz": {
+                (card, clock): hertz
+                for card, reading in cards.items()
+                for clock, hertz in (("sm", reading.sm_clock), ("memory", reading.memory_clock))
+            },
+            "miner_gpu_fan_ratio": {(card,): reading.fan for card, reading in cards.items()},
+            "miner_gpu_utilization_ratio": {(card,): reading.utilization for card, reading in cards.items()},
+            "miner_gpu_hashes_per_joule": {
+                (gpu.id,): gpu.hash_rate / power for gpu in gpus if gpu.id in cards and (power := cards[gpu.id].power)
+            },
+        }
+        known = {
+            name: {labels: value for labels, value in values.items() if value is not None}
+            for name, values in of_cards.items()
+        }
+        return known | {
+            "miner_gpu_info": {(gpu.id, gpu.engine, gpu.name): 1 for gpu in gpus},
+            "miner_gpu_up": {(gpu.id, gpu.engine): gpu.up for gpu in gpus},
+            "miner_gpu_device_hash_rate": {(gpu.id, gpu.engine): gpu.hash_rate for gpu in gpus},
+            "miner_gpu_wrong_candidates_total": {(gpu.id, gpu.engine): gpu.wrong for gpu in gpus},
         }
 
     def _api_values(self) -> dict[str, Values]:

@@ -15,20 +15,24 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import pow as reference
 from quantus_miner.engines.base import Control, Engine
+from quantus_miner.engines.gpu import GpuEngine
+from quantus_miner.errors import DeviceLostError
 from quantus_miner.host.cpus import pin_thread, yield_priority
 from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
+from quantus_miner.native import Outcome
+from quantus_miner.proto.backoff import Backoff
 from quantus_miner.ranges import NonceRanges
-from quantus_miner.stats import MinerStats, RateMeter, ThreadStats
+from quantus_miner.stats import GpuStats, MinerStats, RateMeter, ThreadStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from quantus_miner.native import Outcome
 
 log = logging.getLogger("miner")
 
 FIRST_SPEED: Final = 1_000.0
 """Nonces a second that a worker is taken to do before it is measured: a first slice of a few milliseconds."""
+GROWTH: Final = 8.0
+"""Largest factor between the speeds that a worker is taken to have for two slices."""
 SMALLEST_SLICE_S: Final = 0.001
 """Slices shrink toward the end of a range, so that all workers end together, but not below this."""
 STALL_S: Final = 10.0
@@ -95,6 +99,8 @@ class _Worker:
         self.done = 0
         self.meter = RateMeter(now)
         self.alive = True
+        self.lost = False  # its device, for now
+        self.backoff = Backoff()
         self._mark: tuple[float, int] | None = None
         self._moved = now
 
@@ -113,6 +119,10 @@ class _Worker:
 
     def can(self, pow_: Pow) -> bool:
         return self.alive and self.engine.kernel(pow_) is not None
+
+    @property
+    def works(self) -> bool:
+        return self.alive and not self.lost
 
 
 class Miner:
@@ -161,9 +171,9 @@ class Miner:
 
     @property
     def healthy(self) -> bool:
-        """Whether any worker is left to take work."""
+        """Whether any worker is left to take work now."""
         with self._lock:
-            return not self._closing and any(worker.alive for worker in self._workers)
+            return not self._closing and any(worker.works for worker in self._workers)
 
     def stalled(self) -> list[int]:
         """Numbers of the workers that have work and have not advanced for STALL_S, as ``tick`` saw them."""
@@ -204,7 +214,7 @@ class Miner:
             if replaces is not None and replaces.status is Status.RUNNING:
                 self._end(replaces, Status.CANCELLED)
             self._turns.appendleft(search)
-            able = [worker for worker in self._workers if worker.can(job.pow)]
+            able = [worker for worker in self._workers if worker.works and worker.can(job.pow)]
             # Two newcomers at once interrupt two workers.
             busy = [(worker, worker.search) for worker in able if worker.search and not worker.interrupted]
             lower = [worker for worker, other in busy if other.priority < priority]
@@ -276,7 +286,7 @@ class Miner:
             return MinerStats(
                 workers=len(self._workers),
                 cpu_workers=sum(worker.engine.kind == "cpu" for worker in self._workers),
-                gpu_devices=sum(worker.engine.kind == "gpu" for worker in self._workers),
+                gpu_devices=sum(worker.engine.kind == "gpu" and worker.works for worker in self._workers),
                 busy_workers=sum(worker.search is not None for worker in self._workers),
                 active_jobs=len(self._turns),
                 hashes=sum(worker.hashes for worker in self._workers),
@@ -289,6 +299,19 @@ class Miner:
                     for engine in self._engines
                     for pow_ in Pow
                     if (kernel := engine.kernel(pow_)) is not None
+                ),
+                gpus=tuple(
+                    GpuStats(
+                        engine.device.id,
+                        engine.name,
+                        engine.device.name,
+                        engine.device.pci,
+                        worker.works,
+                        worker.meter.rate(now, worker.hashes),
+                        engine.wrong,
+                    )
+                    for worker in self._workers
+                    if isinstance(engine := worker.engine, GpuEngine)
                 ),
             )
 
@@ -318,10 +341,16 @@ class Miner:
             try:
                 outcome = worker.engine.search(search.job, start, count, worker.control)
                 solution = None if outcome.nonce is None else self._check(worker, search.job, outcome.nonce)
+            except DeviceLostError as error:
+                self._finish_slice(worker, search, start, count, Outcome(worker.control.hashes, None), None)
+                self._sit_out(worker, error)
+                continue
             except Exception:
                 log.exception("Worker %d of engine %s failed and is retired", worker.index, worker.engine.name)
                 self._retire(worker, search, start, count)
                 return
+            if worker.lost:
+                self._come_back(worker)
             self._finish_slice(worker, search, start, count, outcome, solution)
 
     def _next_slice(self, worker: _Worker) -> tuple[Search, int, int] | None:
@@ -372,7 +401,9 @@ class Miner:
             elapsed = self._clock() - worker.slice_started
             self._leave(worker, search, outcome.tested)
             if outcome.tested:
-                worker.speeds[search.job.pow] = outcome.tested / max(elapsed, 1e-6)
+                # Behind a hit a GPU has some of the slice done already, which makes it look faster than it is.
+                fastest = GROWTH * worker.speeds.get(search.job.pow, FIRST_SPEED)
+                worker.speeds[search.job.pow] = min(outcome.tested / max(elapsed, 1e-6), fastest)
             self._rejected += outcome.nonce is not None and solution is None
             running = search.status is Status.RUNNING
             # Whether a solution for a job that was replaced still counts is for the job's source to say.
@@ -408,6 +439,22 @@ class Miner:
             abandoned = self._end_abandoned()
         for lost in abandoned:
             lost.on_end(lost)
+
+    def _sit_out(self, worker: _Worker, error: DeviceLostError) -> None:
+        """Until the next try to have its device back, which comes with the next slice."""
+        with self._lock:
+            wait_s = worker.backoff.wait_s(0)
+            if not worker.lost:
+                log.error("Worker %d of engine %s has lost its device: %s", worker.index, worker.engine.name, error)
+            worker.lost = True
+            log.debug("Worker %d: %s; next try in %g s", worker.index, error, wait_s)
+            self._work.wait_for(lambda: self._closing, wait_s)
+
+    def _come_back(self, worker: _Worker) -> None:
+        with self._lock:
+            worker.lost = False
+            worker.backoff.reset()
+        log.info("Worker %d of engine %s has its device back", worker.index, worker.engine.name)
 
     def _end_abandoned(self) -> list[Search]:
         """Fails the searches for which no worker is left, so that nobody waits for them; who is to be told."""

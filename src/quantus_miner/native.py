@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from quantus_miner._native import ffi, lib
 from quantus_miner.model import MAX, Job, Order, Pow
 from quantus_miner.pow import sha3
-from quantus_miner.pow.order import last_position, nonce_at
+from quantus_miner.pow.order import STEP_BITS, last_position, nonce_at
 
 if TYPE_CHECKING:
     from cffi import FFI
 
-ABI_VERSION: Final = 2
+ABI_VERSION: Final = 3
 _POWS: Final = {lib.QM_POSEIDON2: Pow.POSEIDON2, lib.QM_SHA3: Pow.SHA3}
+SPAN_BITS: Final = {Order.COUNTING: 32, Order.WALK: STEP_BITS}
+"""Of qpow-poseidon2, in each order: positions in a span, as a power of 2."""
 _ORDERS: Final = {Order.COUNTING: lib.QM_COUNTING, Order.WALK: lib.QM_WALK}
 
 if lib.qm_abi_version() != ABI_VERSION:
@@ -61,6 +63,18 @@ class Control:
     def reset(self) -> None:
         """Before a search: no stop, no hashes."""
         lib.qm_control_reset(self._control)
+
+
+class Span(NamedTuple):
+    """What the nonces of a span share: positions with all but the low ``SPAN_BITS`` bits in common.
+
+    ``words``: 14 field elements, see ``native/include/quantus_miner.h``. ``top_limit``: a nonce the first 8 bytes of
+    whose hash are above this is not valid. ``offset``: of the position in its span.
+    """
+
+    words: tuple[int, ...]
+    top_limit: int
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +148,17 @@ def search(kernel: Kernel, job: NativeJob, start: int, count: int, control: Cont
         )
     done: int = tested[0]
     return Outcome(done, nonce_at(job.order, start + done - 1) if outcome == lib.QM_FOUND else None)
+
+
+def span(job: NativeJob, position: int) -> Span:
+    """The span of ``position``. Raises ValueError unless the job is of qpow-poseidon2 and has the position."""
+    if job.pow is not Pow.POSEIDON2:
+        raise ValueError(f"jobs of {job.pow} have no spans")
+    if not 0 <= position <= last_position(job.order):
+        raise ValueError(f"a position in {job.order} order is from 0 to {last_position(job.order):#x}")
+    found: Any = ffi.new("qm_span *")
+    lib.qm_span_at(job.data, position.to_bytes(64), found)
+    return Span(tuple(found.words), found.top_limit, found.offset)
 
 
 def _text(data: FFI.CData) -> str:

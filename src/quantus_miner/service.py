@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner import logs, metrics, server
 from quantus_miner.engines import create_engines
 from quantus_miner.errors import LinkRefusedError
+from quantus_miner.gpu.telemetry import Telemetry
 from quantus_miner.heartbeat import Heartbeat
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.notify import Notifier
@@ -50,8 +51,12 @@ def run(settings: Settings) -> None:
     log.info("Starting external miner service...")
     log.info("Effective config: %s", settings.summary())
     effective = detect_cpus()
-    workers = choose_workers(settings.workers, effective)
-    log.info("Using %d worker thread(s) for mining (effective logical CPUs available: %d)", workers, effective.count)
+    workers = 0
+    if any(name.startswith("cpu-") for name in settings.engine):
+        workers = choose_workers(settings.workers, effective)
+        log.info(
+            "Using %d worker thread(s) for mining (effective logical CPUs available: %d)", workers, effective.count
+        )
     engines = create_engines(settings, workers)
     log.info("Using engine: %s", ", ".join(settings.engine))
     for engine in engines:
@@ -122,7 +127,9 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     else:
         metrics_socket = server.listen(settings.bind, settings.metrics_port, "--metrics-port")
         links_stats = live.stats if live else tuple
-        collector = metrics.MinerCollector(miner.stats, source.stats, links_stats, lambda: store.ok, effective.count)
+        collector = metrics.MinerCollector(
+            miner.stats, source.stats, links_stats, lambda: store.ok, effective.count, Telemetry().read
+        )
         servers.append(server.Server(metrics.create_app([collector]), metrics_socket, min(SCRAPERS, connections // 4)))
         log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
     if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:

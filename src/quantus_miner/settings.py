@@ -65,6 +65,15 @@ def _word(text: str) -> str:
     return text
 
 
+def _devices(text: str) -> tuple[str, ...]:
+    """``all`` alone, or indices and PCI addresses with their domain."""
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
+    known = re.compile(r"[0-9]{1,3}|(?:[0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
+    if names != ("all",) and not all(known.fullmatch(name) for name in names):
+        raise ValueError("all, or indices and PCI addresses as `quantus-miner devices` lists them, separated by commas")
+    return tuple(f"0000:{name}" if name.count(":") == 1 else name for name in names)
+
+
 def _choice(*choices: str) -> Parser:
     def parse(text: str) -> str:
         if text not in choices:
@@ -137,6 +146,17 @@ SETTINGS: Final = (
     Setting("engine", _engines, "cpu-fast", "Engine, or several separated by commas.", "NAME[,NAME]"),
     Setting("kernel", _word, None, "CPU kernel of the fast engines; unset: the fastest for this processor.", "NAME"),
     Setting("workers", _integer(0, 1_000_000), None, "CPU workers; unset: about half of the effective CPUs.", "N"),
+    Setting(
+        "gpu_devices", _devices, "all", "GPUs of the gpu engines: all, or their indices or PCI addresses.", "ID[,ID]"
+    ),
+    Setting("gpu_duty", _integer(1, 100), "100", "Percent of the time that each GPU works.", "PERCENT"),
+    Setting(
+        "gpu_temp_limit",
+        _integer(30, 120),
+        None,
+        "Degrees Celsius at which a GPU pauses, until 3 degrees below; unset: none.",
+        "DEGREES",
+    ),
     Setting(
         "metrics_port", _integer(0, 65535), None, "TCP port of the Prometheus exporter; unset: no exporter.", "PORT"
     ),
@@ -244,6 +264,9 @@ class Settings:
     engine: tuple[str, ...]
     kernel: str | None
     workers: int | None
+    gpu_devices: tuple[str, ...]
+    gpu_duty: int
+    gpu_temp_limit: int | None
     metrics_port: int | None
     progress_chunk_ms: int
     job_expiry_s: int

@@ -54,6 +54,19 @@ class JobStats:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuStats:
+    """One device of a GPU engine. ``up``: not lost. ``wrong``: candidates that it reported and that are none."""
+
+    id: str
+    engine: str
+    name: str
+    pci: str | None
+    up: bool
+    hash_rate: float
+    wrong: int
+
+
+@dataclass(frozen=True, slots=True)
 class MinerStats:
     """The miner as a whole. Hash rates in nonces a second by engine kind, ``cpu`` and ``gpu``."""
 
@@ -69,6 +82,7 @@ class MinerStats:
     solved_by_engine: Mapping[str, int]
     kernels: frozenset[tuple[str, str, str]]
     """(engine, proof of work, kernel)"""
+    gpus: tuple[GpuStats, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ class _JobApi(logging.Handler):
         ours.setblocking(False)
         loop, state = self.loop, self._server.server_state
         await loop.connect_accepted_socket(
-            lambda: BoundedProtocol(config=self._server.config, server_state=state, app_state={}, _loop=loop),
+            lambda: BoundedProtocol(10, config=self._server.config, server_state=state, app_state={}, _loop=loop),
             theirs,
         )
         with ours:

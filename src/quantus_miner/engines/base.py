@@ -19,15 +19,26 @@ class Control:
         self.native = native.Control()
         self.sleeping = False
         self._stopped = threading.Event()
+        self._counted = 0
 
     @property
     def hashes(self) -> int:
         """Nonces tested since the last reset; moves during a search."""
-        return self.native.hashes
+        return self.native.hashes + self._counted
+
+    @property
+    def stopped(self) -> bool:
+        """Whether ``stop`` was called since the last reset."""
+        return self._stopped.is_set()
+
+    def count(self, hashes: int) -> None:
+        """Of the searching thread: so many nonces more were tested, elsewhere than in a native kernel."""
+        self._counted += hashes
 
     def reset(self) -> None:
         """Before a slice: no stop, no hashes."""
         self._stopped.clear()
+        self._counted = 0
         self.native.reset()
 
     def stop(self) -> None:
@@ -65,7 +76,8 @@ class Engine(Protocol):
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
         """Tests the nonces at ``start``, … ``start + count - 1`` in the job's order and ends at the first valid one.
 
-        Ends early, with fewer tested, only when ``control`` is stopped.
+        Ends early, with fewer tested, only when ``control`` is stopped. Raises DeviceLostError where its device fails:
+        then ``control.hashes`` nonces from ``start`` on were tested, and a later call tries to have the device back.
         """
 
     def job_solved(self) -> None:

@@ -1,0 +1,208 @@
+"""GPU engines: one for each device, which tests the nonces in launches, several of them in flight."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from quantus_miner import native
+from quantus_miner import pow as reference
+from quantus_miner.engines.selftest import self_test
+from quantus_miner.errors import DeviceLostError, EngineUnavailableError
+from quantus_miner.gpu.device import IN_FLIGHT
+from quantus_miner.gpu.source import BLOCK, MAX_HITS
+from quantus_miner.model import Job, Pow
+from quantus_miner.native import Outcome
+from quantus_miner.pow.order import nonce_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quantus_miner.engines.base import Control
+    from quantus_miner.gpu.device import Device, Launcher
+    from quantus_miner.gpu.telemetry import Thermostat
+
+log = logging.getLogger("miner.gpu")
+
+LAUNCH_S: Final = 0.05
+"""What a launch should take: short enough for a stop, long enough that the host's part does not count."""
+GROWTH: Final = 4
+"""Largest factor between the sizes of two launches."""
+MOST: Final = 2**31
+"""Nonces of a launch."""
+EXPECTED_HITS: Final = 64
+"""Candidates of a launch on average, at most: so far below MAX_HITS that more than that practically never come."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    """Under way on the device. ``first``: offset of ``start`` in its span. ``seek``: of which it is."""
+
+    seek: int
+    start: int
+    first: int
+    count: int
+
+
+class GpuEngine:
+    """Searches on one device, for one thread. ``open_device`` loads the kernels, and loads them again after a loss.
+
+    What was launched for a job and not reported is kept between two searches: a search that goes on where the last one
+    ended, behind a hit, takes it up. ``duty``: percent of the time that the device works.
+    """
+
+    kind: Literal["gpu"] = "gpu"
+    workers = 1
+
+    def __init__(
+        self,
+        name: str,
+        device: Device,
+        open_device: Callable[[], Launcher],
+        *,
+        blocks: int,
+        duty: int = 100,
+        thermostat: Thermostat | None = None,
+    ) -> None:
+        self.name = name
+        self.device = device
+        self.blocks = blocks
+        self.wrong = 0  # candidates that are none
+        self._open_device = open_device
+        self._duty = duty
+        self._thermostat = thermostat
+        self._scalar = native.find_kernel(Pow.POSEIDON2, "scalar")
+        self._launcher: Launcher | None = None
+        self._in_flight: deque[_Launch] = deque()  # those of an earlier seek among them
+        self._size = 0  # nonces of the next launch
+        self._seeks = 0
+        self._job: Job | None = None
+        # Of the job all before _position is reported, all before _read known, all before _launched launched.
+        self._position = self._read = self._launched = 0
+        self._hits: list[int] = []  # valid positions from _position to before _read
+
+    def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
+        """Where it searches; None for qpow-sha3."""
+        if pow is Pow.SHA3:
+            return None
+        return f"{self.name.removeprefix('gpu-')} on device {self.device.index}, {self.device.name}"
+
+    def open(self) -> Launcher:
+        """Loads the kernels and tests them. Raises DeviceLostError, or EngineUnavailableError if they fail the test."""
+        self._launcher = launcher = self._open_device()
+        self._in_flight.clear()
+        self._job = None
+        self._size = self.blocks * launcher.multiprocessors * BLOCK
+        try:
+            self_test(self)
+        except EngineUnavailableError:
+            self._lose()
+            raise
+        return launcher
+
+    def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+        """See Engine.search. After a stop, the launches of this job that are in flight, 0.1 s at most, still count."""
+        try:
+            return self._search(self._launcher or self.open(), job, start, start + count, control)
+        except DeviceLostError:
+            self._lose()
+            raise
+        except EngineUnavailableError as error:
+            raise DeviceLostError(str(error)) from None
+
+    def job_solved(self) -> None:
+        """Nothing to learn from it."""
+
+    def _search(self, launcher: Launcher, job: Job, start: int, end: int, control: Control) -> Outcome:
+        prepared = native.prepare(job)
+        if job != self._job or start != self._position:
+            self._job, self._position, self._hits = job, start, []
+            self._seek(start)
+        while True:
+            known = min(self._read, end)
+            hit = self._hits.pop(0) if self._hits and self._hits[0] < known else None
+            reported = known if hit is None else hit + 1
+            control.count(reported - self._position)
+            self._position = reported
+            if hit is not None:
+                return Outcome(reported - start, nonce_at(job.order, hit))
+            working = any(launch.seek == self._seeks for launch in self._in_flight)
+            if known == end or (control.stopped and not working):
+                return Outcome(reported - start, None)
+            self._pause(control)
+            if not control.stopped:
+                self._fill(launcher, prepared, end)
+            if self._in_flight:
+                self._collect(launcher, job, prepared, control)
+
+    def _seek(self, position: int) -> None:
+        """What is launched next is at ``position``; what is in flight is of no use."""
+        self._seeks += 1
+        self._read = self._launched = position
+
+    def _pause(self, control: Control) -> None:
+        while self._thermostat is not None and self._thermostat.too_hot():
+            if control.sleep(1.0):
+                return
+
+    def _fill(self, launcher: Launcher, prepared: native.NativeJob, end: int) -> None:
+        """Launches, in order of position and not beyond ``end``, until as many are in flight as may be."""
+        while len(self._in_flight) < (IN_FLIGHT if self._duty == 100 else 1) and self._launched < end:
+            span = native.span(prepared, self._launched)
+            left = min(end - self._launched, 2 ** native.SPAN_BITS[prepared.order] - span.offset)
+            count = min(self._size, left, EXPECTED_HITS * 2**64 // (span.top_limit + 1))
+            blocks = min(-(-count // BLOCK), self.blocks * launcher.multiprocessors)
+            launcher.launch(prepared.order, span.words, span.top_limit, span.offset, count, blocks)
+            self._in_flight.append(_Launch(self._seeks, self._launched, span.offset, count))
+            self._launched += count
+
+    def _collect(self, launcher: Launcher, job: Job, prepared: native.NativeJob, control: Control) -> None:
+        """Waits for the oldest launch and takes what it found."""
+        launch = self._in_flight.popleft()
+        seconds, candidates, offsets = launcher.collect()
+        if self._duty < 100:
+            control.sleep(seconds * (100 / self._duty - 1))
+        if launch.seek != self._seeks:
+            return
+        if candidates > launch.count:
+            raise DeviceLostError(f"{candidates} candidates among {launch.count} nonces")
+        if candidates > MAX_HITS:
+            # Once more, in two.
+            self._size = launch.count // 2
+            self._seek(launch.start)
+            return
+        self._adapt(launch.count, seconds)
+        self._read = launch.start + launch.count
+        for offset in sorted(set(offsets)):
+            position = launch.start - launch.first + offset
+            if not launch.start <= position < self._read:
+                self._report_wrong(f"position {position:x}, which is not of its launch")
+            elif self._is_valid(job, prepared, position):
+                self._hits.append(position)
+
+    def _adapt(self, count: int, seconds: float) -> None:
+        """The size of the next launches, from what one took; one that was cut short says little."""
+        if 2 * count > self._size:
+            wanted = int(count * LAUNCH_S / max(seconds, 1e-6))
+            self._size = max(BLOCK, min(wanted, GROWTH * self._size, MOST))
+
+    def _is_valid(self, job: Job, prepared: native.NativeJob, position: int) -> bool:
+        """Whether the candidate is a valid nonce, by a kernel of the CPU."""
+        if native.search(self._scalar, prepared, position, 1, native.Control()).nonce is not None:
+            return True
+        nonce = nonce_at(job.order, position)
+        if reference.evaluate(job.pow, job.header, nonce) >> 448 > job.limit >> 448:
+            self._report_wrong(f"nonce {nonce:x} for job {job.id!r}")
+        return False
+
+    def _report_wrong(self, candidate: str) -> None:
+        if not self.wrong:
+            log.warning("Engine %s (%s) takes for a candidate: %s", self.name, self.kernel(Pow.POSEIDON2), candidate)
+        self.wrong += 1
+
+    def _lose(self) -> None:
+        if self._launcher is not None:
+            self._launcher.close()
+        self._launcher = None

@@ -1,0 +1,173 @@
+"""OpenCL devices. Needs the extra ``opencl``: importing this without it is an ImportError."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+import weakref
+from collections import deque
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+# The binaries are kept by us, in the state folder: no copies in the user's cache folder.
+os.environ.setdefault("PYOPENCL_NO_CACHE", "1")
+
+import numpy as np
+import pyopencl as cl
+
+from quantus_miner.errors import DeviceLostError
+from quantus_miner.gpu import binaries
+from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Readout, pci_address
+from quantus_miner.gpu.source import BLOCK, ENTRIES, MAX_HITS, OPTIONS, source
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from quantus_miner.model import Order
+
+# A compiler that says more than nothing, as some always do, is no news for our users.
+warnings.filterwarnings("ignore", category=cl.CompilerWarning)
+
+LONGEST_PAUSE_S: Final = 0.001
+"""Between two looks at a launch under way. Waiting is left to no driver: some keep a CPU busy at it."""
+_ARGUMENTS: Final = (*(np.uint64,) * 15, np.uint32, np.uint32, None)
+
+
+def devices() -> list[Device]:
+    """All that the installed drivers list. Raises DriverError if there is no driver."""
+    return [
+        Device(
+            index,
+            device.name.strip(),
+            "gpu" if device.type & cl.device_type.GPU else "cpu" if device.type & cl.device_type.CPU else "accelerator",
+            _pci(device),
+            device.driver_version.strip(),
+        )
+        for index, device in enumerate(_devices())
+    ]
+
+
+def open_device(device: Device, cache: Path) -> OpenClLauncher:
+    """Compiles the kernels for ``device``, or takes them from the folder ``cache``. Raises DeviceLostError."""
+    with _lost():
+        return OpenClLauncher(_devices()[device.index], cache)
+
+
+def _devices() -> list[cl.Device]:
+    try:
+        platforms = cl.get_platforms()
+    except cl.Error:
+        raise DriverError("no OpenCL driver is installed") from None
+    found = []
+    for platform in platforms:
+        with suppress(cl.Error):  # a driver without a device
+            found += platform.get_devices()
+    return found
+
+
+def _pci(device: cl.Device) -> str | None:
+    with suppress(cl.Error):
+        if "cl_nv_device_attribute_query" in device.extensions:
+            slot = device.pci_slot_id_nv
+            return pci_address(device.pci_domain_id_nv, device.pci_bus_id_nv, slot >> 3, slot & 7)
+        if "cl_amd_device_attribute_query" in device.extensions:
+            place = device.topology_amd
+            return pci_address(0, place.bus & 0xFF, place.device, place.function)
+    return None
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    try:
+        yield
+    except cl.Error as error:
+        raise DeviceLostError(f"OpenCL: {' '.join(str(error).split())[:500]}") from None
+
+
+class _Slot(NamedTuple):
+    """Where a launch writes its candidates, on the device and on the host."""
+
+    hits: cl.Buffer
+    host: np.ndarray[tuple[int], np.dtype[np.uint32]]
+
+
+class OpenClLauncher:
+    """See Launcher."""
+
+    def __init__(self, device: cl.Device, cache: Path) -> None:
+        self.multiprocessors: int = device.max_compute_units
+        self._context = cl.Context([device])
+        self._queue = cl.CommandQueue(self._context, properties=cl.command_queue_properties.PROFILING_ENABLE)
+        program = _program(self._context, device, cache)
+        self._kernels = {order: cl.Kernel(program, entry) for order, entry in ENTRIES.items()}
+        for kernel in self._kernels.values():
+            kernel.set_scalar_arg_dtypes(_ARGUMENTS)
+        self._free = deque(
+            _Slot(
+                cl.Buffer(self._context, cl.mem_flags.READ_WRITE, 4 * (1 + MAX_HITS)),
+                np.zeros(1 + MAX_HITS, np.uint32),
+            )
+            for _ in range(IN_FLIGHT)
+        )
+        self._queued: deque[tuple[_Slot, cl.Event, cl.Event]] = deque()
+        # At the end of the process: not every driver can be unloaded while it works.
+        self._finish = weakref.finalize(self, _finish, self._queue)
+
+    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:
+        """See Launcher."""
+        slot = self._free.popleft()
+        with _lost():
+            cl.enqueue_fill_buffer(self._queue, slot.hits, np.uint32(0), 0, 4)
+            ran = self._kernels[order](
+                self._queue, (blocks * BLOCK,), (BLOCK,), *words, top_limit, first, count, slot.hits
+            )
+            read = cl.enqueue_copy(self._queue, slot.host, slot.hits, is_blocking=False)
+            self._queue.flush()
+        self._queued.append((slot, ran, read))
+
+    def collect(self) -> Readout:
+        """See Launcher."""
+        slot, ran, read = self._queued.popleft()
+        pause = 0.00002
+        with _lost():
+            while (status := read.command_execution_status) > cl.command_execution_status.COMPLETE:
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            if status < 0:
+                raise DeviceLostError(f"OpenCL: a launch ended with error {status}")
+            seconds = (ran.profile.end - ran.profile.start) / 1e9
+        candidates = int(slot.host[0])
+        offsets = slot.host[1 : 1 + candidates].tolist()
+        self._free.append(slot)
+        return Readout(seconds, candidates, offsets)
+
+    def close(self) -> None:
+        """See Launcher."""
+        self._finish.detach()
+
+
+def _finish(queue: cl.CommandQueue) -> None:
+    with suppress(cl.Error):
+        queue.finish()
+
+
+def _program(context: cl.Context, device: cl.Device, cache: Path) -> cl.Program:
+    text, options = source("opencl"), list(OPTIONS["opencl"])
+    built: list[cl.Program] = []
+
+    def build() -> bytes:
+        program = cl.Program(context, text).build(options)
+        built.append(program)
+        return bytes(program.binaries[0])
+
+    identity = (text, *options, device.platform.version, device.name, device.version, device.driver_version)
+    binary = binaries.cached(cache, f"opencl-{device.name}", identity, build)
+    if not built:
+        try:
+            return cl.Program(context, [device], [binary]).build(options)
+        except cl.Error:
+            # The driver has changed more than its version says.
+            build()
+    return built[0]

@@ -1,0 +1,105 @@
+"""What NVIDIA cards say about themselves, through NVML; nothing where that is not installed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("miner.gpu")
+
+HYSTERESIS: Final = 3
+"""Degrees below the limit at which a card goes on."""
+LOOK_S: Final = 1.0
+"""Between two looks at the temperature."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Of one card, now. Degrees Celsius, watts, hertz, 0 to 1; None: it does not say."""
+
+    temperature: float | None
+    power: float | None
+    sm_clock: float | None
+    memory_clock: float | None
+    fan: float | None
+    utilization: float | None
+
+
+class Telemetry:
+    """Reads cards by their PCI address. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._nvml: Any = None
+        with suppress(ImportError):
+            import pynvml
+
+            with suppress(pynvml.NVMLError):
+                pynvml.nvmlInit()
+                self._nvml = pynvml
+
+    def temperature(self, pci: str | None) -> float | None:
+        """Degrees Celsius; None where the card does not say."""
+        return self._number(pci, lambda nvml, card: nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU))
+
+    def read(self, pci: str | None) -> Readings | None:
+        """All there is to know of the card; None if it is none of NVML's."""
+        if self._read(pci, lambda _, card: card) is None:
+            return None
+
+        return Readings(
+            temperature=self.temperature(pci),
+            power=self._number(pci, lambda nvml, card: nvml.nvmlDeviceGetPowerUsage(card) / 1e3),
+            sm_clock=self._number(pci, lambda nvml, card: nvml.nvmlDeviceGetClockInfo(card, nvml.NVML_CLOCK_SM) * 1e6),
+            memory_clock=self._number(
+                pci, lambda nvml, card: nvml.nvmlDeviceGetClockInfo(card, nvml.NVML_CLOCK_MEM) * 1e6
+            ),
+            fan=self._number(pci, lambda nvml, card: nvml.nvmlDeviceGetFanSpeed(card) / 1e2),
+            utilization=self._number(pci, lambda nvml, card: nvml.nvmlDeviceGetUtilizationRates(card).gpu / 1e2),
+        )
+
+    def _number(self, pci: str | None, get: Callable[[Any, Any], float]) -> float | None:
+        value = self._read(pci, get)
+        return None if value is None else float(value)
+
+    def _read(self, pci: str | None, get: Callable[[Any, Any], Any]) -> Any:  # noqa: ANN401 - NVML has no types
+        if self._nvml is None or pci is None:
+            return None
+        try:
+            return get(self._nvml, self._nvml.nvmlDeviceGetHandleByPciBusId(pci.encode()))
+        except self._nvml.NVMLError:  # not this card, or not this value
+            return None
+
+
+class Thermostat:
+    """Says when a card is too hot: from ``limit`` degrees Celsius on, until HYSTERESIS below. Asks once in LOOK_S."""
+
+    def __init__(
+        self, name: str, limit: float, read: Callable[[], float | None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name = name
+        self._limit = limit
+        self._read = read
+        self._clock = clock
+        self._next_look = 0.0
+        self._hot = False
+
+    def too_hot(self) -> bool:
+        """Whether to pause. A card that no longer says how hot it is goes on: it protects itself."""
+        now = self._clock()
+        if now >= self._next_look:
+            self._next_look = now + LOOK_S
+            degrees = self._read()
+            if degrees is None:
+                hot = False
+            else:
+                hot = degrees > self._limit - HYSTERESIS if self._hot else degrees >= self._limit
+            if hot != self._hot:
+                self._hot = hot
+                log.warning("%s: %s at %s degrees", self._name, "pausing" if hot else "going on", degrees)
+        return self._hot

@@ -1,0 +1,295 @@
+"""The GPU kernel itself: its arithmetic on hostile numbers and its searches, as OpenCL on the CPU (PoCL) and as the PTX
+that NVRTC makes of it, which is executed here instruction by instruction."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+from quantus_miner import native
+from quantus_miner.gpu.source import BLOCK, ENTRIES, MAX_HITS, OPTIONS, source
+from quantus_miner.model import MAX, Job, NonceRange, Order, Pow
+from quantus_miner.pow import poseidon2
+from quantus_miner.pow.order import last_position
+from quantus_miner.pow.poseidon2 import P
+
+from . import ptx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+M = 2**32 - 1
+SCALAR = native.find_kernel(Pow.POSEIDON2, "scalar")
+HOSTILE = sorted(
+    {
+        n % 2**64
+        for base in (
+            0,
+            2**32,
+            2**33,
+            2**63,
+            P,
+            P - 2**32,
+            P + 2**31,
+            2**64 - 2**33,
+            2**64 - 2**32,
+            M << 31,
+            M**2,
+            7 * M,
+        )
+        for n in range(base - 2, base + 3)
+    }
+)
+PROBES = """
+KERNEL probe_multiply(u64 x, u64 y, GLOBAL u32 *out) {
+    const u64 r = multiply(x, y);
+    out[0] = LOW(r);
+    out[1] = HIGH(r);
+}
+KERNEL probe_divide(u64 low, u64 high, GLOBAL u32 *out) {
+    const u64 r = divide(low, high);
+    out[0] = LOW(r);
+    out[1] = HIGH(r);
+}
+KERNEL probe_fold(u64 low, u64 top, GLOBAL u32 *out) {
+    const u64 r = fold(make_sum(low, (u32)top));
+    out[0] = LOW(r);
+    out[1] = HIGH(r);
+}
+KERNEL probe_times(u64 x, u64 factor, GLOBAL u32 *out) {
+    const Sum r = times(x, (u32)factor);
+    out[0] = LOW(r.low);
+    out[1] = HIGH(r.low);
+    out[2] = r.top;
+}
+KERNEL probe_add(u64 x, u64 y, GLOBAL u32 *out) {
+    const Sum r = add_sums(make_sum(x, 5), make_sum(y, 6));
+    out[0] = LOW(r.low);
+    out[1] = HIGH(r.low);
+    out[2] = r.top;
+}
+KERNEL probe_power(u64 x, u64 y, GLOBAL u32 *out) {
+    const u64 r = seventh_power(x);
+    out[0] = LOW(r);
+    out[1] = HIGH(r);
+}
+KERNEL probe_layer(u64 x, u64 y, GLOBAL u32 *out) {
+    u64 e[12];
+    for (int i = 0; i < 12; ++i) e[i] = i % 2 ? x : y;
+    external_layer(e, EXTERNAL[2]);
+    for (int i = 0; i < 12; ++i) {
+        out[2 * i] = LOW(e[i]);
+        out[2 * i + 1] = HIGH(e[i]);
+    }
+}
+KERNEL probe_internal(u64 x, u64 y, GLOBAL u32 *out) {
+    u64 e[12];
+    for (int i = 0; i < 12; ++i) e[i] = i % 2 ? x : y;
+    internal_rounds(e);
+    for (int i = 0; i < 12; ++i) {
+        out[2 * i] = LOW(e[i]);
+        out[2 * i + 1] = HIGH(e[i]);
+    }
+}
+"""
+
+
+class Program(Protocol):
+    """A compiled kernel source."""
+
+    threads: int
+
+    def run(self, name: str, words: tuple[int, ...], rest: tuple[int, ...], out: int) -> list[int]:
+        """Runs a kernel on 64-bit ``words`` and 32-bit ``rest``; the ``out`` 32-bit integers that it writes."""
+
+
+class OpenCl:
+    """On the CPU."""
+
+    threads = 2 * BLOCK
+
+    def __init__(self, text: str) -> None:
+        self.cl: Any = pytest.importorskip("pyopencl")
+        platforms = [platform for platform in self.cl.get_platforms() if "Portable" in platform.name]
+        self.context = self.cl.Context([platforms[0].get_devices()[0]])
+        self.queue = self.cl.CommandQueue(self.context)
+        program = self.cl.Program(self.context, text).build(list(OPTIONS["opencl"]))
+        self.kernels = {kernel.function_name: kernel for kernel in program.all_kernels()}
+
+    def run(self, name: str, words: tuple[int, ...], rest: tuple[int, ...], out: int) -> list[int]:
+        numpy = pytest.importorskip("numpy")
+        host = numpy.zeros(out, numpy.uint32)
+        buffer = self.cl.Buffer(self.context, self.cl.mem_flags.COPY_HOST_PTR, hostbuf=host)
+        arguments = [*map(numpy.uint64, words), *map(numpy.uint32, rest), buffer]
+        self.kernels[name](self.queue, (self.threads if rest else BLOCK,), (BLOCK,), *arguments)
+        self.cl.enqueue_copy(self.queue, host, buffer)
+        return [int(word) for word in host]
+
+
+class Ptx:
+    """What NVRTC makes for ``arch``, in an interpreter."""
+
+    threads = 7
+
+    def __init__(self, text: str, arch: str) -> None:
+        self.kernels = ptx.kernels(compile_cuda(text, f"compute_{arch}")[0])
+
+    def run(self, name: str, words: tuple[int, ...], rest: tuple[int, ...], out: int) -> list[int]:
+        memory = ptx.Memory(words=[0] * out)
+        for thread in range(self.threads if rest else 1):
+            # One thread a block, so that there are so few: the numbers of threads are BLOCK times those of blocks.
+            self.kernels[name](thread, 0, 1, memory, *words, *rest, memory.BUFFER)
+        return memory.words
+
+
+def compile_cuda(text: str, arch: str) -> tuple[str, str]:
+    """PTX for compute_..., the empty string for sm_..., and the compiler's report."""
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="NVRTC has no wheel for this platform")
+    pytest.importorskip("nvidia.cuda_nvrtc", reason="NVRTC has no wheel for this platform")
+
+    def call(name: str, *arguments: Any) -> Any:
+        error, *results = getattr(nvrtc, name)(*arguments)
+        assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS, name
+        return results[0] if results else None
+
+    program = call("nvrtcCreateProgram", text.encode(), b"kernel.cu", 0, [], [])
+    options = [f"--gpu-architecture={arch}".encode(), *(option.encode() for option in OPTIONS["cuda"])]
+    if arch.startswith("sm_"):
+        options.append(b"--ptxas-options=-v")
+    nvrtc.nvrtcCompileProgram(program, len(options), options)
+    log = b" " * call("nvrtcGetProgramLogSize", program)
+    call("nvrtcGetProgramLog", program, log)
+    if arch.startswith("sm_"):
+        return "", log.decode()
+    assert not log.strip(b" \0"), log.decode()
+    code = b" " * call("nvrtcGetPTXSize", program)
+    call("nvrtcGetPTX", program, code)
+    return code.decode().rstrip("\0"), log.decode()
+
+
+@pytest.fixture(scope="module", params=["opencl", "80", "100"])
+def program(request: pytest.FixtureRequest) -> Iterator[Program]:
+    """80 stands for all CUDA cards before 100: the source knows these two."""
+    if request.param == "opencl":
+        pytest.importorskip(
+            "pocl_binary_distribution", reason="OpenCL on the CPU (PoCL) has no wheel for this platform"
+        )
+        yield OpenCl(source("opencl") + PROBES)
+    else:
+        yield Ptx(source("cuda") + PROBES, request.param)
+
+
+def pairs(count: int) -> list[tuple[int, int]]:
+    """Hostile with hostile, hostile with random, random with random."""
+    dice = random.Random(count)
+    some = [dice.randrange(2**64) for _ in range(count)]
+    return (
+        [(a, b) for a in HOSTILE for b in HOSTILE[::3]]
+        + [*zip(some, HOSTILE * 9, strict=False)]
+        + [*itertools.pairwise(some)]
+    )
+
+
+def number(words: list[int]) -> int:
+    return sum(word << 32 * i for i, word in enumerate(words))
+
+
+def test_multiply_is_right_but_where_it_says(program: Program) -> None:
+    wrong = 0
+    for x, y in pairs(300):
+        low, high = divmod(x * y, 2**64)[::-1]
+        # As multiply has them: l0 is the lowest digit, v the next after l0 p is taken away, above the rest.
+        l0 = low & M
+        v, above = (low >> 32) + l0 & M, high + ((low >> 32) + l0 >> 32)
+        excepted = (v == above >> 32 and (above & M) + v < l0) or (v == M and v > above >> 32)
+        right = (number(program.run("probe_multiply", (x, y), (), 2)) * 2**64 - x * y) % P == 0
+        assert right is not excepted, (hex(x), hex(y))
+        wrong += excepted
+    assert wrong  # or the exceptions have not been tried
+
+
+def test_divide_is_right_but_where_it_says(program: Program) -> None:
+    wrong = 0
+    for low, high in [*pairs(300), *((M << 32 | a, b) for a in (M, M - 1, 5) for b in ((a - 1) % 2**32 << 32 | M,))]:
+        if high + (low >> 32) >= 2**64:
+            continue
+        low0, low1, high0, high1 = low & M, low >> 32, high & M, high >> 32
+        excepted = (high1 == low0 - 1 and high0 + low1 + low0 >= 2**33 - 1) or (low0 == M and high1 < M)
+        right = (number(program.run("probe_divide", (low, high), (), 2)) * 2**32 - low - 2**32 * high) % P == 0
+        assert right is not excepted, (hex(low), hex(high))
+        wrong += excepted
+    assert wrong
+
+
+def test_sums_are_exact(program: Program) -> None:
+    for x, y in pairs(50):
+        assert number(program.run("probe_add", (x, y), (), 3)) == x + y + (11 << 64)
+        for small in (0, 1, 35, 2**13 - 1):
+            assert number(program.run("probe_times", (x, small), (), 3)) == x * small
+            assert (number(program.run("probe_fold", (x, small), (), 2)) - x - (small << 64)) % P == 0
+
+
+def test_the_rounds_are_those_of_the_reference(program: Program) -> None:
+    """Whole rounds, on numbers that do not meet the exceptions."""
+    dice = random.Random(4)
+    for x, y in [(dice.randrange(2**64), dice.randrange(2**64)) for _ in range(8)] + [(0, 2**64 - 1)]:
+        state = [x if i % 2 else y for i in range(12)]
+        assert number(program.run("probe_power", (x, y), (), 2)) % P == pow(x, 7, P)
+        got = program.run("probe_layer", (x, y), (), 24)
+        added = poseidon2.FIRST_EXTERNAL_ROUNDS[3]
+        expected = [(a + b) % P for a, b in zip(poseidon2._external_layer(state), added, strict=True)]
+        assert [number(got[2 * i : 2 * i + 2]) % P for i in range(12)] == expected
+        # The first constant is added before them, those of the round behind them are added at the end.
+        state[0] -= poseidon2.INTERNAL_ROUNDS[0]
+        for constant in poseidon2.INTERNAL_ROUNDS:
+            state = poseidon2._internal_round(state, constant)
+        got = program.run("probe_internal", (x, y), (), 24)
+        expected = [(a + b) % P for a, b in zip(state, poseidon2.LAST_EXTERNAL_ROUNDS[0], strict=True)]
+        assert [number(got[2 * i : 2 * i + 2]) % P for i in range(12)] == expected
+
+
+@pytest.mark.parametrize("order", Order)
+def test_a_search_finds_what_the_scalar_kernel_finds(program: Program, order: Order) -> None:
+    dice = random.Random(5)
+    count = 2000 if isinstance(program, OpenCl) else program.threads
+    for start in (0, last_position(order) - count + 1, *(dice.randrange(last_position(order)) for _ in range(4))):
+        job = Job("job", Pow.POSEIDON2, dice.randbytes(32), MAX // (count // 4), (NonceRange(0, 0),), order)
+        prepared = native.prepare(job)
+        span = native.span(prepared, start)
+        tested = min(count, 2 ** native.SPAN_BITS[order] - span.offset)
+        limits = (span.offset, tested)
+        out = program.run(ENTRIES[order], (*span.words, span.top_limit), limits, 1 + MAX_HITS)
+        expected = {
+            offset
+            for offset in range(tested)
+            if start + offset and native.search(SCALAR, prepared, start + offset, 1, native.Control()).nonce is not None
+        }
+        hits = [offset - span.offset for offset in out[1 : 1 + out[0]]]
+        assert len(hits) == len(set(hits)) == out[0]
+        assert set(hits) - {0 if start == 0 else -1} == expected - {-1}
+
+
+def test_what_does_not_fit_is_counted(program: Program) -> None:
+    job = Job("job", Pow.POSEIDON2, bytes(32), MAX, (NonceRange(0, 0),), Order.WALK)
+    span = native.span(native.prepare(job), 0)
+    count = 1000 if isinstance(program, OpenCl) else 7
+    out = program.run("search_walk", (*span.words, span.top_limit), (0, count), 1 + MAX_HITS)
+    assert out[0] == count
+    kept = out[1 : 1 + min(count, MAX_HITS)]
+    assert len(set(kept)) == len(kept)
+    assert set(kept) <= set(range(count))
+
+
+@pytest.mark.parametrize("arch", ["75", "80", "86", "89", "90", "100", "120"])
+def test_registers_and_spills(arch: str) -> None:
+    _, report = compile_cuda(source("cuda"), f"sm_{arch}")
+    registers = [int(count) for count in re.findall(r"Used (\d+) registers", report)]
+    spills = [int(count) for count in re.findall(r"(\d+) bytes spill", report)]
+    assert len(registers) == 2, report
+    # 65,536 of them for 3 blocks of 256 threads at least.
+    assert max(registers) <= 80
+    assert set(spills) == {0}

@@ -219,7 +219,7 @@ def test_a_stopped_search_has_nothing_to_repeat() -> None:
         ("time", "inf seconds"),
         ("tables", "its tables are not those of a miner"),
         ("no text", "is not a valid"),
-        ("no name", "names or sizes that make no sense"),
+        ("no name", "names that make no sense"),
         ("format", "its format is unknown"),
         ("index", "index"),
     ],
@@ -355,6 +355,23 @@ def test_what_cannot_be_reserved_is_told_once(tmp_path: Path, caplog: pytest.Log
     (line,) = [record.getMessage() for record in caplog.records]
     # As a limit of the size, not of the disk, says it.
     assert line == f"Cannot reserve room in {tmp_path}: disk I/O error; jobs take what was reserved before"
+
+
+@pytest.mark.parametrize("method", ["load", "write"])
+def test_an_error_of_our_own_makes_nobody_wait(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("our own")
+
+    monkeypatch.setattr(database.Database, method, fail)
+    with opened(tmp_path) as (store, jobs):
+        assert jobs == []
+        store.put(running("a")).result(WAIT_S)
+        wait_until(lambda: not store.ok)
+        store.put(running("b")).result(WAIT_S)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "The store has failed: jobs are kept in memory only until a restart"
 
 
 def test_a_folder_that_cannot_be_there_is_made_when_it_can(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

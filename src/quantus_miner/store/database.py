@@ -101,6 +101,9 @@ class Database:
         self._db.text_factory = lambda text: text.decode(errors="replace")
         try:
             self._prepare()
+        except MemoryError:  # a size from the file
+            self.close()
+            raise DamagedError("it has sizes that make no sense") from None
         except BaseException:
             self.close()
             raise
@@ -129,15 +132,17 @@ class Database:
 
     def load(self) -> list[StoredJob]:
         """All jobs, in the order in which they came; the file is checked as a whole."""
-        with damage():
-            (verdict,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
-            if verdict != "ok":
-                raise DamagedError(" ".join(str(verdict).split()))
-            rows = self._db.execute(LOAD).fetchall()
         try:
+            with damage():
+                (verdict,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
+                if verdict != "ok":
+                    raise DamagedError(" ".join(str(verdict).split()))
+                rows = self._db.execute(LOAD).fetchall()
             return [StoredJob.of(row) for row in rows]
         except (ValueError, TypeError) as error:
             raise DamagedError(str(error)) from None
+        except MemoryError:  # a size from the file
+            raise DamagedError("it has sizes that make no sense") from None
 
     def reserve(self) -> None:
         """Makes both files so large that RESERVE_BYTES can be written to them when the disk has no room left.
@@ -205,8 +210,8 @@ def damage() -> Iterator[None]:
     """Turns what SQLite says of a damaged file into DamagedError."""
     try:
         yield
-    except (UnicodeDecodeError, MemoryError):  # SQLite's own words with a name from the file; a size from the file
-        raise DamagedError("it has names or sizes that make no sense") from None
+    except UnicodeDecodeError:  # SQLite's own words with a name from the file
+        raise DamagedError("it has names that make no sense") from None
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         # A table that is not there, or not as it should be, is an OperationalError with code 1.

@@ -49,6 +49,7 @@ class Store:
         self._finds: deque[Find] = deque(maxlen=MAX_WAITING)
         self._verdicts: deque[tuple[str, int, str]] = deque(maxlen=MAX_WAITING)
         self._commit = _future()
+        self._under_way = _done()  # that of the transaction which is being written
         self._ok = True
         self._closing = False
         # The writer's own:
@@ -119,13 +120,27 @@ class Store:
 
     def _run(self) -> None:
         try:
-            jobs = self._first_load()
+            self._write_until_closed()
         except LockedError:
             log.warning("Another miner uses %s: jobs of this one are kept in memory only", self._folder)
-            with self._ready:
-                self._ok, self._closing = False, True
+        except Exception:
+            log.exception("The store has failed: jobs are kept in memory only until a restart")
+        with self._ready:
+            self._ok, self._closing = self._ok and self._closing, True
+            commit, self._commit = self._commit, _done()
+        # Whoever waits does not wait for ever.
+        for future in (commit, self._under_way):
+            if not future.done():
+                future.set_result(None)
+        if not self._loaded.done():
             self._loaded.set_result([])
-            return
+        if self._database is not None:
+            self._database.close()
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def _write_until_closed(self) -> None:
+        jobs = self._first_load()
         self._on_disk = {stored.job.id for stored in jobs}
         self._jobs = {stored.job.id: stored for stored in jobs}
         self._reserve()
@@ -144,19 +159,14 @@ class Store:
                 finds, verdicts = list(self._finds), list(self._verdicts)
                 self._finds.clear()
                 self._verdicts.clear()
-                commit, self._commit = self._commit, _future()
+                self._under_way, self._commit = self._commit, _future()
             if not self._write(jobs, gone, finds, verdicts):
                 with self._ready:
                     self._finds = deque([*finds, *self._finds], MAX_WAITING)
                     self._verdicts = deque([*verdicts, *self._verdicts], MAX_WAITING)
-            commit.set_result(None)
+            self._under_way.set_result(None)
             if time.monotonic() > self._reserved + RESERVE_S:
                 self._reserve()
-        if self._database is not None:
-            self._database.close()
-        if self._lock is not None:
-            os.close(self._lock)
-        self._commit.set_result(None)
 
     def _has_work(self) -> bool:
         return bool(self._closing or self._changed or self._finds or self._verdicts)
@@ -184,7 +194,7 @@ class Store:
                 with self._ready:
                     jobs = list(self._jobs.values())
                 self._open().write(jobs, (), finds, verdicts)
-        except (OSError, ValueError, sqlite3.Error, DamagedError, LockedError) as error:
+        except (OSError, ValueError, MemoryError, sqlite3.Error, DamagedError, LockedError) as error:
             self._failed(error)
             return False
         self._on_disk -= gone
@@ -233,7 +243,7 @@ class Store:
             self._reserved = 0.0
             failed, self._ok = self._ok, False
         if failed:
-            reason = str(error) or "another miner uses it"
+            reason = str(error) or ("another miner uses it" if isinstance(error, LockedError) else type(error).__name__)
             path = self._folder / FILE
             log.error("Cannot write %s: %s; jobs are kept in memory only until it can be written", path, reason)
 

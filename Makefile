@@ -13,7 +13,7 @@ EXTRAS ?=
 WHEELS := build/wheels$(if $(EXTRAS),-gpu)
 REQUIREMENTS := requirements/$(if $(EXTRAS),gpu,run).txt
 
-.PHONY: run test test-systemd interop wheels install uninstall bench bench-peers check lock clean
+.PHONY: run test test-systemd interop wheels install uninstall bench bench-gpu bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node --quic
@@ -51,6 +51,13 @@ test-systemd: $(VENV)/test.stamp $(WHEELS).stamp
 bench: $(VENV)/run.stamp
 	$(BIN)/python -m benchmarks.service
 	$(BIN)/python -m benchmarks.kernels
+
+# Of a graphics card: make bench-gpu EXTRAS=cuda, or opencl.
+bench-gpu: $(VENV)/run.stamp
+	@case "$(EXTRAS)" in cuda | opencl) ;; *) echo "quantus-miner: name one of the extras: make bench-gpu EXTRAS=cuda" >&2; exit 1 ;; esac
+	@$(PIP) install --requirement requirements/gpu.txt
+	@if [ "$(EXTRAS)" = cuda ]; then $(PIP) install nvidia-cuda-nvdisasm; fi
+	$(BIN)/python -m benchmarks.gpu --engine gpu-$(EXTRAS)
 
 bench-peers: $(VENV)/run.stamp
 	@command -v cargo >/dev/null || { echo "quantus-miner: cargo is missing; install Rust to build the peer" >&2; exit 1; }

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
-from benchmarks.counting import Counting
+from benchmarks import gpu, gpu_switch, sass
+from benchmarks.counting import Counting, NotCountedError
 
 from quantus_miner import native
-from quantus_miner.model import Pow
+from quantus_miner.engines.gpu import GpuEngine
+from quantus_miner.gpu import drivers
+from quantus_miner.model import Order, Pow
 
-pytestmark = pytest.mark.skipif(
+if TYPE_CHECKING:
+    from pathlib import Path
+
+counts = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not (shutil.which("objdump") and shutil.which("cc")),
     reason="needs an x86-64 processor, a C compiler and objdump; on Debian and Ubuntu: apt install gcc binutils",
 )
@@ -22,6 +31,7 @@ def counting() -> Counting:
     return Counting()
 
 
+@counts
 def test_instructions_are_counted_exactly(counting: Counting) -> None:
     kernel = native.find_kernel(Pow.SHA3, "scalar")
     first = counting.instructions(kernel)
@@ -31,6 +41,7 @@ def test_instructions_are_counted_exactly(counting: Counting) -> None:
     assert counting.instructions(kernel) == first
 
 
+@counts
 def test_a_vector_kernel_calculates_in_vectors(counting: Counting) -> None:
     kernel = native.find_kernel(Pow.SHA3, None)
     if kernel.name == "scalar":
@@ -39,7 +50,105 @@ def test_a_vector_kernel_calculates_in_vectors(counting: Counting) -> None:
     assert 0.5 < counted.vector / counted.total < 1
 
 
+@counts
 def test_the_clock_is_one_of_a_processor(counting: Counting) -> None:
     result, clock = counting.clocked(lambda: 1.5)
     assert result == 1.5
     assert 1e8 < clock < 1e10
+
+
+# Three loops, one in another, as the compiler makes them.
+LISTING = """
+.text.search_walk:
+        /*0000*/                   S2R R0, SR_TID.X ;
+        /*0010*/               @P0 EXIT ;
+.L_x_5:
+        /*0020*/                   IMAD.WIDE.U32 R2, R4, R5, R6 ;
+.L_x_1:
+        /*0030*/                   IADD3 R2, P1, R4, R5, RZ ;
+        /*0040*/               @P0 BRA `(.L_x_0) ;
+        /*0050*/                   LDC.64 R2, c[0x3][R4] ;
+.L_x_0:
+        /*0060*/               @P5 BRA `(.L_x_3) ;
+.L_x_2:
+        /*0070*/                   IMAD R2, R4, R5, R6 ;
+        /*0080*/              @!P1 BRA `(.L_x_2) ;
+        /*0090*/                   SEL R2, R4, R5, P0 ;
+.L_x_3:
+        /*00a0*/                   IMAD.HI.U32 R2, R4, R5, R6 ;
+        /*00b0*/              @!P1 CALL.REL.NOINC `(.L_x_4) ;
+        /*00c0*/                   BRA `(.L_x_1) ;
+.L_x_4:
+        /*00d0*/               @P0 BRA `(.L_x_6) ;
+        /*00e0*/                   STG.E [R4.64], R9 ;
+.L_x_6:
+        /*00f0*/                   BRA.U !UP0, `(.L_x_5) ;
+        /*0100*/                   EXIT ;
+.L_x_7:
+        /*0110*/                   BRA `(.L_x_7);
+.text.other:
+        /*0000*/                   EXIT ;
+"""
+
+
+def test_instructions_of_a_gpu_count_as_often_as_their_loop_runs() -> None:
+    counted = sass.instructions(LISTING, "search_walk")
+    once, rounds, permutations, internal = 1, 14, 2, 44
+    assert counted == {
+        "wide": once + rounds,
+        "multiply": internal,
+        "memory": once,  # the second layer, and no hit
+        "alu": rounds + permutations,
+        "control": rounds + rounds + internal + 2 * rounds + 2 * once,
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("@!P1 BRA `(.L_x_2)", "@!P1 BRA `(.L_x_3)"),  # no internal loop
+        ("@P5 BRA `(.L_x_3)", "@P5 BRA `(.L_x_4)"),  # another end of the rounds
+        ("SEL R2, R4, R5, P0", "RET.REL.NODEC R2"),
+        (".text.search_walk:", ".text.search_walks:"),
+    ],
+)
+def test_other_control_flow_is_not_counted(old: str, new: str) -> None:
+    with pytest.raises(NotCountedError):
+        sass.instructions(LISTING.replace(old, new), "search_walk")
+
+
+@pytest.mark.parametrize("arch", ["sm_75", "sm_89", "sm_90", "sm_120"])
+def test_the_machine_code_of_a_gpu_has_the_products_that_it_needs(arch: str) -> None:
+    cuda = pytest.importorskip("quantus_miner.gpu.cuda")
+    try:
+        listing = sass.disassemble(cuda.compile_for(arch))
+    except NotCountedError as error:
+        pytest.skip(str(error))
+    diagonal = 44 * 12 * 4
+    for entry, s_boxes in (("search_walk", 2 + 15 * 12 + 44), ("search_counting", 16 * 12 + 44)):
+        needed = s_boxes * 4 * 4 + diagonal  # four products of four parts each
+        # The compiler makes some additions products too.
+        assert needed <= sass.instructions(listing, entry)["wide"] < 1.05 * needed
+
+
+def test_a_simulated_card_changes_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    gpu_switch.run(2, 0.1)
+    assert re.findall(r"^2 switches: .* p50 +[0-9.]+ ms", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_hits_of_a_gpu_are_compared_with_those_of_the_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pocl_binary_distribution", reason="OpenCL on the CPU (PoCL) has no wheel for this platform")
+    driver = drivers.load("gpu-opencl")
+    device = next(device for device in driver.devices() if device.kind == "cpu")
+    engine = GpuEngine("gpu-opencl", device, partial(driver.open_device, device, tmp_path), blocks=1)
+    engine.open()
+    for order in Order:
+        assert gpu.exact(engine, order, 64 * 200)
+        assert "12,800 nonces" in capsys.readouterr().out
+    # A card that finds nothing.
+    engine._is_valid = lambda *_: False  # type: ignore[method-assign]
+    gpu.exact(engine, Order.WALK, 64 * 1000)
+    hits, missed = re.findall(r"nonces, ([0-9]+) hits, ([0-9]+) missed, 0 false", capsys.readouterr().out)[0]
+    assert hits == missed != "0"

@@ -53,8 +53,13 @@ def kernels_for(arch: str, cache: Path) -> bytes:
 
 
 def compile_for(arch: str) -> bytes:
-    """The cubin for ``arch``, such as sm_89. Needs no card. Raises DeviceLostError, with what the compiler says."""
-    program = _done(nvrtc.nvrtcCreateProgram(source("cuda").encode(), b"poseidon2.cu", 0, [], []))
+    """The cubin of the kernels for ``arch``, such as sm_89. Needs no card. See compile_text."""
+    return compile_text(source("cuda"), arch)
+
+
+def compile_text(text: str, arch: str) -> bytes:
+    """The cubin of a program in CUDA C++. Raises DeviceLostError, with what the compiler says."""
+    program = _done(nvrtc.nvrtcCreateProgram(text.encode(), b"program.cu", 0, [], []))
     options = [f"--gpu-architecture={arch}".encode(), *(option.encode() for option in OPTIONS["cuda"])]
     result = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:

@@ -363,7 +363,7 @@ def test_a_lost_device_costs_no_nonce_and_comes_back(
     engine.open()
     watched[-1].fail_at = len(watched[-1].launches) + 3
     miner = Miner([engine], chunk_s=0.05)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "miner"):
         miner.start()
         assert exhaust(miner, 40_000) == miner.stats().hashes == 40_000
         assert miner.close(WAIT_S)

@@ -29,10 +29,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantus_miner.model import MAX
+from quantus_miner.proto.jobbook import MAX_ACTIVE, MAX_JOBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+SURELY_HELD = MAX_JOBS - MAX_ACTIVE - 100
+"""In a full book the oldest one that was read makes room, before it those that are running or nobody has read."""
 HARD = str(MAX)
 EASY = "20000"
 
@@ -90,6 +93,7 @@ class Client:
         self.hard: set[str] = set()
         self.cancelled: set[str] = set()
         self.recent: deque[str] = deque(maxlen=300)  # those whose time to be read cannot be over
+        self.numbers: dict[str, int] = {}  # in the order in which they were accepted
         self.counts: Counter[str] = Counter()
         self.post_ms: list[float] = []
 
@@ -109,6 +113,7 @@ class Client:
                 self.post_ms.append(1000 * (time.perf_counter() - began))
                 if status == 200:
                     self.counts["accepted"] += 1
+                    self.numbers[job_id] = self.counts["accepted"]
                     self.open[job_id] = None
                 if hard and call(connection, "POST", f"/cancel/{job_id}")[0] == 200:
                     self.cancelled.add(job_id)
@@ -139,7 +144,8 @@ class Client:
     def check(self, service: Service) -> None:
         """Asks for everything that is still readable."""
         connection = service.connect()
-        for job_id in [*self.open, *self.recent]:
+        held = [job_id for job_id in self.recent if self.counts["accepted"] - self.numbers[job_id] < SURELY_HELD]
+        for job_id in [*self.open, *held]:
             self.take(job_id, *call(connection, "GET", f"/result/{job_id}"))
             # One whose cancel the kill forestalled would hash for ever.
             if job_id in self.open and job_id in self.hard:
@@ -188,7 +194,7 @@ def main() -> None:
             stopped = threading.Event()
             thread = threading.Thread(target=client.load, args=(service, stopped))
             thread.start()
-            time.sleep(dice.uniform(0.02, 1.5))
+            time.sleep(dice.uniform(0.02, 1.0))
             if options.full_disk and number % 3 == 1:
                 fill(state)
                 time.sleep(dice.uniform(0.02, 1.0))

@@ -57,7 +57,7 @@ class CountingControl(Control):
 @pytest.mark.parametrize("name", ["cpu-fast", "cpu-baseline", "cpu-chain-manipulator"])
 def test_cpu_engines_pass_their_self_test(tmp_path: Path, name: str) -> None:
     (engine,) = create_engines(settings(tmp_path, engine=name), 2)
-    assert (engine.name, engine.kind, engine.workers) == (name, "cpu", 2)
+    assert (engine.name, engine.device, engine.workers) == (name, None, 2)
     assert {engine.kernel(pow_) for pow_ in Pow} <= {kernel.name for kernel in native.kernels()}
 
 

@@ -363,7 +363,7 @@ def test_a_lost_device_costs_no_nonce_and_comes_back(
     engine.open()
     watched[-1].fail_at = len(watched[-1].launches) + 3
     miner = Miner([engine], chunk_s=0.05)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "miner"):
         miner.start()
         assert exhaust(miner, 40_000) == miner.stats().hashes == 40_000
         assert miner.close(WAIT_S)
@@ -449,7 +449,7 @@ def test_a_cpu_has_to_be_named(cpu: Device, tmp_path: Path) -> None:
         with pytest.raises(EngineUnavailableError, match="its drivers know no GPU; use cpu-fast or cpu-baseline"):
             create_engines(settings(tmp_path, "gpu-opencl"), 1)
     (engine,) = create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=str(cpu.index)), 1)
-    assert (engine.name, engine.kind, engine.workers) == ("gpu-opencl", "gpu", 1)
+    assert (engine.name, engine.device, engine.workers) == ("gpu-opencl", cpu, 1)
     assert cpu.name in (engine.kernel(Pow.POSEIDON2) or "")
     assert engine.kernel(Pow.SHA3) is None
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -76,7 +76,8 @@ class StuckEngine:
     """Its kernel does not come back, however it is asked, until the test lets it."""
 
     name = "stuck"
-    kind: Literal["cpu"] = "cpu"
+    device = None
+    wrong = 0
     workers = 2
 
     def __init__(self, *, asleep: bool = False) -> None:

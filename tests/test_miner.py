@@ -6,7 +6,7 @@ import itertools
 import random
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import example, given, settings
@@ -37,7 +37,8 @@ class RecordingEngine:
     """Says what it was asked to search; ends some slices early, as a stopped engine does, by a seeded dice."""
 
     name = "recording"
-    kind: Literal["cpu"] = "cpu"
+    device = None
+    wrong = 0
 
     def __init__(self, workers: int, seed: int = 0) -> None:
         self.workers = workers

@@ -270,5 +270,5 @@ def test_another_abi_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     vars(stub).update(ffi=_native.ffi, lib=Other())
     monkeypatch.setitem(sys.modules, "quantus_miner._native", stub)
     monkeypatch.delitem(sys.modules, "quantus_miner.native")
-    with pytest.raises(ImportError, match="has ABI version 99, this quantus-miner needs 2"):
+    with pytest.raises(ImportError, match="has ABI version 99, this quantus-miner needs"):
         importlib.import_module("quantus_miner.native")

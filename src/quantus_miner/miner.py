@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import pow as reference
 from quantus_miner.engines.base import Control, Engine
-from quantus_miner.engines.gpu import GpuEngine
 from quantus_miner.errors import DeviceLostError
 from quantus_miner.host.cpus import pin_thread, yield_priority
 from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
@@ -157,7 +156,7 @@ class Miner:
         self._threads = [
             threading.Thread(
                 target=self._run,
-                args=(worker, next(pins, None) if worker.engine.kind == "cpu" else None),
+                args=(worker, next(pins, None) if worker.engine.device is None else None),
                 name=f"miner-{worker.index}",
                 daemon=True,
             )
@@ -282,11 +281,11 @@ class Miner:
             now = self._clock()
             rates = {"cpu": 0.0, "gpu": 0.0}
             for worker in self._workers:
-                rates[worker.engine.kind] += worker.meter.rate(now, worker.hashes)
+                rates["gpu" if worker.engine.device else "cpu"] += worker.meter.rate(now, worker.hashes)
             return MinerStats(
                 workers=len(self._workers),
-                cpu_workers=sum(worker.engine.kind == "cpu" for worker in self._workers),
-                gpu_devices=sum(worker.engine.kind == "gpu" and worker.works for worker in self._workers),
+                cpu_workers=sum(worker.engine.device is None for worker in self._workers),
+                gpu_devices=sum(worker.engine.device is not None and worker.works for worker in self._workers),
                 busy_workers=sum(worker.search is not None for worker in self._workers),
                 active_jobs=len(self._turns),
                 hashes=sum(worker.hashes for worker in self._workers),
@@ -302,16 +301,16 @@ class Miner:
                 ),
                 gpus=tuple(
                     GpuStats(
-                        engine.device.id,
-                        engine.name,
-                        engine.device.name,
-                        engine.device.pci,
+                        device.id,
+                        worker.engine.name,
+                        device.name,
+                        device.pci,
                         worker.works,
                         worker.meter.rate(now, worker.hashes),
-                        engine.wrong,
+                        worker.engine.wrong,
                     )
                     for worker in self._workers
-                    if isinstance(engine := worker.engine, GpuEngine)
+                    if (device := worker.engine.device) is not None
                 ),
             )
 

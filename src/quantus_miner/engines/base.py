@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from quantus_miner import native
 
 if TYPE_CHECKING:
+    from quantus_miner.gpu.device import Device
     from quantus_miner.model import Job, Pow
     from quantus_miner.native import Outcome
 
@@ -63,8 +64,12 @@ class Engine(Protocol):
         """As in the setting ``engine``."""
 
     @property
-    def kind(self) -> Literal["cpu", "gpu"]:
-        """What its workers run on."""
+    def device(self) -> Device | None:
+        """The card that its one worker drives; None: its workers are CPU threads."""
+
+    @property
+    def wrong(self) -> int:
+        """Candidates of that card that are none."""
 
     @property
     def workers(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from quantus_miner import native
 from quantus_miner.errors import EngineUnavailableError, SettingError
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class CpuEngine:
     """Searches on ``workers`` threads with one kernel a proof of work."""
 
-    kind: Literal["cpu"] = "cpu"
+    device = None
+    wrong = 0
 
     def __init__(self, name: str, workers: int, kernels: Mapping[Pow, native.Kernel]) -> None:
         self.name = name

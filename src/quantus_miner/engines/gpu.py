@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from quantus_miner import native
 from quantus_miner import pow as reference
@@ -53,7 +53,6 @@ class GpuEngine:
     ended, behind a hit, takes it up. ``duty``: percent of the time that the device works.
     """
 
-    kind: Literal["gpu"] = "gpu"
     workers = 1
 
     def __init__(

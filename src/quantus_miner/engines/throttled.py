@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from quantus_miner.host import files
 from quantus_miner.native import Outcome
@@ -26,7 +26,8 @@ class ThrottledEngine:
     a solved job. ``throttle_cap`` 0: no cap.
     """
 
-    kind: Literal["cpu"] = "cpu"
+    device = None
+    wrong = 0
 
     def __init__(
         self,

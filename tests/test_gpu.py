@@ -553,9 +553,18 @@ def test_what_was_tuned_is_kept_for_the_device_and_its_driver(tmp_path: Path) ->
     assert tuning.load(tmp_path, "gpu-cuda", card) == 16
     assert tuning.load(tmp_path, "gpu-cuda", newer) == 3
     assert tuning.load(tmp_path, "gpu-opencl", card) == tuning.BLOCKS
-    for damage in ("", "[]", '{"gpu-cuda: card, 1": "x"}', '{"gpu-cuda: card, 1": 1000000}', "\u00e9"):
+    for damage in (
+        "",
+        "[]",
+        '{"gpu-cuda: card, 1": "x"}',
+        '{"gpu-cuda: card, 1": 1000000}',
+        "\u00e9",
+        '{"gpu-cuda: card, 1": 8.0}',
+        "[" * 5000,
+    ):
         (tmp_path / "gpu" / "tuning.json").write_text(damage)
-        assert tuning.load(tmp_path, "gpu-cuda", card) == tuning.BLOCKS
+        blocks = tuning.load(tmp_path, "gpu-cuda", card)
+        assert (type(blocks), blocks) == (int, tuning.BLOCKS)
 
 
 def test_bench_tunes_and_the_service_takes_it(cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

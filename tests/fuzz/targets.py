@@ -29,6 +29,8 @@ from quantus_miner.engines import autotune
 from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.engines.throttled import ThrottledEngine
 from quantus_miner.errors import MinerError, SettingError
+from quantus_miner.gpu import tuning
+from quantus_miner.gpu.device import Device
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.notify import Notifier
 from quantus_miner.miner import Miner
@@ -482,6 +484,16 @@ def kernels_file(data: bytes) -> None:
     assert chosen is None or all(kernel.pow is pow_ for pow_, kernel in chosen.items())
 
 
+def tuning_file(data: bytes) -> None:
+    folder = _tree(("gpu/tuning.json",), data)
+    device = Device(0, "card", "gpu", None, "driver 1")
+    blocks = tuning.load(folder, "gpu-cuda", device)
+    assert type(blocks) is int
+    assert blocks in tuning.CANDIDATES
+    tuning.save(folder, "gpu-cuda", device, 4)
+    assert tuning.load(folder, "gpu-cuda", device) == 4
+
+
 def solved_blocks_file(data: bytes) -> None:
     path = _tree(("solved-blocks",), data) / "solved-blocks"
     logging.getLogger("miner.throttle").setLevel(logging.ERROR)
@@ -583,7 +595,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         *(stratum_line, stratum_from_pool, stratum_from_miner),
         *(cpu_list, cgroup_files, cpuinfo_file, sysfs_files, service_files, notify_environment),
         *(settings_environment, settings_file, secret_files, pool_urls, wallets),
-        *(store_file, kernels_file, solved_blocks_file, block_file, miner_reply, node_files, miner_url),
+        *(store_file, kernels_file, tuning_file, solved_blocks_file, block_file, miner_reply, node_files, miner_url),
     )
 }
 """By name. Nothing that a target raises is right."""

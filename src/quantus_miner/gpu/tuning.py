@@ -21,7 +21,7 @@ CANDIDATES: Final = (1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256)
 def load(state_dir: Path, engine: str, device: Device) -> int:
     """What was measured for this device under this driver, else BLOCKS."""
     blocks = _load(state_dir).get(_key(engine, device))
-    return blocks if blocks in CANDIDATES else BLOCKS
+    return blocks if type(blocks) is int and blocks in CANDIDATES else BLOCKS
 
 
 def save(state_dir: Path, engine: str, device: Device, blocks: int) -> None:
@@ -33,7 +33,7 @@ def save(state_dir: Path, engine: str, device: Device, blocks: int) -> None:
 def _load(state_dir: Path) -> dict[str, int]:
     try:
         table = json.loads(_path(state_dir).read_bytes()[:100_000])
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return table if isinstance(table, dict) else {}
 

@@ -139,11 +139,12 @@ def instructions(arch: str) -> dict[Order, Counter[str]]:
 def limits(engine: GpuEngine, multiprocessors: int, rates: dict[Order, float], seconds: float) -> None:
     """Prints what the card calculates at most, and how much of that the kernels do. Raises NotCountedError."""
     from benchmarks import gpu_limit
+    from quantus_miner.gpu import cuda
 
     measured = gpu_limit.measure(engine.device.index, multiprocessors, seconds)
     for name, limit in measured.items():
         print(f"limit of {name:9} {limit.a_clock:6.1f} a clock a multiprocessor {limit.a_second / 1e12:7.2f} T/s")
-    for order, kinds in instructions(gpu_limit.architecture(engine.device.index)).items():
+    for order, kinds in instructions(cuda.architecture(engine.device.index)).items():
         share = {
             "add": kinds["alu"],
             "multiply": kinds["multiply"],

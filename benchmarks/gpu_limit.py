@@ -8,8 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from cuda.bindings import driver
 
-from quantus_miner.errors import DeviceLostError
-from quantus_miner.gpu import cuda
+from quantus_miner.gpu.cuda import architecture, compile_text, done
 
 BLOCK: Final = 1024
 """Threads of the one block that each multiprocessor gets."""
@@ -84,63 +83,43 @@ extern "C" __global__ void __launch_bounds__({BLOCK}) limit_{name}(u32 z, u32 tr
 """
 
 
-def architecture(index: int) -> str:
-    """That of card ``index``, such as sm_89. Raises DeviceLostError."""
-    attribute = driver.CUdevice_attribute
-    _value(driver.cuInit(0))
-    card = _value(driver.cuDeviceGet(index))
-    major = _value(driver.cuDeviceGetAttribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, card))
-    minor = _value(driver.cuDeviceGetAttribute(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, card))
-    return f"sm_{major}{minor}"
-
-
 def measure(index: int, multiprocessors: int, seconds: float) -> dict[str, Limit]:
     """By kernel, of card ``index``, each for about ``seconds``. Raises DeviceLostError."""
-    cubin = cuda.compile_text(source(), architecture(index))
-    card = _value(driver.cuDeviceGet(index))
-    _value(driver.cuCtxSetCurrent(_value(driver.cuDevicePrimaryCtxRetain(card))))
+    cubin = compile_text(source(), architecture(index))
+    card = done(driver.cuDeviceGet(index))
+    done(driver.cuCtxSetCurrent(done(driver.cuDevicePrimaryCtxRetain(card))))
     try:
-        module = _value(driver.cuModuleLoadData(cubin))
+        module = done(driver.cuModuleLoadData(cubin))
         return {
-            name: _measure(
-                _value(driver.cuModuleGetFunction(module, f"limit_{name}".encode())), multiprocessors, seconds
-            )
+            name: _measure(done(driver.cuModuleGetFunction(module, f"limit_{name}".encode())), multiprocessors, seconds)
             for name in STEPS
         }
     finally:
-        _value(driver.cuDevicePrimaryCtxReset(card))
-        _value(driver.cuDevicePrimaryCtxRelease(card))
+        done(driver.cuDevicePrimaryCtxReset(card))
+        done(driver.cuDevicePrimaryCtxRelease(card))
 
 
 def _measure(kernel: Any, multiprocessors: int, seconds: float) -> Limit:  # noqa: ANN401 - the bindings have no types
     threads = multiprocessors * BLOCK
-    out, cycles = (_value(driver.cuMemAlloc(size)) for size in (4 * threads, 8 * multiprocessors))
-    began, ended = (_value(driver.cuEventCreate(0)) for _ in range(2))
+    out, cycles = (done(driver.cuMemAlloc(size)) for size in (4 * threads, 8 * multiprocessors))
+    began, ended = (done(driver.cuEventCreate(0)) for _ in range(2))
     types = (ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p)
 
     def run(trips: int) -> float:
         values = (0x9E3779B9, trips, int(out), int(cycles))
-        _value(driver.cuEventRecord(began, 0))
-        _value(driver.cuLaunchKernel(kernel, multiprocessors, 1, 1, BLOCK, 1, 1, 0, 0, (values, types), 0))
-        _value(driver.cuEventRecord(ended, 0))
-        _value(driver.cuEventSynchronize(ended))
-        took: float = _value(driver.cuEventElapsedTime(began, ended)) / 1e3
+        done(driver.cuEventRecord(began, 0))
+        done(driver.cuLaunchKernel(kernel, multiprocessors, 1, 1, BLOCK, 1, 1, 0, 0, (values, types), 0))
+        done(driver.cuEventRecord(ended, 0))
+        done(driver.cuEventSynchronize(ended))
+        took: float = done(driver.cuEventElapsedTime(began, ended)) / 1e3
         return took
 
     run(TRIPS)
     trips = max(TRIPS, min(MOST_TRIPS, int(TRIPS * seconds / run(TRIPS))))
     took = run(trips)
     counted = (ctypes.c_uint64 * multiprocessors)()
-    _value(driver.cuMemcpyDtoH(ctypes.addressof(counted), cycles, ctypes.sizeof(counted)))
+    done(driver.cuMemcpyDtoH(ctypes.addressof(counted), cycles, ctypes.sizeof(counted)))
     for memory in (out, cycles):
-        _value(driver.cuMemFree(memory))
+        done(driver.cuMemFree(memory))
     operations = OPERATIONS * trips
     return Limit(operations * BLOCK / statistics.median(counted), operations * threads / took)
-
-
-def _value(outcome: tuple[Any, ...]) -> Any:  # noqa: ANN401 - the bindings have no types
-    """What a call of the driver returns. Raises DeviceLostError if it failed."""
-    error, *values = outcome
-    if int(error) != 0:
-        raise DeviceLostError(f"CUDA: {error.name}")
-    return values[0] if values else None

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from benchmarks import attacks
+from benchmarks.service import resident_mb
 from quantus_miner.model import MAX
 
 if TYPE_CHECKING:
@@ -114,13 +115,7 @@ class Service:
             body = connection.call("GET", "/metrics")[1]
         log = self.log.read_bytes()
         series = sum(not line.startswith(b"#") for line in body.splitlines())
-        return Usage(self.resident_mb(), self.files(), series, log.count(b"\n"), len(log))
-
-    def resident_mb(self) -> float:
-        """Resident memory in megabytes of 10^6 bytes."""
-        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
-        assert found, "it has ended"
-        return int(found[1]) * 1024 / 1e6
+        return Usage(resident_mb(self.process.pid), self.files(), series, log.count(b"\n"), len(log))
 
     def cpu_s(self) -> tuple[float, float]:
         """CPU seconds that the event loop's thread has used, and all others, which are the workers as good as alone."""
@@ -306,7 +301,7 @@ class Witness:
         self._stop = threading.Event()
         self.polls = Calls()
         self.fresh = Calls()
-        self.memory = running.resident_mb()
+        self.memory = resident_mb(running.process.pid)
         self.files = running.files()
         self._threads = [threading.Thread(target=run) for run in (self._poll, self._connect, self._watch)]
         for thread in self._threads:
@@ -350,7 +345,7 @@ class Witness:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.05):
-            self.memory = max(self.memory, self._running.resident_mb())
+            self.memory = max(self.memory, resident_mb(self._running.process.pid))
             self.files = max(self.files, self._running.files())
 
 

@@ -96,12 +96,13 @@ class Service:
         rate: float = (last["hash_count"] - first["hash_count"]) / (last["elapsed_time"] - first["elapsed_time"])
         return rate
 
-    def resident_mb(self) -> float:
-        """Resident memory now, in megabytes of 10^6 bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        assert found
-        return int(found[1]) * 1024 / 1e6
+
+def resident_mb(pid: int) -> float:
+    """Resident memory of a process now, in megabytes of 10^6 bytes."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    found = re.search(r"VmRSS:\s+(\d+) kB", status)
+    assert found, "it has ended"
+    return int(found[1]) * 1024 / 1e6
 
 
 @contextlib.contextmanager
@@ -219,7 +220,7 @@ def main() -> None:
     for _ in range(options.rounds):
         with service(options.workers) as running:
             starts.append(running.start_s)
-            resident.append(running.resident_mb())
+            resident.append(resident_mb(running.process.pid))
             stops.append(stop(running))
     show("start to ready", [1000 * start for start in starts])
     show("SIGTERM during hashing to exit code 0", [1000 * stop for stop in stops])

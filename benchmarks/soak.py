@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import random
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.service import resident_mb
 from quantus_miner import pow as reference
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.quic_node import QuicNode
@@ -148,10 +150,8 @@ class Soak:
 def resources() -> tuple[int, int, int, float]:
     """Open files, threads, tasks, and resident memory in MB."""
     gc.collect()
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
     files = sum(1 for _ in Path("/proc/self/fd").iterdir())
-    return files, threading.active_count(), len(asyncio.all_tasks()), resident * 1024 / 1e6
+    return files, threading.active_count(), len(asyncio.all_tasks()), resident_mb(os.getpid())
 
 
 async def run(jobs: int, disconnects: int, workers: int, folder: Path) -> bool:

@@ -141,7 +141,7 @@ class Ptx:
     def run(self, name: str, words: tuple[int, ...], rest: tuple[int, ...], out: int) -> list[int]:
         memory = ptx.Memory(words=[0] * out)
         for thread in range(self.threads if rest else 1):
-            # One thread a block, so that there are so few: the numbers of threads are BLOCK times those of blocks.
+            # The first of a block: as there are more threads than nonces, each has one at most.
             self.kernels[name](thread, 0, 1, memory, *words, *rest, memory.BUFFER)
         return memory.words
 

@@ -27,10 +27,10 @@ _Attribute = driver.CUdevice_attribute
 def devices() -> list[Device]:
     """All that the driver lists. Raises DriverError if there is no driver."""
     try:
-        _done(driver.cuInit(0))
-        version = _done(driver.cuDriverGetVersion())
+        done(driver.cuInit(0))
+        version = done(driver.cuDriverGetVersion())
         spoken = f"CUDA {version // 1000}.{version % 1000 // 10}"
-        return [_device(index, spoken) for index in range(_done(driver.cuDeviceGetCount()))]
+        return [_device(index, spoken) for index in range(done(driver.cuDeviceGetCount()))]
     except RuntimeError:  # what the bindings raise where the library is missing
         raise DriverError("the NVIDIA driver is not installed") from None
     except DeviceLostError as error:
@@ -40,6 +40,15 @@ def devices() -> list[Device]:
 def open_device(device: Device, cache: Path) -> CudaLauncher:
     """Compiles the kernels for ``device``, or takes them from the folder ``cache``. Raises DeviceLostError."""
     return CudaLauncher(device.index, cache)
+
+
+def architecture(index: int) -> str:
+    """That of card ``index``, such as sm_89. Raises DeviceLostError."""
+    done(driver.cuInit(0))
+    card = done(driver.cuDeviceGet(index))
+    major = done(driver.cuDeviceGetAttribute(_Attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, card))
+    minor = done(driver.cuDeviceGetAttribute(_Attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, card))
+    return f"sm_{major}{minor}"
 
 
 def kernels_for(arch: str, cache: Path) -> bytes:
@@ -59,38 +68,38 @@ def compile_for(arch: str) -> bytes:
 
 def compile_text(text: str, arch: str) -> bytes:
     """The cubin of a program in CUDA C++. Raises DeviceLostError, with what the compiler says."""
-    program = _done(nvrtc.nvrtcCreateProgram(text.encode(), b"program.cu", 0, [], []))
+    program = done(nvrtc.nvrtcCreateProgram(text.encode(), b"program.cu", 0, [], []))
     options = [f"--gpu-architecture={arch}".encode(), *(option.encode() for option in OPTIONS["cuda"])]
     result = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        said = _out(nvrtc.nvrtcGetProgramLog, program, _done(nvrtc.nvrtcGetProgramLogSize(program)))
+        said = _out(nvrtc.nvrtcGetProgramLog, program, done(nvrtc.nvrtcGetProgramLogSize(program)))
         text = said.strip(b"\0").decode(errors="replace")
         raise DeviceLostError(f"NVRTC cannot compile for {arch}: {' '.join(text.split())[:500]}")
-    return _out(nvrtc.nvrtcGetCUBIN, program, _done(nvrtc.nvrtcGetCUBINSize(program)))
+    return _out(nvrtc.nvrtcGetCUBIN, program, done(nvrtc.nvrtcGetCUBINSize(program)))
 
 
 def _device(index: int, driver_version: str) -> Device:
-    handle = _done(driver.cuDeviceGet(index))
+    handle = done(driver.cuDeviceGet(index))
     place = [
-        _done(driver.cuDeviceGetAttribute(attribute, handle))
+        done(driver.cuDeviceGetAttribute(attribute, handle))
         for attribute in (
             _Attribute.CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID,
             _Attribute.CU_DEVICE_ATTRIBUTE_PCI_BUS_ID,
             _Attribute.CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID,
         )
     ]
-    name = _done(driver.cuDeviceGetName(256, handle)).split(b"\0")[0].decode(errors="replace")
+    name = done(driver.cuDeviceGetName(256, handle)).split(b"\0")[0].decode(errors="replace")
     return Device(index, name, "gpu", pci_address(*place), driver_version)
 
 
 def _out(call: Any, program: Any, size: int) -> bytes:  # noqa: ANN401 - the bindings have no types
     """What ``call`` writes into a buffer of ``size`` bytes."""
     buffer = b" " * size
-    _done(call(program, buffer))
+    done(call(program, buffer))
     return buffer
 
 
-def _done(outcome: tuple[Any, ...]) -> Any:  # noqa: ANN401 - the bindings have no types
+def done(outcome: tuple[Any, ...]) -> Any:  # noqa: ANN401 - the bindings have no types
     """The value of a call of the driver or of NVRTC, None without one. Raises DeviceLostError if it failed."""
     error, *values = outcome
     if int(error) != 0:
@@ -111,24 +120,18 @@ class CudaLauncher:
     """See Launcher. Works on the card's primary context, which nothing else in this process uses."""
 
     def __init__(self, index: int, cache: Path) -> None:
-        _done(driver.cuInit(0))
-        self._device = _done(driver.cuDeviceGet(index))
-        major, minor, self.multiprocessors = (
-            _done(driver.cuDeviceGetAttribute(attribute, self._device))
-            for attribute in (
-                _Attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-                _Attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-                _Attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
-            )
-        )
-        self._context = _done(driver.cuDevicePrimaryCtxRetain(self._device))
+        arch = architecture(index)
+        self._device = done(driver.cuDeviceGet(index))
+        count = _Attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+        self.multiprocessors = done(driver.cuDeviceGetAttribute(count, self._device))
+        self._context = done(driver.cuDevicePrimaryCtxRetain(self._device))
         try:
             self._enter()
-            module = _done(driver.cuModuleLoadData(kernels_for(f"sm_{major}{minor}", cache)))
+            module = done(driver.cuModuleLoadData(kernels_for(arch, cache)))
             self._kernels = {
-                order: _done(driver.cuModuleGetFunction(module, entry.encode())) for order, entry in ENTRIES.items()
+                order: done(driver.cuModuleGetFunction(module, entry.encode())) for order, entry in ENTRIES.items()
             }
-            self._stream = _done(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+            self._stream = done(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
             self._free = deque(_slot() for _ in range(IN_FLIGHT))
         except DeviceLostError:
             self.close()
@@ -140,23 +143,23 @@ class CudaLauncher:
         self._enter()
         slot = self._free.popleft()
         values = (*words, top_limit, first, count, int(slot.hits))
-        _done(driver.cuMemsetD32Async(slot.hits, 0, 1, self._stream))
-        _done(driver.cuEventRecord(slot.began, self._stream))
-        _done(
+        done(driver.cuMemsetD32Async(slot.hits, 0, 1, self._stream))
+        done(driver.cuEventRecord(slot.began, self._stream))
+        done(
             driver.cuLaunchKernel(
                 self._kernels[order], blocks, 1, 1, BLOCK, 1, 1, 0, self._stream, (values, _ARGUMENTS), 0
             )
         )
-        _done(driver.cuMemcpyDtoHAsync(ctypes.addressof(slot.host), slot.hits, HITS_BYTES, self._stream))
-        _done(driver.cuEventRecord(slot.ended, self._stream))
+        done(driver.cuMemcpyDtoHAsync(ctypes.addressof(slot.host), slot.hits, HITS_BYTES, self._stream))
+        done(driver.cuEventRecord(slot.ended, self._stream))
         self._queued.append(slot)
 
     def collect(self) -> Readout:
         """See Launcher."""
         self._enter()
         slot = self._queued.popleft()
-        _done(driver.cuEventSynchronize(slot.ended))
-        seconds = _done(driver.cuEventElapsedTime(slot.began, slot.ended)) / 1e3
+        done(driver.cuEventSynchronize(slot.ended))
+        seconds = done(driver.cuEventElapsedTime(slot.began, slot.ended)) / 1e3
         candidates = slot.host[0]
         offsets = slot.host[1 : 1 + candidates]
         self._free.append(slot)
@@ -165,22 +168,22 @@ class CudaLauncher:
     def close(self) -> None:
         """See Launcher. A context that an error has spoilt is no more; the next one is a new one."""
         with suppress(DeviceLostError):
-            _done(driver.cuDevicePrimaryCtxReset(self._device))
+            done(driver.cuDevicePrimaryCtxReset(self._device))
         with suppress(DeviceLostError):
-            _done(driver.cuDevicePrimaryCtxRelease(self._device))
+            done(driver.cuDevicePrimaryCtxRelease(self._device))
 
     def _enter(self) -> None:
         """Calls of the driver are for the thread's current context."""
-        _done(driver.cuCtxSetCurrent(self._context))
+        done(driver.cuCtxSetCurrent(self._context))
 
 
 def _slot() -> _Slot:
     # A thread that waits for such an event sleeps.
     flags = driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC
-    address = int(_done(driver.cuMemHostAlloc(HITS_BYTES, 0)))
+    address = int(done(driver.cuMemHostAlloc(HITS_BYTES, 0)))
     return _Slot(
-        _done(driver.cuMemAlloc(HITS_BYTES)),
+        done(driver.cuMemAlloc(HITS_BYTES)),
         (ctypes.c_uint32 * (1 + MAX_HITS)).from_address(address),
-        _done(driver.cuEventCreate(flags)),
-        _done(driver.cuEventCreate(flags)),
+        done(driver.cuEventCreate(flags)),
+        done(driver.cuEventCreate(flags)),
     )

@@ -94,6 +94,8 @@ def _statement(opcode: str, operands: list[str]) -> str:
             return _arithmetic(_BINARY[name], bits)(*operands)
         case "not":
             return f"{operands[0]} = {operands[1]} ^ {MASK[bits]}"
+        case "neg":
+            return _arithmetic("-{0}", bits)(*operands)
         case "shl":
             return _arithmetic("{0} << {1}", bits)(*operands)
         case "shr":

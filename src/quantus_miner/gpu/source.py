@@ -34,8 +34,8 @@ MAX_HITS: Final = 255
 """Hits whose offsets are kept."""
 
 _M: Final = 2**32 - 1
-_LOW_OFFSET: Final = 2**36
-"""See internal_rounds in ``poseidon2.cl``."""
+_MEAN: Final = 14
+"""Half of the sum of a row of the external matrix: results of external layers are that times 2^64 on average."""
 
 _CUDA: Final = """
 typedef unsigned int u32;
@@ -69,32 +69,34 @@ INLINE u64 multiply_add(u32 x, u32 y, u64 sum) {
         : "=r"(low), "=r"(high) : "r"(x), "r"(y), "r"(LOW(sum)), "r"(HIGH(sum)));
     return PAIR(low, high);
 }
-INLINE u64 multiply_add_carry(u32 x, u32 y, u64 sum, u64 *carry) {
-    u32 low, high, carry1;
-    asm("mad.lo.cc.u32 %0, %3, %4, %5; madc.hi.cc.u32 %1, %3, %4, %6; addc.u32 %2, %7, 0;"
-        : "=r"(low), "=r"(high), "=r"(carry1) : "r"(x), "r"(y), "r"(LOW(sum)), "r"(HIGH(sum)), "r"(HIGH(*carry)));
-    *carry = PAIR(LOW(*carry), carry1);
+INLINE u64 multiply_add_carry(u32 x, u32 y, u64 sum, u32 *carry) {
+    u32 low, high;
+    asm("mad.lo.cc.u32 %0, %3, %4, %5; madc.hi.cc.u32 %1, %3, %4, %6; addc.u32 %2, 0, 0;"
+        : "=r"(low), "=r"(high), "=r"(*carry) : "r"(x), "r"(y), "r"(LOW(sum)), "r"(HIGH(sum)));
     return PAIR(low, high);
+}
+INLINE u32 subtract_and_borrow(u32 a, u32 b) {
+    u32 difference;
+    asm("sub.cc.u32 %0, %1, %2; subc.u32 %0, %0, 0;" : "=&r"(difference) : "r"(a), "r"(b));
+    return difference;
 }
 INLINE u32 increment_if_below(u32 v, u32 a, u32 b) {
     asm("{ .reg .pred p; setp.lt.u32 p, %1, %2; @p add.u32 %0, %0, 1; }" : "+r"(v) : "r"(a), "r"(b));
     return v;
 }
-struct Sum { u64 low; u32 top; };
-INLINE Sum make_sum(u64 low, u32 top) { return {low, top}; }
-INLINE Sum add_sums(Sum a, Sum b) {
-    u32 low, mid, top;
-    asm("add.cc.u32 %0, %3, %4; addc.cc.u32 %1, %5, %6; addc.u32 %2, %7, %8;"
-        : "=r"(low), "=r"(mid), "=r"(top)
-        : "r"(LOW(a.low)), "r"(LOW(b.low)), "r"(HIGH(a.low)), "r"(HIGH(b.low)), "r"(a.top), "r"(b.top));
-    return {PAIR(low, mid), top};
+INLINE u64 add_carry(u64 a, u64 b, u32 *carry) {
+    u32 low, high;
+    asm("add.cc.u32 %0, %3, %4; addc.cc.u32 %1, %5, %6; addc.u32 %2, 0, 0;"
+        : "=r"(low), "=r"(high), "=r"(*carry) : "r"(LOW(a)), "r"(LOW(b)), "r"(HIGH(a)), "r"(HIGH(b)));
+    return PAIR(low, high);
 }
 #if __CUDA_ARCH__ >= 1000
 // Additions of three numbers with two carries are gone, and 64-bit additions of halves cost moves.
 #define CUSTOM_ADDITIONS
-INLINE u64 add_half(u64 a, u32 b) {
+INLINE u64 add_halves(u64 a, u32 b, u32 c) {
     u32 low, high;
-    asm("add.cc.u32 %0, %2, %4; addc.u32 %1, %3, 0;" : "=r"(low), "=r"(high) : "r"(LOW(a)), "r"(HIGH(a)), "r"(b));
+    asm("add.cc.u32 %0, %2, %4; addc.u32 %1, %3, 0; add.cc.u32 %0, %0, %5; addc.u32 %1, %1, 0;"
+        : "=&r"(low), "=&r"(high) : "r"(LOW(a)), "r"(HIGH(a)), "r"(b), "r"(c));
     return PAIR(low, high);
 }
 INLINE u64 subtract_multiple(u64 W, u32 v, u32 l0) {
@@ -102,15 +104,6 @@ INLINE u64 subtract_multiple(u64 W, u32 v, u32 l0) {
     asm("sub.cc.u32 %0, %2, %4; subc.u32 %1, %3, %5; add.cc.u32 %0, %0, %5; addc.u32 %1, %1, 0;"
         : "=&r"(low), "=&r"(high) : "r"(LOW(W)), "r"(HIGH(W)), "r"(l0), "r"(v));
     return PAIR(low, high);
-}
-INLINE u32 carry_into(u64 *W, u64 l, u64 n) {
-    u32 v, low, high;
-    asm("add.cc.u32 %0, %3, %4; addc.cc.u32 %1, %6, %7; addc.u32 %2, %8, 0; "
-        "add.cc.u32 %0, %0, %5; addc.cc.u32 %1, %1, 0; addc.u32 %2, %2, 0;"
-        : "=&r"(v), "=&r"(low), "=&r"(high)
-        : "r"(LOW(l)), "r"(HIGH(l)), "r"(LOW(n)), "r"(HIGH(n)), "r"(LOW(*W)), "r"(HIGH(*W)));
-    *W = PAIR(low, high);
-    return v;
 }
 #endif
 """
@@ -140,22 +133,20 @@ INLINE u64 product(u32 x, u32 y) {
 INLINE u64 multiply_add(u32 x, u32 y, u64 sum) {
     return (u64)x * y + sum;
 }
-INLINE u64 multiply_add_carry(u32 x, u32 y, u64 sum, u64 *carry) {
+INLINE u64 multiply_add_carry(u32 x, u32 y, u64 sum, u32 *carry) {
     const u64 result = (u64)x * y + sum;
-    *carry += (u64)(result < sum) << 32;
+    *carry = result < sum;
     return result;
+}
+INLINE u64 add_carry(u64 a, u64 b, u32 *carry) {
+    *carry = a + b < a;
+    return a + b;
 }
 INLINE u32 increment_if_below(u32 v, u32 a, u32 b) {
     return v + (a < b);
 }
-typedef struct { u64 low; u32 top; } Sum;
-INLINE Sum make_sum(u64 low, u32 top) {
-    const Sum sum = {low, top};
-    return sum;
-}
-INLINE Sum add_sums(Sum a, Sum b) {
-    const u64 low = a.low + b.low;
-    return make_sum(low, a.top + b.top + (low < a.low));
+INLINE u32 subtract_and_borrow(u32 a, u32 b) {
+    return a - b - (a < b);
 }
 """
 _MACROS: Final[dict[Language, str]] = {"cuda": _CUDA, "opencl": _OPENCL}
@@ -172,7 +163,7 @@ def source(language: Language) -> str:
 
 
 class _Entry(NamedTuple):
-    """Of the internal diagonal: digits (a0, a1) of 2^32 d and (b0, b1) of 2^64 d, modulo P, base 2^32."""
+    """Of the internal diagonal: digits (a0, a1) of d and (b0, b1) of 2^32 d, modulo P, base 2^32."""
 
     a0: int
     a1: int
@@ -186,13 +177,12 @@ class _Entry(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether low + 2^32 and high + 2^32 of internal_rounds are less than 2^64.
+        """Whether low and high + 2^32 of internal_rounds are less than 2^64.
 
-        Halves of elements and of the round's constant are at most _M, s0 + s1 at most 24 _M.
+        Halves of elements, and of the constant that is added to their sum, are at most _M.
         """
-        low = _M * (abs(self.a0) + abs(self.b0)) + _LOW_OFFSET + _M
-        high = _M * (abs(self.a1) + abs(self.b1)) + 24 * _M + _M
-        return max(low, high) + 2**32 < 2**64
+        largest = max(abs(self.a0) + abs(self.b0), abs(self.a1) + abs(self.b1))
+        return _M * (largest + WIDTH + 1) + 2**32 < 2**64
 
     @property
     def complements(self) -> int:
@@ -200,12 +190,12 @@ class _Entry(NamedTuple):
         low, high = (
             sum(_M * -digit for digit in pair if digit < 0) for pair in ((self.a0, self.b0), (self.a1, self.b1))
         )
-        return _divide(low) + high
+        return _shift(low, -1) + high
 
 
-def _divide(number: int) -> int:
-    """``number / 2^32`` modulo P."""
-    return number * pow(2**32, -1, P) % P
+def _shift(number: int, digits: int) -> int:
+    """``number * 2^(32 digits)`` modulo P."""
+    return number * pow(2**32, digits, P) % P
 
 
 def _digits(number: int) -> Iterable[tuple[int, int]]:
@@ -217,36 +207,41 @@ def _digits(number: int) -> Iterable[tuple[int, int]]:
 
 
 def _entry(d: int) -> _Entry:
-    entries = (_Entry(*a, *b) for a, b in product(_digits(2**32 * d), _digits(2**64 * d)))
+    entries = (_Entry(*a, *b) for a, b in product(_digits(d), _digits(2**32 * d)))
     return min((entry for entry in entries if entry.fits), key=lambda entry: entry.negative)
 
 
 def _constants() -> str:
     diagonal = [_entry(d) for d in INTERNAL_DIAGONAL]
-    lines = [f"#define LOW_OFFSET {_LOW_OFFSET:#x}u"]
+    lines = [f"#define MEAN {_MEAN}u"]
     for name in _Entry._fields:
         digits = [getattr(entry, name) for entry in diagonal]
         lines.append(_table("TABLE u32", name.upper(), [abs(digit) for digit in digits]))
         lines.append(_table("TABLE int", f"{name.upper()}_NEGATIVE", [digit < 0 for digit in digits]))
 
-    # What is in the elements besides what should be. Element 0 is set right in every round.
-    internal, offsets = [], [0] * WIDTH
-    for following in (*INTERNAL_ROUNDS[1:], 0):
-        added = [sum(offsets) + _divide(_LOW_OFFSET) + entry.complements for entry in diagonal]
-        offsets = [(d * offset + more) % P for d, offset, more in zip(INTERNAL_DIAGONAL, offsets, added, strict=True)]
-        internal.append((following - offsets[0]) * 2**32 % P)
-        offsets[0] = 0
-    lines.append(_table("CONSTANT_TABLE const u64", "INTERNAL", internal))
-    after = [(c - offset) % P for c, offset in zip(LAST_EXTERNAL_ROUNDS[0], offsets, strict=True)]
-    lines.append(_table("CONSTANT_TABLE const u64", "AFTER_INTERNAL", after))
+    # Every internal round leaves the elements divided by 2^32 once more, so constants are too. S-boxes keep that: a
+    # power of 2^32 is its own seventh power, as 2^192 = 1.
+    rounds = len(INTERNAL_ROUNDS)
+    internals = [_internal(diagonal, permutation * rounds) for permutation in range(2)]
+    lines.append(_tables("INTERNAL", [added for added, _ in internals]))
+    lines.append(_tables("AFTER_INTERNAL", [after for _, after in internals]))
 
-    # What the layer at the end of external round r adds: the constants of the next round, or the last block. [0] is
-    # for the layer that begins a permutation.
-    begin, middle = [INTERNAL_ROUNDS[0], *[0] * (WIDTH - 1)], [1, 1, *[0] * (WIDTH - 2)]
-    permutation = [*FIRST_EXTERNAL_ROUNDS[1:], begin, *LAST_EXTERNAL_ROUNDS[1:]]
-    external = [FIRST_EXTERNAL_ROUNDS[0], *permutation[1:], middle, *permutation]
-    rows = ", ".join("{" + _literals(row) + "}" for row in external)
-    lines.append(f"CONSTANT_TABLE const u64 EXTERNAL[{len(external)}][{WIDTH}] = {{{rows}}};")
+    # What the layer at the end of external round r adds: the constants of the next round, or the last block. [15] is
+    # for the layer that begins the second permutation.
+    begin, block = [INTERNAL_ROUNDS[0], *[0] * (WIDTH - 1)], [1, 1, *[0] * (WIDTH - 2)]
+    first, last = [*FIRST_EXTERNAL_ROUNDS[1:], begin], LAST_EXTERNAL_ROUNDS[1:]
+    external = [
+        [_shift(constant, -divided) + _MEAN * 2**64 for constant in row]
+        for divided, rows in (
+            (0, first),
+            (rounds, [*last, block, *first]),
+            (2 * rounds, last),
+            (rounds, [FIRST_EXTERNAL_ROUNDS[0]]),
+        )
+        for row in rows
+    ]
+    lines.append(_tables("EXTERNAL", external))
+    lines.append(f"#define SCALE {_shift(1, 2 * rounds + 2):#x}u")  # as multiply divides by 2^64
 
     matrix = ((2, 3, 1, 1), (1, 2, 3, 1), (1, 1, 2, 3), (3, 1, 1, 2))
     columns = [
@@ -257,8 +252,33 @@ def _constants() -> str:
     return "\n".join([*lines, ""])
 
 
+def _internal(diagonal: Sequence[_Entry], divided: int) -> tuple[list[int], list[int]]:
+    """What internal rounds add to the sum, and to each element behind them; ``divided``: internal rounds before."""
+    sums, offsets = [], [0] * WIDTH  # what is in the elements besides what should be
+    # Element 0 has no offset but the constant that it needs next.
+    for constant in (*INTERNAL_ROUNDS[1:], LAST_EXTERNAL_ROUNDS[0][0]):
+        divided += 1
+        wanted = _shift(constant, -divided)
+        added = (_shift(wanted - diagonal[0].complements, 1) - sum(offsets)) % P
+        sums.append(added)
+        more = sum(offsets) + added
+        offsets = [
+            _shift(d * offset + more, -1) + entry.complements
+            for d, offset, entry in zip(INTERNAL_DIAGONAL, offsets, diagonal, strict=True)
+        ]
+        offsets[0] = 0
+    after = [_shift(c, -divided) - offset for c, offset in zip(LAST_EXTERNAL_ROUNDS[0], offsets, strict=True)]
+    return sums, after
+
+
 def _table(kind: str, name: str, values: Sequence[int]) -> str:
     return f"{kind} {name}[{len(values)}] = {{{_literals(values)}}};"
+
+
+def _tables(name: str, rows: Sequence[Sequence[int]]) -> str:
+    """Field elements."""
+    text = ", ".join("{" + _literals(value % P for value in row) + "}" for row in rows)
+    return f"CONSTANT_TABLE const u64 {name}[{len(rows)}][{len(rows[0])}] = {{{text}}};"
 
 
 def _literals(values: Iterable[int]) -> str:

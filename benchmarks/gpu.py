@@ -48,7 +48,7 @@ SAMPLE_S: Final = 0.2
 """Between two looks at power and temperature."""
 DIFFICULTY: Final = 4096
 PARTS: Final = 64
-MISSED: Final = 3.9e-7
+MISSED: Final = 6.7e-7
 """Nonces whose hash is wrong, see ``poseidon2.cl``."""
 SWITCHES: Final = 300
 
@@ -132,7 +132,9 @@ def instructions(arch: str) -> dict[Order, Counter[str]]:
     counted = {order: sass.instructions(listing, entry) for order, entry in ENTRIES.items()}
     for order, kinds in counted.items():
         parts = ", ".join(f"{kind} {kinds[kind]:,}" for kind in sass.KINDS)
-        print(f"{arch} {order:9} {kinds.total():8,} instructions a nonce: {parts}", flush=True)
+        print(f"{arch} {order:9} {kinds.total():8,} instructions a nonce: {parts}")
+        busy = ", ".join(f"{part} {count:,}" for part, count in sass.clocks(kinds, arch).items())
+        print(f"{arch} {order:9} clock cycles of a quarter multiprocessor for 32 nonces: {busy}", flush=True)
     return counted
 
 
@@ -144,14 +146,15 @@ def limits(engine: GpuEngine, multiprocessors: int, rates: dict[Order, float], s
     measured = gpu_limit.measure(engine.device.index, multiprocessors, seconds)
     for name, limit in measured.items():
         print(f"limit of {name:9} {limit.a_clock:6.1f} a clock a multiprocessor {limit.a_second / 1e12:7.2f} T/s")
-    for order, kinds in instructions(cuda.architecture(engine.device.index)).items():
+    seconds_each = {name: 1 / limit.a_second for name, limit in measured.items()}
+    arch = cuda.architecture(engine.device.index)
+    for order, kinds in instructions(arch).items():
         share = {
-            "add": kinds["alu"],
-            "multiply": kinds["multiply"],
-            "wide": kinds["wide"],
-            "mixed": kinds.total(),
+            "alu": (kinds["alu"] + (kinds["light"] if arch != "sm_120" else 0)) * seconds_each["add"],
+            "multiplier": kinds["multiply"] * seconds_each["multiply"] + kinds["wide"] * seconds_each["wide"],
+            "all, as mixed": kinds.total() * seconds_each["mixed"],
         }
-        parts = (f"{name} {rates[order] * share[name] / limit.a_second:.2f}" for name, limit in measured.items())
+        parts = (f"{part} {rates[order] * taken:.2f}" for part, taken in share.items())
         print(f"{order} of the limits: {', '.join(parts)}", flush=True)
 
 

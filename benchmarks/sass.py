@@ -28,13 +28,14 @@ INTERNAL: Final = 22
 
 KINDS: Final = {
     "wide": re.compile(r"IMAD\.(WIDE|HI)"),
-    "multiply": re.compile(r"IMAD"),
+    "multiply": re.compile(r"IMAD|HFMA2"),
     "memory": re.compile(r"U?LDC|LD|ST|ATOM|RED"),
     "control": re.compile(r"BRA|CALL|EXIT|BSSY|BSYNC|BMOV|NOP|YIELD|VOTE|WARPSYNC|S2U?R|R2UR|U"),
+    "light": re.compile(r"MOV|SEL|ISETP|VIADD"),
     "alu": re.compile(r""),
 }
 """Of an opcode, the first that matches. wide: products of 64 bits; multiply: the multiplier's other work, moves too;
-control: with the uniform datapath."""
+control: with the uniform datapath; light: what has an ALU of its own on sm_120."""
 
 _LINE: Final = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*(.*?)\s*;")
 _LABEL: Final = re.compile(r"^\s*(\.L_x_\d+):")
@@ -82,6 +83,25 @@ def instructions(listing: str, entry: str) -> Counter[str]:
         for kind, count in tally(blocks[number].opcodes).items():
             total[kind] += times * count
     return total
+
+
+def clocks(counted: Counter[str], arch: str) -> dict[str, int]:
+    """Clock cycles of a quarter multiprocessor for 32 nonces, by its parts; the largest is the least that it takes.
+
+    An instruction takes 1 to be issued, 2 in the ALU or the multiplier, 4 where it is wide, as measured on cards of
+    sm_80, sm_89, sm_90 and sm_120 by https://github.com/cicuvc/nvidia-sass-document (notes/sm90, notes/sm120). Nothing
+    is known of IADD.64, which is taken for one of the ALU.
+    """
+    busy = {
+        "issue": counted.total(),
+        "alu": 2 * counted["alu"],
+        "multiplier": 2 * counted["multiply"] + 4 * counted["wide"],
+    }
+    if arch == "sm_120":
+        busy["light"] = counted["light"]
+    else:
+        busy["alu"] += 2 * counted["light"]
+    return busy
 
 
 def tally(opcodes: list[str]) -> Counter[str]:

@@ -150,13 +150,16 @@ def _operand(text: str, bits: int) -> str:
     return re.sub(r"[%$.]", "_", re.sub(r"^(0x[0-9a-fA-F]+)U$", r"\1", text.replace(" ", "")))
 
 
-def kernels(ptx: str) -> dict[str, Callable[..., None]]:
-    """The entry points: each takes (thread, block, blocks, memory, parameters ...) and runs one thread."""
+def kernels(ptx: str, threads: int) -> dict[str, Callable[..., None]]:
+    """The entry points: each takes (thread, block, blocks, memory, parameters ...) and runs one thread.
+
+    ``threads``: of a block.
+    """
     tables: dict[str, bytes] = {}
     for name, data in re.findall(r"^\.(?:const|global)\s.*?(\w+)\[\d+\] = \{(.*?)\};", ptx, re.MULTILINE):
         tables[name] = bytes(map(int, data.split(",")))
     addresses = {name: number << 20 for number, name in enumerate(tables, 1)}
-    space: dict[str, Any] = {"prmt": _prmt, **addresses}
+    space: dict[str, Any] = {"prmt": _prmt, "_ntid_x": threads, **addresses}
     entries = re.findall(r"\.visible \.entry (\w+)\((.*?)\).*?\n\{\n(.*?)\n\}", ptx, re.DOTALL)
     for name, parameters, body in entries:
         exec(_python(name, re.findall(r"\.param\s[^,]*?(\w+)\s*(?:,|$)", parameters), body), space)  # noqa: S102 - our own text

@@ -3,18 +3,24 @@
 //     LOW(x), HIGH(x), PAIR(low, high)         halves of a u64, and back
 //     product(x, y)                            x y
 //     multiply_add(x, y, sum)                  x y + sum, modulo 2^64
-//     multiply_add_carry(x, y, sum, &carry)    the same, and carry += 2^32 where it is 2^64 and more
+//     multiply_add_carry(x, y, sum, &carry)    the same; carry = 1 where it is 2^64 and more, else 0
+//     add_carry(a, b, &carry)                  a + b, modulo 2^64, and its carry
 //     increment_if_below(v, a, b)              v + (a < b), modulo 2^32
-//     make_sum(low, top), add_sums(a, b)       low + 2^64 top, a + b, modulo 2^96
+//     subtract_and_borrow(a, b)                a - b - (a < b), modulo 2^32
 //
 // An element is any u64, canonical or not; M = 2^32 - 1, 2^64 = M modulo p. Products are reduced by Montgomery's
-// method; an S-box divides by 2^384 = 1. Two functions are wrong for one in 2^32 / 1.17 pairs of random arguments, and
-// a hash calls them 1,432 times: for one nonce in 2.6 million the hash is wrong. Every hit is hashed again on the host.
+// method; an S-box divides by 2^384 = 1. Some functions are wrong for a few in 2^32 random arguments, as they say: for
+// a hash that adds up to 2,900, so for one nonce in 1.5 million it is wrong. Every hit is hashed again on the host.
 
 #define M 0xffffffffu
 #define P 0xffffffff00000001u
 
-#ifndef CUSTOM_ADDITIONS
+#ifndef ADDITIONS_ARE_SCARCE
+// a + b, modulo 2^64.
+INLINE u64 add_half(u64 a, u32 b) {
+    return a + b;
+}
+
 // a + b + c, modulo 2^64.
 INLINE u64 add_halves(u64 a, u32 b, u32 c) {
     return a + b + c;
@@ -26,18 +32,19 @@ INLINE u64 subtract_multiple(u64 W, u32 v, u32 l0) {
 }
 #endif
 
-// W, v any. Returns W - l0 - M v modulo p, any, but for one in 2^32 / 1.17.
-// With W = W0 + 2^32 W1 that is W0 + v - l0 + 2^32 (W1 - v), and where it is negative p is added: p = -M modulo 2^64, so
-// 1 is added to v instead. That is decided by W1 < v alone, which is wrong where W1 = v and W0 + v < l0 (a sixth), and
+// W, v any. Returns W - l0 - M v modulo p, any, but for 1.17 in 2^32.
+// With W = W0 + 2^32 W1 that is W0 + v - l0 + 2^32 (W1 - v), and where it is negative p is added: p = -M modulo 2^64,
+// so 1 is added to v instead. That is decided by W1 < v alone, which is wrong where W1 = v and W0 + v < l0 (a sixth), and
 // v + 1 must not be 2^32. Where W1 = v - 1, the sum is negative, as W0 + v - l0 < 2^33 - 1.
 INLINE u64 montgomery(u64 W, u32 v, u32 l0) {
     return subtract_multiple(W, increment_if_below(v, HIGH(W), v), l0);
 }
 
-// x, y any. Returns x y / 2^64, any, but for one in 2^32 / 1.53.
-// x y = l + 2^32 (m + n) + 2^64 h. Less l0 p it is 2^32 V + 2^64 (h - l0) with V = m + n + l1 + l0, and less 2^32 V0 p,
-// 2^64 (h + V / 2^32 - l0 - M V0). Of V, which has 66 bits at most, the carries of m + n are kept, and those of what is
-// added to it neglected: it would need m + n of 2^64 - 2 at least, modulo 2^64. 2^64 W <= x y + 2^64 M, so W < 2^64.
+// x, y any. Returns x y / 2^64, any, but for 1.5 in 2^32.
+// x y = l + 2^32 (m + n) + 2^64 h. Less l0 p, that is 2^32 V + 2^64 (h - l0) with V = m + n + l1 + l0; less 2^32 V0 p,
+// it is 2^64 (W - l0 - M V0) with W = h + V / 2^32, rounded down. 2^64 W <= x y + 2^64 M, so W < 2^64. V has 66 bits:
+// the carry of m + n is kept, that of l1 and l0 lost. It takes m + n, modulo 2^64, of 2^64 - 2^33 at least, where it is
+// less often than elsewhere: 0.35 in 2^32.
 INLINE u64 multiply(u64 x, u64 y) {
     const u64 l = product(LOW(x), LOW(y)), m = product(LOW(x), HIGH(y));
     u32 carry;
@@ -46,32 +53,45 @@ INLINE u64 multiply(u64 x, u64 y) {
     return montgomery(W, LOW(V), LOW(l));
 }
 
-// x any. Returns x^7, any.
-INLINE u64 seventh_power(u64 x) {
-    const u64 x2 = multiply(x, x);
-    return multiply(multiply(x, x2), multiply(x2, x2));
+// The same for x = y.
+INLINE u64 square(u64 x) {
+#ifdef ADDITIONS_ARE_SCARCE
+    return multiply(x, x);
+#else
+    const u64 l = product(LOW(x), LOW(x)), m = product(LOW(x), HIGH(x));
+    const u64 V = add_halves(m + m, LOW(l), HIGH(l));
+    const u64 W = multiply_add(HIGH(x), HIGH(x), PAIR(HIGH(V), HIGH(m) >> 31));
+    return montgomery(W, LOW(V), LOW(l));
+#endif
 }
 
-// high + 2^33 < 2^64. Returns (low + 2^32 high) / 2^32, any, but for one in 2^32 / 1.17.
-// It is high + low1 - M low0, see montgomery.
+// x any. Returns x^7, any.
+INLINE u64 seventh_power(u64 x) {
+    const u64 x2 = square(x);
+    return multiply(multiply(x, x2), square(x2));
+}
+
+// high + (low >> 32) < 2^64. Returns (low + 2^32 high) / 2^32 modulo p, any, but for 1.17 in 2^32.
+// It is high + low1 - M low0, see montgomery. high1 < low0 decides here. That is wrong where high1 = low0 - 1 and
+// high0 + low1 + low0 >= 2^33 - 1 (a sixth); where high1 = low0 - 2, the result is negative.
 INLINE u64 divide(u64 low, u64 high) {
     const u32 difference = subtract_and_borrow(HIGH(high), LOW(low)), v = HIGH(high) - difference;
     return add_halves(PAIR(LOW(high), difference), HIGH(low), v);
 }
 
-// low + 2^64 top, top small, maybe negative. Returns it modulo p, any, but for one in 2^31 / |top|.
-// It is low + M top = low - top + 2^32 top, where there are hardly ever carries.
+// top small, maybe negative. Returns low + 2^64 top modulo p, any, but for 2 |top| in 2^32.
+// It is low - top + 2^32 top, where there are hardly ever carries.
 INLINE u64 fold(u64 low, u32 top) {
     return PAIR(LOW(low) - top, HIGH(low) + top);
 }
 
-// Returns low + 2^32 high modulo p, see fold; high < 2^63, or negative.
+// Returns low + 2^32 high modulo p, see fold; high may be negative.
 INLINE u64 join(u64 low, u64 high) {
     const u64 above = high + HIGH(low);
     return fold(PAIR(LOW(low), LOW(above)), HIGH(above));
 }
 
-// x, y any. Returns x + y modulo p, any, but for one in 2^32.
+// x, y any. Returns x + y modulo p, any, but for 1 in 2^32.
 INLINE u64 add(u64 x, u64 y) {
     u32 carry;
     const u64 sum = add_carry(x, y, &carry);
@@ -82,7 +102,8 @@ INLINE u64 add(u64 x, u64 y) {
 INLINE void multiply_by_matrix(u64 x[12]) {
     UNROLL
     for (int i = 0; i < 12; i += 4) {
-        const u64 three = x[i] + x[i + 1] + x[i + 2], all1 = three + x[i + 3] + x[i + 1], all3 = three + x[i + 3] + x[i + 3];
+        const u64 three = x[i] + x[i + 1] + x[i + 2];
+        const u64 all1 = three + x[i + 3] + x[i + 1], all3 = three + x[i + 3] + x[i + 3];
         const u64 y0 = all1 + x[i] + x[i + 1], y1 = all1 + x[i + 2] + x[i + 2], y2 = all3 + x[i + 2] + x[i + 3];
         x[i + 3] = all3 + x[i] + x[i];
         x[i] = y0;
@@ -110,22 +131,22 @@ INLINE void external_layer(u64 x[12], CONSTANT const u64 *constants) {
     }
 }
 
-// All internal rounds, on elements divided by 2^32 once more in each. x[1] .. x[11] go with offsets, which constants take
+// All internal rounds; each leaves the elements divided by 2^32. x[1] .. x[11] go with offsets, which constants take
 // away in the end.
 //
 // x[i] becomes (d x[i] + s) / 2^32, s the sum. Of d and 2^32 d modulo p, A and B are the digits, so that d x + s =
 // low + 2^32 high with low = A0 x0 + B0 x1 + s0, high = A1 x0 + B1 x1 + s1, s = s0 + 2^32 s1. A digit may be negative:
 // then its size is multiplied by ~x0 = M - x0 instead of x0, which adds a constant. source.py proves that low and
 // high + 2^32 are less than 2^64, and keeps the account of the constants.
-INLINE void internal_rounds(u64 x[12], CONSTANT const u64 *constants, CONSTANT const u64 *after) {
+INLINE void internal_rounds(u64 x[12], int permutation) {
     ROLLED
-    for (int r = 0; r < 22; ++r) {
+    for (int r = 22 * permutation; r < 22 * permutation + 22; ++r) {
         x[0] = seventh_power(x[0]);
-        u64 s0 = LOW(constants[r]), s1 = HIGH(constants[r]);
+        u64 s0 = LOW(INTERNAL[r]), s1 = HIGH(INTERNAL[r]);
         UNROLL
-        for (int i = 0; i < 12; i += 2) {
-            s0 = add_halves(s0, LOW(x[i]), LOW(x[i + 1]));
-            s1 = add_halves(s1, HIGH(x[i]), HIGH(x[i + 1]));
+        for (int i = 0; i < 12; ++i) {
+            s0 = add_half(s0, LOW(x[i]));
+            s1 += HIGH(x[i]);
         }
         UNROLL
         for (int i = 0; i < 12; ++i) {
@@ -138,7 +159,7 @@ INLINE void internal_rounds(u64 x[12], CONSTANT const u64 *constants, CONSTANT c
         }
     }
     UNROLL
-    for (int i = 1; i < 12; ++i) x[i] = add(x[i], after[i]);
+    for (int i = 1; i < 12; ++i) x[i] = add(x[i], AFTER_INTERNAL[permutation][i]);
 }
 
 // The first 8 bytes of the hash, as an integer, from the elements before the second S-boxes.
@@ -150,7 +171,7 @@ INLINE u64 top_of_hash(u64 x[12]) {
         if (r == 15) break;
         external_layer(x, EXTERNAL[r]);
         if (r == 7) external_layer(x, EXTERNAL[15]);  // before it the last block, which is [1, 1, 0, ...]
-        if (r % 8 == 3) internal_rounds(x, INTERNAL[r / 8], AFTER_INTERNAL[r / 8]);
+        if (r % 8 == 3) internal_rounds(x, r / 8);
     }
     u64 low = 0, high = 0;
     UNROLL
@@ -173,11 +194,12 @@ INLINE void start_counting(u64 x[12], u32 offset, const u64 w[14]) {
 // Elements 3 and 7 before the first S-boxes are w[12] + 35 k and w[13] - 35 k at step k. The others are the same at
 // every step; w[0] .. w[11] is what they alone give before the second S-boxes.
 INLINE void start_walk(u64 x[12], u32 k, const u64 w[14]) {
-    const u64 along = product(k, 35), power3 = seventh_power(add(w[12], along)), power7 = seventh_power(add(w[13], P - along));
+    const u64 along = product(k, 35);
+    const u64 power3 = seventh_power(add(w[12], along)), power7 = seventh_power(add(w[13], P - along));
     UNROLL
     for (int i = 0; i < 12; ++i) {
-        const u64 low = multiply_add(LOW(power3), COLUMN3[i], LOW(w[i])), high = multiply_add(HIGH(power3), COLUMN3[i], HIGH(w[i]));
-        x[i] = join(multiply_add(LOW(power7), COLUMN7[i], low), multiply_add(HIGH(power7), COLUMN7[i], high));
+        x[i] = join(product(LOW(power3), COLUMN3[i]) + product(LOW(power7), COLUMN7[i]) + LOW(w[i]),
+                    product(HIGH(power3), COLUMN3[i]) + product(HIGH(power7), COLUMN7[i]) + HIGH(w[i]));
     }
 }
 

@@ -91,8 +91,11 @@ INLINE u64 add_carry(u64 a, u64 b, u32 *carry) {
     return PAIR(low, high);
 }
 #if __CUDA_ARCH__ >= 1000
-// Additions of three numbers with two carries are gone, and 64-bit additions of halves cost moves.
-#define CUSTOM_ADDITIONS
+// Additions of three numbers have one carry less, and 64-bit additions of halves cost moves. The multiplier has time.
+#define ADDITIONS_ARE_SCARCE
+INLINE u64 add_half(u64 a, u32 b) {
+    return multiply_add(b, blockDim.x / BLOCK, a);  // 1, which the compiler does not know
+}
 INLINE u64 add_halves(u64 a, u32 b, u32 c) {
     u32 low, high;
     asm("add.cc.u32 %0, %2, %4; addc.u32 %1, %3, 0; add.cc.u32 %0, %0, %5; addc.u32 %1, %1, 0;"
@@ -223,7 +226,7 @@ def _constants() -> str:
     # power of 2^32 is its own seventh power, as 2^192 = 1.
     rounds = len(INTERNAL_ROUNDS)
     internals = [_internal(diagonal, permutation * rounds) for permutation in range(2)]
-    lines.append(_tables("INTERNAL", [added for added, _ in internals]))
+    lines.append(_table("CONSTANT_TABLE const u64", "INTERNAL", [added for sums, _ in internals for added in sums]))
     lines.append(_tables("AFTER_INTERNAL", [after for _, after in internals]))
 
     # What the layer at the end of external round r adds: the constants of the next round, or the last block. [15] is

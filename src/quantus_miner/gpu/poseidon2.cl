@@ -34,8 +34,8 @@ INLINE u64 subtract_multiple(u64 W, u32 v, u32 l0) {
 
 // W, v any. Returns W - l0 - M v modulo p, any, but for 1.17 in 2^32.
 // With W = W0 + 2^32 W1 that is W0 + v - l0 + 2^32 (W1 - v), and where it is negative p is added: p = -M modulo 2^64,
-// so 1 is added to v instead. That is decided by W1 < v alone, which is wrong where W1 = v and W0 + v < l0 (a sixth), and
-// v + 1 must not be 2^32. Where W1 = v - 1, the sum is negative, as W0 + v - l0 < 2^33 - 1.
+// so 1 is added to v instead. That is decided by W1 < v alone, which is wrong where W1 = v and W0 + v < l0 (a sixth);
+// and v + 1 must not be 2^32. Where W1 = v - 1, the sum is negative, as W0 + v - l0 < 2^33 - 1.
 INLINE u64 montgomery(u64 W, u32 v, u32 l0) {
     return subtract_multiple(W, increment_if_below(v, HIGH(W), v), l0);
 }

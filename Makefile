@@ -56,7 +56,7 @@ bench: $(VENV)/run.stamp
 bench-gpu: $(VENV)/run.stamp
 	@case "$(EXTRAS)" in cuda | opencl) ;; *) echo "quantus-miner: name one of the extras: make bench-gpu EXTRAS=cuda" >&2; exit 1 ;; esac
 	@$(PIP) install --requirement requirements/gpu.txt
-	@if [ "$(EXTRAS)" = cuda ]; then $(PIP) install --constraint requirements/test.txt nvidia-cuda-nvdisasm; fi
+	@if [ "$(EXTRAS)" = cuda ]; then $(PIP) install nvidia-cuda-nvdisasm; fi
 	$(BIN)/python -m benchmarks.gpu --engine gpu-$(EXTRAS)
 
 bench-peers: $(VENV)/run.stamp

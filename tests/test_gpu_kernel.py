@@ -44,61 +44,38 @@ HOSTILE = sorted(
         for n in range(base - 2, base + 3)
     }
 )
-PROBES = """
-KERNEL probe_multiply(u64 x, u64 y, GLOBAL u32 *out) {
-    const u64 r = multiply(x, y);
+ONE_NUMBER = {
+    "multiply": "multiply(x, y)",
+    "square": "square(x)",
+    "power": "seventh_power(x)",
+    "divide": "divide(x, y)",
+    "fold": "fold(x, (u32)y)",
+    "join": "join(x, y)",
+    "add": "add(x, y)",
+}
+ALL_ELEMENTS = {"layer": "external_layer(e, EXTERNAL[1])", "internal": "internal_rounds(e, 0)"}
+PROBES = "".join(
+    f"""
+KERNEL probe_{name}(u64 x, u64 y, GLOBAL u32 *out) {{
+    const u64 r = {expression};
     out[0] = LOW(r);
     out[1] = HIGH(r);
-}
-KERNEL probe_square(u64 x, u64 y, GLOBAL u32 *out) {
-    const u64 r = square(x);
-    out[0] = LOW(r);
-    out[1] = HIGH(r);
-}
-KERNEL probe_divide(u64 low, u64 high, GLOBAL u32 *out) {
-    const u64 r = divide(low, high);
-    out[0] = LOW(r);
-    out[1] = HIGH(r);
-}
-KERNEL probe_fold(u64 low, u64 top, GLOBAL u32 *out) {
-    const u64 r = fold(low, (u32)top);
-    out[0] = LOW(r);
-    out[1] = HIGH(r);
-}
-KERNEL probe_join(u64 low, u64 high, GLOBAL u32 *out) {
-    const u64 r = join(low, high);
-    out[0] = LOW(r);
-    out[1] = HIGH(r);
-}
-KERNEL probe_add(u64 x, u64 y, GLOBAL u32 *out) {
-    const u64 r = add(x, y);
-    out[0] = LOW(r);
-    out[1] = HIGH(r);
-}
-KERNEL probe_power(u64 x, u64 y, GLOBAL u32 *out) {
-    const u64 r = seventh_power(x);
-    out[0] = LOW(r);
-    out[1] = HIGH(r);
-}
-KERNEL probe_layer(u64 x, u64 y, GLOBAL u32 *out) {
+}}"""
+    for name, expression in ONE_NUMBER.items()
+) + "".join(
+    f"""
+KERNEL probe_{name}(u64 x, u64 y, GLOBAL u32 *out) {{
     u64 e[12];
     for (int i = 0; i < 12; ++i) e[i] = i % 2 ? x : y;
-    external_layer(e, EXTERNAL[1]);
-    for (int i = 0; i < 12; ++i) {
+    {statement};
+    for (int i = 0; i < 12; ++i) {{
         out[2 * i] = LOW(e[i]);
         out[2 * i + 1] = HIGH(e[i]);
-    }
-}
-KERNEL probe_internal(u64 x, u64 y, GLOBAL u32 *out) {
-    u64 e[12];
-    for (int i = 0; i < 12; ++i) e[i] = i % 2 ? x : y;
-    internal_rounds(e, 0);
-    for (int i = 0; i < 12; ++i) {
-        out[2 * i] = LOW(e[i]);
-        out[2 * i + 1] = HIGH(e[i]);
-    }
-}
-"""
+    }}
+}}"""
+    for name, statement in ALL_ELEMENTS.items()
+)
+"""Kernels that hand out what a function returns, or all elements."""
 
 
 class Program(Protocol):

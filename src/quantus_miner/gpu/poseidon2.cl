@@ -73,7 +73,8 @@ INLINE u64 seventh_power(u64 x) {
 
 // high + (low >> 32) < 2^64. Returns (low + 2^32 high) / 2^32 modulo p, any, but for 1.17 in 2^32.
 // It is high + low1 - M low0, see montgomery. high1 < low0 decides here. That is wrong where high1 = low0 - 1 and
-// high0 + low1 + low0 >= 2^33 - 1 (a sixth); where high1 = low0 - 2, the result is negative.
+// high0 + low1 + low0 >= 2^33 - 1 (a sixth); where high1 = low0 - 2, the result is negative. Of v, which is low0 or one
+// more, the difference to high1 is found first.
 INLINE u64 divide(u64 low, u64 high) {
     const u32 difference = subtract_and_borrow(HIGH(high), LOW(low)), v = HIGH(high) - difference;
     return add_halves(PAIR(LOW(high), difference), HIGH(low), v);
@@ -98,8 +99,8 @@ INLINE u64 add(u64 x, u64 y) {
     return fold(sum, carry);
 }
 
-// The external matrix on halves of elements. Its rows add up to 28.
-INLINE void multiply_by_matrix(u64 x[12]) {
+// The 4 by 4 matrix on each four of the elements' halves, in 7 sums of three.
+INLINE void multiply_fours(u64 x[12]) {
     UNROLL
     for (int i = 0; i < 12; i += 4) {
         const u64 three = x[i] + x[i + 1] + x[i + 2];
@@ -112,7 +113,8 @@ INLINE void multiply_by_matrix(u64 x[12]) {
     }
 }
 
-// The external matrix, then the constants, which are 2^64 MEAN larger.
+// The external matrix, whose rows add up to 28: the one above, then to each element those in its place of all fours.
+// With them the constants, which are 2^64 MEAN larger.
 INLINE void external_layer(u64 x[12], CONSTANT const u64 *constants) {
     u64 low[12], high[12];
     UNROLL
@@ -120,8 +122,8 @@ INLINE void external_layer(u64 x[12], CONSTANT const u64 *constants) {
         low[i] = LOW(x[i]);
         high[i] = HIGH(x[i]);
     }
-    multiply_by_matrix(low);
-    multiply_by_matrix(high);
+    multiply_fours(low);
+    multiply_fours(high);
     UNROLL
     for (int i = 0; i < 4; ++i) {
         const u64 low_sum = low[i] + low[i + 4] + low[i + 8], high_sum = high[i] + high[i + 4] + high[i + 8];

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantus_miner.doctor import TIME_ERROR, Finding, Host, examine, service_environment
+from quantus_miner.gpu import drivers
 from quantus_miner.settings import Settings, load
 
 from .conftest import MinerProcess
@@ -163,6 +164,16 @@ def test_a_port_that_another_has_and_one_that_a_miner_has(tmp_path: Path) -> Non
 def test_an_engine_that_cannot_run_here(tmp_path: Path) -> None:
     found = complaints(findings(plant(tmp_path), MINER_STATE_DIR=str(tmp_path), MINER_ENGINE="gpu-opencl"))
     assert found["engine"].startswith("engine 'gpu-opencl' is not available")
+
+
+def test_a_card_that_is_broken_beside_an_engine_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pocl_binary_distribution", reason="OpenCL on the CPU (PoCL) has no wheel for this platform")
+    opencl = drivers.load("gpu-opencl")
+    (cpu, *_) = (device for device in opencl.devices() if device.kind == "cpu")
+    monkeypatch.setattr(opencl, "source", lambda _: "nonsense")
+    environ = {"MINER_ENGINE": "gpu-opencl,cpu-fast", "MINER_GPU_DEVICES": str(cpu.index)}
+    found = complaints(findings(plant(tmp_path), MINER_STATE_DIR=str(tmp_path), **environ))
+    assert found["engine"].startswith(f"gpu-opencl on device {cpu.index}, {cpu.name}: OpenCL: ")
 
 
 def test_a_clock_that_nothing_keeps_in_time_is_worth_a_note(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from quantus_miner.engines import Control, create_engines, unavailable_reason
 from quantus_miner.engines import gpu as gpu_engine
 from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.engines.gpu import GpuEngine
-from quantus_miner.errors import DeviceLostError, EngineUnavailableError, SettingError
+from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError, SettingError
 from quantus_miner.gpu import binaries, drivers, telemetry, tuning
 from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Launcher, Readout
 from quantus_miner.gpu.source import MAX_HITS
@@ -302,12 +302,41 @@ def test_a_hot_card_pauses_until_it_is_cool(cpu: Device, folder: Path, watched: 
     said = [thermostat.too_hot() for _ in range(6)]
     assert said == [False, True, True, True, False, False]
 
+
+def test_a_hot_card_hands_back_what_it_has_not_launched(cpu: Device, folder: Path, watched: list[Watched]) -> None:
+    readings = iter([70.0, 70.0, 90.0, 90.0, 90.0, 70.0])
+    thermostat = Thermostat("a card", 80, lambda: next(readings, 70.0), iter(range(10**6)).__next__)
     engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1)
     engine.open()
-    readings, control = iter([90.0, 90.0, 70.0]), CountingControl()
-    engine._thermostat = Thermostat("a card", 80, lambda: next(readings, 70.0), iter(range(10**6)).__next__)
-    assert search(engine, a_job(Order.WALK, MAX), 0, 5000, control) == (5000, None)
-    assert control.sleeps == [1.0, 1.0]
+    engine._thermostat = thermostat
+    engine._size = 1000
+    before = len(watched[-1].launches)
+    job, control = a_job(Order.WALK, MAX), Control()
+    with pytest.raises(DevicePausedError):
+        engine.search(job, 0, 50_000, control)
+    tested = control.hashes
+    assert 0 < tested == sum(count for *_, count in watched[-1].launches[before:]) < 50_000
+    assert engine.fault is None
+    control.reset()
+    with pytest.raises(DevicePausedError):
+        engine.search(job, tested, 50_000 - tested, control)
+    assert control.hashes == 0
+    assert search(engine, job, tested, 50_000 - tested) == (50_000 - tested, None)
+
+
+def test_others_take_over_from_a_hot_card(cpu: Device, folder: Path, watched: list[Watched]) -> None:
+    always = Thermostat("a card", 80, lambda: 90.0, iter(range(10**6)).__next__)
+    hot = GpuEngine(
+        "gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1, duty=100, thermostat=always
+    )
+    with pytest.raises(DevicePausedError):
+        hot.open()
+    assert watched[-1].closed
+    miner = Miner([hot, CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.02)
+    miner.start()
+    assert exhaust(miner, 100_000) == 100_000
+    assert [gpu.up for gpu in miner.stats().gpus] == [True]
+    assert miner.close(WAIT_S)  # at once, though the hot one waits
 
 
 def test_a_card_that_stops_saying_how_hot_it_is_goes_on() -> None:
@@ -326,8 +355,9 @@ def test_a_device_that_finds_nothing_fails_the_self_test(cpu: Device, folder: Pa
         return launcher
 
     engine = GpuEngine("gpu-opencl", cpu, open_blind, blocks=1)
-    with pytest.raises(EngineUnavailableError, match=r"opencl on device .* fails the self test of qpow-poseidon2"):
+    with pytest.raises(DeviceLostError, match="its kernel fails the self test"):
         engine.open()
+    assert engine.fault == "its kernel fails the self test"
     assert watched[-1].closed
 
 
@@ -428,6 +458,33 @@ def test_what_an_opencl_compiler_says_is_one_line(cpu: Device, tmp_path: Path, m
     assert re.fullmatch(
         r"engine 'gpu-opencl' is not available: OpenCL: .+; use cpu-fast or cpu-baseline", str(caught.value)
     )
+
+
+def test_a_device_that_fails_at_the_start_is_left_out_until_it_works(
+    cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.0)
+    opencl = drivers.load("gpu-opencl")
+    with monkeypatch.context() as broken:
+        broken.setattr(opencl, "source", lambda _: "nonsense")
+        engines = create_engines(settings(tmp_path, "gpu-opencl,cpu-fast", gpu_devices=str(cpu.index)), 1)
+    assert [engine.fault is None for engine in engines] == [False, True]
+    miner = Miner(engines, chunk_s=0.02)
+    assert [gpu.up for gpu in miner.stats().gpus] == [False]
+    assert miner.healthy
+    miner.start()
+    with caplog.at_level(logging.INFO, "miner"):
+        while not miner.stats().gpu_devices:
+            assert exhaust(miner, 100_000) == 100_000
+    assert "has its device back" in caplog.text
+    assert engines[0].fault is None
+    assert miner.close(WAIT_S)
+
+
+def test_bench_of_a_device_that_fails_says_so(engine: GpuEngine, watched: list[Watched]) -> None:
+    watched[-1].fail_at = len(watched[-1].launches) + 1
+    with pytest.raises(DeviceLostError, match="unplugged"):
+        bench.measure(engine, Pow.POSEIDON2, 0.05, lambda *_: None)
 
 
 def test_a_binary_that_the_driver_does_not_take_is_compiled_anew(

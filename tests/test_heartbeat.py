@@ -76,7 +76,7 @@ class StuckEngine:
     """Its kernel does not come back, however it is asked, until the test lets it."""
 
     name = "stuck"
-    device = None
+    device = fault = None
     wrong = 0
     workers = 2
 

@@ -37,7 +37,7 @@ class RecordingEngine:
     """Says what it was asked to search; ends some slices early, as a stopped engine does, by a seeded dice."""
 
     name = "recording"
-    device = None
+    device = fault = None
     wrong = 0
 
     def __init__(self, workers: int, seed: int = 0) -> None:

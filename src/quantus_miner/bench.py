@@ -11,6 +11,7 @@ import msgspec
 
 from quantus_miner import units
 from quantus_miner.engines import Control
+from quantus_miner.errors import DeviceLostError
 from quantus_miner.gpu import tuning
 from quantus_miner.model import Job, Pow
 from quantus_miner.pow.order import fastest_order, positions_from
@@ -48,11 +49,12 @@ class BenchReport(msgspec.Struct, frozen=True):
 def measure(engine: Engine, pow_: Pow, seconds: float, progress: Callable[[float, float], None]) -> BenchResult:
     """Runs all workers of ``engine`` for ``seconds``, on a random header and a target that nothing meets.
 
-    ``progress(elapsed, hash_rate)`` is called about ten times a second.
+    ``progress(elapsed, hash_rate)`` is called about ten times a second. Raises DeviceLostError.
     """
     header = secrets.token_bytes(32)
     controls = [Control() for _ in range(engine.workers)]
     ready = threading.Barrier(engine.workers + 1)
+    lost: list[DeviceLostError] = []
 
     def work(index: int) -> None:
         order = fastest_order(pow_)
@@ -60,7 +62,10 @@ def measure(engine: Engine, pow_: Pow, seconds: float, progress: Callable[[float
         ranges = positions_from(order, bytes([index % 256]), secrets.randbits(200))
         job = Job("bench", pow_, header, 0, ranges, order)
         ready.wait()
-        engine.search(job, ranges[0].start, SLICE, controls[index])
+        try:
+            engine.search(job, ranges[0].start, SLICE, controls[index])
+        except DeviceLostError as error:
+            lost.append(error)
 
     threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(engine.workers)]
     for thread in threads:
@@ -76,6 +81,8 @@ def measure(engine: Engine, pow_: Pow, seconds: float, progress: Callable[[float
         control.stop()
     for thread in threads:
         thread.join()
+    if lost:
+        raise lost[0]
     kernel = engine.kernel(pow_) or ""
     return BenchResult(engine.name, kernel, pow_, engine.workers, hashes, elapsed, hashes / elapsed)
 

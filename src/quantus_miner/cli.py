@@ -108,6 +108,8 @@ def bench(pow_: str, seconds: float, tune: bool, as_json: bool, **given: str | N
     for part in engines:
         if part.kernel(proof) is None:
             raise MinerError(f"--pow: engine {part.name} has no kernel for {proof}")
+        if part.fault is not None:
+            raise MinerError(f"engine {part.name} cannot run {part.kernel(proof)}: {part.fault}")
 
         if tune and isinstance(part, GpuEngine):
             blocks = bench_.tune(

@@ -252,10 +252,19 @@ def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             # A folder of its own: what root leaves in the service's could not be replaced by it.
-            create_engines(replace(settings, state_dir=Path(folder)), max(settings.workers or 1, len(settings.engine)))
+            workers = max(settings.workers or 1, len(settings.engine))
+            engines = create_engines(replace(settings, state_dir=Path(folder)), workers)
     except MinerError as error:
         yield Finding("engine", str(error), "`quantus-miner devices` names the engines and kernels that can run here")
-    else:
+        return
+    faults = [
+        f"{engine.name} on device {engine.device.index}, {engine.device.name}: {engine.fault}"
+        for engine in engines
+        if engine.device is not None and engine.fault is not None
+    ]
+    for fault in faults:
+        yield Finding("engine", fault, "The others mine without it; leave it out of --gpu-devices until it is repaired")
+    if not faults:
         yield Finding("engine", f"{', '.join(settings.engine)} passed the self test")
 
 

@@ -29,6 +29,10 @@ class DeviceLostError(MinerError):
     """A device of an engine has failed; it may come back."""
 
 
+class DevicePausedError(MinerError):
+    """A device of an engine has to rest for a while."""
+
+
 class LinkLostError(MinerError):
     """A connection to a live source ended or could not be made; it is tried again."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import pow as reference
 from quantus_miner.engines.base import Control, Engine
-from quantus_miner.errors import DeviceLostError
+from quantus_miner.errors import DeviceLostError, DevicePausedError
 from quantus_miner.host.cpus import pin_thread, yield_priority
 from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
 from quantus_miner.native import Outcome
@@ -34,6 +34,8 @@ GROWTH: Final = 8.0
 """Largest factor between the speeds that a worker is taken to have for two slices."""
 SMALLEST_SLICE_S: Final = 0.001
 """Slices shrink toward the end of a range, so that all workers end together, but not below this."""
+PAUSE_S: Final = 1.0
+"""Between two tries of a device that has to rest."""
 STALL_S: Final = 10.0
 """Seconds without a nonce tested after which a worker that has work is stuck, and not just waiting for its CPU."""
 
@@ -98,7 +100,7 @@ class _Worker:
         self.done = 0
         self.meter = RateMeter(now)
         self.alive = True
-        self.lost = False  # its device, for now
+        self.lost = engine.fault is not None  # its device, for now
         self.backoff = Backoff()
         self._mark: tuple[float, int] | None = None
         self._moved = now
@@ -344,6 +346,10 @@ class Miner:
                 self._finish_slice(worker, search, start, count, Outcome(worker.control.hashes, None), None)
                 self._sit_out(worker, error)
                 continue
+            except DevicePausedError:
+                self._finish_slice(worker, search, start, count, Outcome(worker.control.hashes, None), None)
+                self._wait(PAUSE_S)
+                continue
             except Exception:
                 log.exception("Worker %d of engine %s failed and is retired", worker.index, worker.engine.name)
                 self._retire(worker, search, start, count)
@@ -447,7 +453,12 @@ class Miner:
                 log.error("Worker %d of engine %s has lost its device: %s", worker.index, worker.engine.name, error)
             worker.lost = True
             log.debug("Worker %d: %s; next try in %g s", worker.index, error, wait_s)
-            self._work.wait_for(lambda: self._closing, wait_s)
+        self._wait(wait_s)
+
+    def _wait(self, seconds: float) -> None:
+        """Without a slice; less at the end of the service."""
+        with self._lock:
+            self._work.wait_for(lambda: self._closing, seconds)
 
     def _come_back(self, worker: _Worker) -> None:
         with self._lock:

@@ -60,6 +60,14 @@ def run(settings: Settings) -> None:
     engines = create_engines(settings, workers)
     log.info("Using engine: %s", ", ".join(settings.engine))
     for engine in engines:
+        if engine.fault is not None and engine.device is not None:
+            log.error(
+                "Engine %s cannot use device %d, %s, and tries again while there is work: %s",
+                engine.name,
+                engine.device.index,
+                engine.device.name,
+                engine.fault,
+            )
         for pow_ in Pow:
             if kernel := engine.kernel(pow_):
                 log.info("Engine %s searches %s with kernel %s", engine.name, pow_, kernel)

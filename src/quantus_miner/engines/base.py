@@ -68,6 +68,10 @@ class Engine(Protocol):
         """The card that its one worker drives; None: its workers are CPU threads."""
 
     @property
+    def fault(self) -> str | None:
+        """Why that card could not be used when that was last tried; None: it can be."""
+
+    @property
     def wrong(self) -> int:
         """Candidates of that card that are none."""
 
@@ -81,8 +85,9 @@ class Engine(Protocol):
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
         """Tests the nonces at ``start``, … ``start + count - 1`` in the job's order and ends at the first valid one.
 
-        Ends early, with fewer tested, only when ``control`` is stopped. Raises DeviceLostError where its device fails:
-        then ``control.hashes`` nonces from ``start`` on were tested, and a later call tries to have the device back.
+        Ends early, with fewer tested, only when ``control`` is stopped. Raises DeviceLostError where its device fails,
+        and DevicePausedError where that has to rest: then ``control.hashes`` nonces from ``start`` on were tested, and
+        a later call tries again.
         """
 
     def job_solved(self) -> None:

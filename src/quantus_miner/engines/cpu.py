@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class CpuEngine:
     """Searches on ``workers`` threads with one kernel a proof of work."""
 
-    device = None
+    device = fault = None
     wrong = 0
 
     def __init__(self, name: str, workers: int, kernels: Mapping[Pow, native.Kernel]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner import native
 from quantus_miner import pow as reference
 from quantus_miner.engines.selftest import self_test
-from quantus_miner.errors import DeviceLostError, EngineUnavailableError
+from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError
 from quantus_miner.gpu.device import IN_FLIGHT
 from quantus_miner.gpu.source import BLOCK, MAX_HITS
 from quantus_miner.model import Job, Pow
@@ -68,6 +68,7 @@ class GpuEngine:
         self.name = name
         self.device = device
         self.blocks = blocks
+        self.fault: str | None = None
         self.wrong = 0  # candidates that are none
         self._open_device = open_device
         self._duty = duty
@@ -89,27 +90,33 @@ class GpuEngine:
         return f"{self.name.removeprefix('gpu-')} on device {self.device.index}, {self.device.name}"
 
     def open(self) -> Launcher:
-        """Loads the kernels and tests them. Raises DeviceLostError, or EngineUnavailableError if they fail the test."""
-        self._launcher = launcher = self._open_device()
-        self._in_flight.clear()
-        self._job = None
-        self._size = self.blocks * launcher.multiprocessors * BLOCK
+        """Loads the kernels and tests them. Raises DeviceLostError, or DevicePausedError if it is too hot for that."""
         try:
+            self._launcher = launcher = self._open_device()
+            self._in_flight.clear()
+            self._job = None
+            self._size = self.blocks * launcher.multiprocessors * BLOCK
             self_test(self)
-        except EngineUnavailableError:
-            self._lose()
+        except DevicePausedError:
+            self._close()
             raise
+        except DeviceLostError as error:
+            self._lose(error)
+            raise
+        except EngineUnavailableError:
+            failed = DeviceLostError("its kernel fails the self test")
+            self._lose(failed)
+            raise failed from None
+        self.fault = None
         return launcher
 
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
         """See Engine.search. After a stop, the launches of this job that are in flight, 0.05 s in all, still count."""
         try:
             return self._search(self._launcher or self.open(), job, start, start + count, control)
-        except DeviceLostError:
-            self._lose()
+        except DeviceLostError as error:
+            self._lose(error)
             raise
-        except EngineUnavailableError as error:
-            raise DeviceLostError(str(error)) from None
 
     def job_solved(self) -> None:
         """Nothing to learn from it."""
@@ -130,8 +137,10 @@ class GpuEngine:
             working = any(launch.seek == self._seeks for launch in self._in_flight)
             if known == end or (control.stopped and not working):
                 return Outcome(reported - start, None)
-            self._pause(control)
-            if not control.stopped:
+            hot = self._thermostat is not None and self._thermostat.too_hot()
+            if hot and not working:
+                raise DevicePausedError("too hot")
+            if not hot and not control.stopped:
                 self._fill(launcher, prepared, end)
             if self._in_flight:
                 self._collect(launcher, job, prepared, control)
@@ -140,11 +149,6 @@ class GpuEngine:
         """What is launched next is at ``position``; what is in flight is of no use."""
         self._seeks += 1
         self._read = self._launched = position
-
-    def _pause(self, control: Control) -> None:
-        while self._thermostat is not None and self._thermostat.too_hot():
-            if control.sleep(1.0):
-                return
 
     def _fill(self, launcher: Launcher, prepared: native.NativeJob, end: int) -> None:
         """Launches, in order of position and not beyond ``end``, until as many are in flight as may be."""
@@ -201,7 +205,11 @@ class GpuEngine:
             log.warning("Engine %s (%s) takes for a candidate: %s", self.name, self.kernel(Pow.POSEIDON2), candidate)
         self.wrong += 1
 
-    def _lose(self) -> None:
+    def _lose(self, error: DeviceLostError) -> None:
+        self.fault = str(error)
+        self._close()
+
+    def _close(self) -> None:
         if self._launcher is not None:
             self._launcher.close()
         self._launcher = None

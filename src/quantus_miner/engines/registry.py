@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from quantus_miner.engines.cpu import CpuEngine, baseline_kernels, fast_kernels
 from quantus_miner.engines.gpu import GpuEngine
 from quantus_miner.engines.selftest import self_test
 from quantus_miner.engines.throttled import ThrottledEngine
-from quantus_miner.errors import DeviceLostError, EngineUnavailableError, SettingError
+from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError, SettingError
 from quantus_miner.gpu import drivers, tuning
 from quantus_miner.gpu.device import DriverError
 from quantus_miner.gpu.telemetry import Telemetry, Thermostat
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 def create_engines(settings: Settings, workers: int) -> list[Engine]:
     """The engines that ``settings.engine`` names; the CPU engines share ``workers`` threads evenly.
 
-    Of a GPU engine there is one for each device. Raises EngineUnavailableError where one cannot run here or fails its
-    self test, SettingError where there are more CPU engines than workers or a kernel or a device is unknown.
+    Of a GPU engine there is one for each device; those that cannot be used now have a ``fault``. Raises
+    EngineUnavailableError where one cannot run here, a CPU engine fails its self test, or all engines have a fault;
+    SettingError where there are more CPU engines than workers or a kernel or a device is unknown.
     """
     names = settings.engine
     cpu_names = [name for name in names if name.startswith("cpu-")]
@@ -42,16 +44,21 @@ def create_engines(settings: Settings, workers: int) -> list[Engine]:
         else:
             try:
                 chosen = _choose_devices(name, settings.gpu_devices, [device.pci for device in devices])
-                engines += [_gpu_engine(name, settings, device) for device in chosen]
-            except (DriverError, DeviceLostError) as error:
-                raise EngineUnavailableError(
-                    f"engine '{name}' is not available: {error}; use cpu-fast or cpu-baseline"
-                ) from None
+            except DriverError as error:
+                raise _unavailable(name, str(error)) from None
+            engines += [_gpu_engine(name, settings, device) for device in chosen]
             devices += chosen
     known = {"all", *(str(device.index) for device in devices), *(device.pci for device in devices)}
     if len(cpu_names) < len(names) and (unknown := [name for name in settings.gpu_devices if name not in known]):
         raise SettingError(f"--gpu-devices: there is no device {unknown[0]}; name one that quantus-miner devices lists")
+    faults = [(engine.name, engine.fault) for engine in engines if engine.fault is not None]
+    if len(faults) == len(engines):
+        raise _unavailable(*faults[0])
     return engines
+
+
+def _unavailable(name: str, reason: str) -> EngineUnavailableError:
+    return EngineUnavailableError(f"engine '{name}' is not available: {reason}; use cpu-fast or cpu-baseline")
 
 
 def unavailable_reason(name: str) -> str | None:
@@ -96,7 +103,8 @@ def _gpu_engine(name: str, settings: Settings, device: Device) -> GpuEngine:
         duty=settings.gpu_duty,
         thermostat=thermostat,
     )
-    engine.open()
+    with suppress(DeviceLostError, DevicePausedError):  # the first is the engine's fault from then on
+        engine.open()
     return engine
 
 

@@ -26,7 +26,7 @@ class ThrottledEngine:
     a solved job. ``throttle_cap`` 0: no cap.
     """
 
-    device = None
+    device = fault = None
     wrong = 0
 
     def __init__(

@@ -23,7 +23,7 @@ from quantus_miner.settings import load
 
 if TYPE_CHECKING:
     from quantus_miner.gpu.device import Launcher
-    from quantus_miner.miner import Search
+    from quantus_miner.search import Search
 
 RATE: Final = 1e9
 """Nonces a second of the simulated device."""

@@ -14,9 +14,10 @@ import pytest
 
 from quantus_miner.heartbeat import Heartbeat
 from quantus_miner.host.notify import STATUS_S, Notifier
-from quantus_miner.miner import STALL_S, Miner
+from quantus_miner.miner import Miner
 from quantus_miner.model import Job, NonceRange, Pow
 from quantus_miner.native import Outcome
+from quantus_miner.worker import STALL_S
 
 from .conftest import MinerProcess
 

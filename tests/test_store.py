@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from quantus_miner.cli import cli
 from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.errors import MinerError
-from quantus_miner.miner import Miner, Search
+from quantus_miner.miner import Miner
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Progress, Solution, Status
 from quantus_miner.proto.jobbook import KEEP_S, KEEP_UNSERVED_S, MAX_JOBS, Event, JobBook
 from quantus_miner.sources.bookkeeper import Bookkeeper
@@ -39,6 +39,8 @@ from .test_live import job as live_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from quantus_miner.search import Search
 
 WAIT_S = 30.0
 HEADER = bytes(range(32))

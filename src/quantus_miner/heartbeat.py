@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from quantus_miner import units
-from quantus_miner.miner import STALL_S
+from quantus_miner.worker import STALL_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable

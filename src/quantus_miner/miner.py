@@ -14,17 +14,18 @@ from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import pow as reference
-from quantus_miner.engines.base import Control, Engine
 from quantus_miner.errors import DeviceLostError, DevicePausedError
 from quantus_miner.host.cpus import pin_thread, yield_priority
 from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
 from quantus_miner.native import Outcome
-from quantus_miner.proto.backoff import Backoff
-from quantus_miner.ranges import NonceRanges
+from quantus_miner.search import Search
 from quantus_miner.stats import GpuStats, MinerStats, RateMeter, ThreadStats
+from quantus_miner.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from quantus_miner.engines import Engine
 
 log = logging.getLogger("miner")
 
@@ -36,94 +37,6 @@ SMALLEST_SLICE_S: Final = 0.001
 """Slices shrink toward the end of a range, so that all workers end together, but not below this."""
 PAUSE_S: Final = 1.0
 """Between two tries of a device that has to rest."""
-STALL_S: Final = 10.0
-"""Seconds without a nonce tested after which a worker that has work is stuck, and not just waiting for its CPU."""
-
-
-class Search:
-    """One submitted job. Identity is its generation: a result that arrives after the end is known as such.
-
-    ``progress``: where an earlier run left off; None: at the beginning.
-    """
-
-    def __init__(
-        self,
-        job: Job,
-        on_end: Callable[[Search], None],
-        on_solution: Callable[[Search, Solution], None] | None,
-        priority: int,
-        now: float,
-        progress: Progress | None = None,
-    ) -> None:
-        progress = progress or Progress(job.ranges)
-        self.job = job
-        self.on_solution = on_solution
-        self.priority = priority
-        self.status = Status.RUNNING
-        self.solution: Solution | None = None
-        self.engine: str | None = None  # that found the solution
-        self.started = now - progress.elapsed
-        self.ended: float | None = None
-        self.on_end = on_end
-        self.todo = NonceRanges(progress.todo)
-        self.tested = progress.hashes  # in finished slices; at the end in all, until that moment
-        self.workers: set[_Worker] = set()
-        self.done: Counter[_Worker] = Counter()
-        self.meters: dict[_Worker, RateMeter] = {}
-
-    @classmethod
-    def over(
-        cls, job: Job, progress: Progress, status: Status, solution: Solution | None, engine: str | None, now: float
-    ) -> Search:
-        """One that ended in an earlier run."""
-        search = cls(job, lambda _: None, None, 0, now, progress)
-        search.status, search.solution, search.engine, search.ended = status, solution, engine, now
-        return search
-
-    def hashes_of(self, worker: _Worker) -> int:
-        """Nonces tested by ``worker``, the slice under way included."""
-        return self.done[worker] + (worker.control.hashes if worker in self.workers else 0)
-
-
-class _Worker:
-    """A thread of an engine and what it is doing; all but ``control`` is guarded by the miner's lock."""
-
-    def __init__(self, index: int, engine: Engine, now: float) -> None:
-        self.index = index
-        self.engine = engine
-        self.control = Control()
-        self.search: Search | None = None
-        self.slice: NonceRange | None = None  # under way
-        self.slice_started = 0.0
-        self.speeds: dict[Pow, float] = {}
-        self.interrupted = False
-        self.done = 0
-        self.meter = RateMeter(now)
-        self.alive = True
-        self.lost = engine.fault is not None  # its device, for now
-        self.backoff = Backoff()
-        self._mark: tuple[float, int] | None = None
-        self._moved = now
-
-    @property
-    def hashes(self) -> int:
-        return self.done + (self.control.hashes if self.search else 0)
-
-    def look(self, now: float) -> None:
-        """Remembers when it last moved: began a slice, tested a nonce, or had no work. Sleep is part of some work."""
-        mark = None if self.search is None or self.control.sleeping else (self.slice_started, self.control.hashes)
-        if mark is None or mark != self._mark:
-            self._mark, self._moved = mark, now
-
-    def stalled(self, now: float) -> bool:
-        return now - self._moved >= STALL_S
-
-    def can(self, pow_: Pow) -> bool:
-        return self.alive and self.engine.kernel(pow_) is not None
-
-    @property
-    def works(self) -> bool:
-        return self.alive and not self.lost
 
 
 class Miner:
@@ -151,7 +64,7 @@ class Miner:
         self._solved_by: Counter[str] = Counter({engine.name: 0 for engine in engines})
         now = clock()
         self._workers = [
-            _Worker(index, engine, now)
+            Worker(index, engine, now)
             for index, engine in enumerate(engine for engine in engines for _ in range(engine.workers))
         ]
         pins = iter(places)
@@ -252,7 +165,7 @@ class Miner:
     def hashes(self, search: Search) -> int:
         """Nonces of ``search`` really tested so far, or until its end."""
         with self._lock:
-            return self._hashes(search)
+            return search.hashes
 
     def progress(self, search: Search) -> Progress:
         """How far ``search`` is for certain: slices under way are left to do."""
@@ -333,7 +246,7 @@ class Miner:
 
     # --- a worker's thread ---
 
-    def _run(self, worker: _Worker, place: frozenset[int] | None) -> None:
+    def _run(self, worker: Worker, place: frozenset[int] | None) -> None:
         yield_priority()
         if place is not None and not pin_thread(place):
             log.warning("Cannot keep worker %d on CPUs %s; it runs on any", worker.index, sorted(place))
@@ -358,7 +271,7 @@ class Miner:
                 self._come_back(worker)
             self._finish_slice(worker, search, start, count, outcome, solution)
 
-    def _next_slice(self, worker: _Worker) -> tuple[Search, int, int] | None:
+    def _next_slice(self, worker: Worker) -> tuple[Search, int, int] | None:
         """The next (search, start, count) for ``worker``, waiting for one; None at the end of the service."""
         with self._lock:
             while not self._closing:
@@ -380,12 +293,12 @@ class Miner:
                 return search, start, count
         return None
 
-    def _slice_size(self, worker: _Worker, search: Search) -> int:
+    def _slice_size(self, worker: Worker, search: Search) -> int:
         speed = worker.speeds.get(search.job.pow, FIRST_SPEED)
         even_share = -(-search.todo.size // len(self._workers))
         return max(1, min(int(speed * self._chunk_s), max(even_share, int(speed * SMALLEST_SLICE_S))))
 
-    def _check(self, worker: _Worker, job: Job, nonce: int) -> Solution | None:
+    def _check(self, worker: Worker, job: Job, nonce: int) -> Solution | None:
         """The hit as a solution if the reference agrees that it is one."""
         value = reference.evaluate(job.pow, job.header, nonce)
         if nonce != 0 and value <= job.limit:
@@ -400,7 +313,7 @@ class Miner:
         return None
 
     def _finish_slice(
-        self, worker: _Worker, search: Search, start: int, count: int, outcome: Outcome, solution: Solution | None
+        self, worker: Worker, search: Search, start: int, count: int, outcome: Outcome, solution: Solution | None
     ) -> None:
         with self._lock:
             elapsed = self._clock() - worker.slice_started
@@ -432,7 +345,7 @@ class Miner:
         if ended:
             search.on_end(search)
 
-    def _retire(self, worker: _Worker, search: Search, start: int, count: int) -> None:
+    def _retire(self, worker: Worker, search: Search, start: int, count: int) -> None:
         with self._lock:
             worker.alive = False
             tested = worker.control.hashes
@@ -445,7 +358,7 @@ class Miner:
         for lost in abandoned:
             lost.on_end(lost)
 
-    def _sit_out(self, worker: _Worker, error: DeviceLostError) -> None:
+    def _sit_out(self, worker: Worker, error: DeviceLostError) -> None:
         """Until the next try to have its device back, which comes with the next slice."""
         with self._lock:
             wait_s = worker.backoff.wait_s(0)
@@ -460,7 +373,7 @@ class Miner:
         with self._lock:
             self._work.wait_for(lambda: self._closing, seconds)
 
-    def _come_back(self, worker: _Worker) -> None:
+    def _come_back(self, worker: Worker) -> None:
         with self._lock:
             worker.lost = False
             worker.backoff.reset()
@@ -476,13 +389,13 @@ class Miner:
             self._end(search, Status.FAILED)
         return abandoned
 
-    def _interrupt(self, workers: Sequence[_Worker]) -> None:
+    def _interrupt(self, workers: Sequence[Worker]) -> None:
         """Ends their slices; what is left of these comes next."""
         for worker in workers:
             worker.interrupted = True
             worker.control.stop()
 
-    def _leave(self, worker: _Worker, search: Search, tested: int) -> None:
+    def _leave(self, worker: Worker, search: Search, tested: int) -> None:
         worker.search = worker.slice = None
         worker.done += tested
         if search.status is Status.RUNNING:
@@ -490,13 +403,8 @@ class Miner:
         search.workers.discard(worker)
         search.done[worker] += tested
 
-    @staticmethod
-    def _hashes(search: Search) -> int:
-        running = search.status is Status.RUNNING
-        return search.tested + (sum(worker.control.hashes for worker in search.workers) if running else 0)
-
     def _end(self, search: Search, status: Status) -> None:
-        search.tested = self._hashes(search)
+        search.tested = search.hashes
         search.status, search.ended = status, self._clock()
         self._turns.remove(search)
         for worker in search.workers:

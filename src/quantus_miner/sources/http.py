@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from quantus_miner.miner import Miner, Search
+    from quantus_miner.miner import Miner
+    from quantus_miner.search import Search
     from quantus_miner.store.rows import StoredJob
     from quantus_miner.store.writer import Store
 

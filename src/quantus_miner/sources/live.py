@@ -21,7 +21,8 @@ from quantus_miner.store.rows import Find
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from quantus_miner.miner import Miner, Search
+    from quantus_miner.miner import Miner
+    from quantus_miner.search import Search
     from quantus_miner.sources.link import Link, Verdict
     from quantus_miner.store.writer import Store
 

@@ -685,6 +685,23 @@ def test_a_miner_with_a_gpu_and_no_cpu_engine(cpu: Device) -> None:
         assert miner.stop() == 0
 
 
+def test_a_gpu_that_fails_at_the_start_does_not_keep_the_service_down(cpu: Device, tmp_path: Path) -> None:
+    # Compilers of drivers fail in many ways; this one gets nothing that it could compile.
+    (tmp_path / "sitecustomize.py").write_text("from quantus_miner.gpu import opencl\nopencl.source = lambda _: '?'\n")
+    path = os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    flags = ("--engine", "gpu-opencl,cpu-fast", "--gpu-devices", str(cpu.index), "--workers", "1")
+    with MinerProcess(*flags, "--port", "0", "--metrics-port", "0", PYTHONPATH=path) as miner:
+        line = miner.wait_for_line("Engine gpu-opencl cannot use device")
+        assert f"device {cpu.index}, {cpu.name}, and tries again while there is work: OpenCL: " in line
+        assert not any("Engine gpu-opencl searches" in line for line in miner.log)
+        assert mine(miner, "a", difficulty="20000")[0] == 200
+        assert miner.result("a")["status"] == "completed"
+        samples = miner.metrics()
+        assert samples["miner_gpu_up", frozenset({("device", str(cpu.index)), ("engine", "gpu-opencl")})] == 0
+        assert samples["miner_gpu_devices", frozenset()] == 0
+        assert miner.stop() == 0
+
+
 def test_two_gpus_and_a_cpu_engine_share_a_job(cpu: Device) -> None:
     devices = f"{cpu.index},{cpu.index + 1}"
     flags = ("--engine", "gpu-opencl,cpu-fast", "--gpu-devices", devices, "--workers", "1", "--kernel", "scalar")

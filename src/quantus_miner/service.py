@@ -68,6 +68,7 @@ def run(settings: Settings) -> None:
                 engine.device.name,
                 engine.fault,
             )
+            continue
         for pow_ in Pow:
             if kernel := engine.kernel(pow_):
                 log.info("Engine %s searches %s with kernel %s", engine.name, pow_, kernel)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import secrets
 import statistics
 import sys
@@ -241,6 +242,12 @@ def _compiler(name: str) -> str:
     return f"NVRTC {major}.{minor}"
 
 
+def _arch(text: str) -> str:
+    if not re.fullmatch(r"sm_\d{2,3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no architecture such as sm_89")
+    return text
+
+
 def main() -> None:
     """Runs it all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -248,7 +255,7 @@ def main() -> None:
     parser.add_argument("--device", type=int, default=0, help="its index, as quantus-miner devices lists it")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--nonces", type=int, help="that are compared with the CPU's, in each order")
-    parser.add_argument("--arch", help="count the instructions for this architecture, such as sm_89, and nothing else")
+    parser.add_argument("--arch", type=_arch, help="count the instructions for this architecture, such as sm_89, and nothing else")
     parser.add_argument("--simulated", action="store_true", help="switch jobs on a simulated card, and nothing else")
     options = parser.parse_args()
     try:

@@ -61,7 +61,9 @@ class Loop(NamedTuple):
 
 
 def disassemble(cubin: bytes) -> str:
-    """Nvdisasm's listing. Raises NotCountedError where there is no nvdisasm."""
+    """Nvdisasm's listing. Raises NotCountedError where there is no nvdisasm, or no machine code."""
+    if not cubin.startswith(b"\x7fELF"):
+        raise NotCountedError("NVRTC does not know the card, and only the driver its machine code")
     tool = shutil.which("nvdisasm") or next(
         (str(path) for path in Path(sysconfig.get_path("platlib")).glob("nvidia/*/bin/nvdisasm")), None
     )

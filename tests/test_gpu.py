@@ -787,6 +787,14 @@ def test_nvrtc_makes_a_cubin(cuda: Any, arch: str) -> None:
     assert b"search_counting" in cubin
 
 
+@pytest.mark.parametrize(("arch", "older"), [("sm_900", "sm_121"), ("sm_102", "sm_101")])
+def test_a_card_that_nvrtc_does_not_know_gets_ptx(cuda: Any, arch: str, older: str) -> None:
+    ptx = cuda.compile_for(arch)
+    assert f"\n.target {older}\n".encode() in ptx
+    assert ptx.count(b".visible .entry search_") == 2
+    assert ptx.endswith(b"\0")  # as the driver wants it
+
+
 def test_what_nvrtc_says_is_one_line(cuda: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DeviceLostError, match=r"NVRTC cannot compile for sm_1: .*invalid value for --gpu-architecture"):
         cuda.compile_for("sm_1")

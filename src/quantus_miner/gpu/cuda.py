@@ -52,7 +52,7 @@ def architecture(index: int) -> str:
 
 
 def kernels_for(arch: str, cache: Path) -> bytes:
-    """The cubin for ``arch`` from the folder ``cache``, or else compiled. Raises DeviceLostError."""
+    """What the driver loads, from the folder ``cache``, or else compiled. Raises DeviceLostError."""
     try:
         _, major, minor = nvrtc.nvrtcVersion()
     except RuntimeError as error:  # what the bindings raise where the library is missing
@@ -67,14 +67,23 @@ def compile_for(arch: str) -> bytes:
 
 
 def compile_text(text: str, arch: str) -> bytes:
-    """The cubin of a program in CUDA C++. Raises DeviceLostError, with what the compiler says."""
+    """The cubin of a program in CUDA C++. Raises DeviceLostError, with what the compiler says.
+
+    For a card that is newer than NVRTC: PTX for the newest before it, of which the driver makes machine code.
+    """
+    known, number = done(nvrtc.nvrtcGetSupportedArchs()), int(arch.removeprefix("sm_"))
+    older = max((other for other in known if other < number), default=None)
+    ptx = number not in known and older is not None
     program = done(nvrtc.nvrtcCreateProgram(text.encode(), b"program.cu", 0, [], []))
-    options = [f"--gpu-architecture={arch}".encode(), *(option.encode() for option in OPTIONS["cuda"])]
+    target = f"compute_{older}" if ptx else arch
+    options = [f"--gpu-architecture={target}".encode(), *(option.encode() for option in OPTIONS["cuda"])]
     result = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         said = _out(nvrtc.nvrtcGetProgramLog, program, done(nvrtc.nvrtcGetProgramLogSize(program)))
         text = said.strip(b"\0").decode(errors="replace")
-        raise DeviceLostError(f"NVRTC cannot compile for {arch}: {' '.join(text.split())[:500]}")
+        raise DeviceLostError(f"NVRTC cannot compile for {target}: {' '.join(text.split())[:500]}")
+    if ptx:
+        return _out(nvrtc.nvrtcGetPTX, program, done(nvrtc.nvrtcGetPTXSize(program)))
     return _out(nvrtc.nvrtcGetCUBIN, program, done(nvrtc.nvrtcGetCUBINSize(program)))
 
 

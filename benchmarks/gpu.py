@@ -255,7 +255,7 @@ def main() -> None:
     parser.add_argument("--device", type=int, default=0, help="its index, as quantus-miner devices lists it")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--nonces", type=int, help="that are compared with the CPU's, in each order")
-    parser.add_argument("--arch", type=_arch, help="count the instructions for this architecture, such as sm_89, and nothing else")
+    parser.add_argument("--arch", type=_arch, help="count the instructions for such as sm_89, and nothing else")
     parser.add_argument("--simulated", action="store_true", help="switch jobs on a simulated card, and nothing else")
     options = parser.parse_args()
     try:

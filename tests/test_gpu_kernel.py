@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pytest
 
 from quantus_miner import native
+from quantus_miner.gpu import source as source_module
 from quantus_miner.gpu.source import BLOCK, ENTRIES, MAX_HITS, OPTIONS, source
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow
 from quantus_miner.pow import poseidon2
@@ -52,8 +53,13 @@ ONE_NUMBER = {
     "fold": "fold(x, (u32)y)",
     "join": "join(x, y)",
     "add": "add(x, y)",
+    "canonical": "canonical(x)",
 }
-ALL_ELEMENTS = {"layer": "external_layer(e, EXTERNAL[1])", "internal": "internal_rounds(e, 0)"}
+ALL_ELEMENTS = {
+    "layer": "external_layer(e, EXTERNAL[1])",
+    "internal0": "internal_rounds(e, 0)",
+    "internal1": "internal_rounds(e, 1)",
+}
 PROBES = "".join(
     f"""
 KERNEL probe_{name}(u64 x, u64 y, GLOBAL u32 *out) {{
@@ -102,12 +108,13 @@ class OpenCl:
 
     def run(self, name: str, words: tuple[int, ...], rest: tuple[int, ...], out: int) -> list[int]:
         numpy = pytest.importorskip("numpy")
-        host = numpy.zeros(out, numpy.uint32)
+        host = numpy.zeros(out + 1, numpy.uint32)  # and one that is not to be written
         buffer = self.cl.Buffer(self.context, self.cl.mem_flags.COPY_HOST_PTR, hostbuf=host)
         arguments = [*map(numpy.uint64, words), *map(numpy.uint32, rest), buffer]
         self.kernels[name](self.queue, (self.threads if rest else BLOCK,), (BLOCK,), *arguments)
         self.cl.enqueue_copy(self.queue, host, buffer)
-        return [int(word) for word in host]
+        assert host[out] == 0
+        return [int(word) for word in host[:out]]
 
 
 class Ptx:
@@ -232,7 +239,10 @@ def test_sums_are_right_but_where_they_say(program: Program) -> None:
 def test_the_rounds_are_those_of_the_reference(program: Program) -> None:
     """Whole rounds, on numbers that do not meet the exceptions."""
     dice = random.Random(4)
-    for x, y in [(dice.randrange(2**64), dice.randrange(2**64)) for _ in range(8)] + [(0, 2**64 - 1)]:
+    for x, y in [(dice.randrange(2**64), dice.randrange(2**64)) for _ in range(8)] + [
+        (0, 2**64 - 1),
+        (2**64 - 1, 2**64 - 1),
+    ]:
         state = [x if i % 2 else y for i in range(12)]
         assert number(program.run("probe_power", (x, y), (), 2)) % P == pow(x, 7, P)
         got = program.run("probe_layer", (x, y), (), 24)
@@ -243,10 +253,75 @@ def test_the_rounds_are_those_of_the_reference(program: Program) -> None:
         state[0] -= poseidon2.INTERNAL_ROUNDS[0]
         for constant in poseidon2.INTERNAL_ROUNDS:
             state = poseidon2._internal_round(state, constant)
-        got = program.run("probe_internal", (x, y), (), 24)
         sums = [a + b for a, b in zip(state, poseidon2.LAST_EXTERNAL_ROUNDS[0], strict=True)]
-        expected = [element * pow(2**32, -22, P) % P for element in sums]  # each round divides by 2^32
+        got = program.run("probe_internal0", (x, y), (), 24)
+        # Each round divides by 2^32, those of the first permutation before those of the second.
+        expected = [element * pow(2**32, -22, P) % P for element in sums]
         assert [number(got[2 * i : 2 * i + 2]) % P for i in range(12)] == expected
+        x, y = (element * pow(2**32, -22, P) % P for element in (x, y))
+        got = program.run("probe_internal1", (x, y), (), 24)
+        expected = [element * pow(2**32, -44, P) % P for element in sums]
+        assert [number(got[2 * i : 2 * i + 2]) % P for i in range(12)] == expected
+
+
+def test_the_last_element_is_canonical(program: Program) -> None:
+    for x in HOSTILE:
+        assert number(program.run("probe_canonical", (x, 0), (), 2)) == x % P
+
+
+def test_halves_of_the_diagonal_do_not_overflow() -> None:
+    assert source_module._Entry(2**32 - 14, 0, 0, -(2**32 - 14)).fits
+    for one in (
+        (2**32 - 13, 0, 0, 0),
+        (0, 0, -(2**32 - 13), 0),
+        (0, 2**31, 0, 2**31 - 13),
+        (2**31, 0, -(2**31) + 13, 0),
+    ):
+        assert not source_module._Entry(*one).fits
+
+
+def test_layers_are_zero_on_average() -> None:
+    columns = [poseidon2._external_layer([int(i == j) for i in range(12)]) for j in range(12)]
+    assert {sum(column[row] for column in columns) for row in range(12)} == {2 * source_module._MEAN}
+
+
+def columns_of(order: Order, words: list[int], offset: int) -> list[int]:
+    """The state that the words and the offset of a nonce stand for, before the second S-boxes."""
+    matrix = [poseidon2._external_layer([int(i == j) for i in range(12)]) for j in range(12)]
+    if order is Order.WALK:
+        power3, power7 = pow(words[12] + 35 * offset, 7, P), pow(words[13] - 35 * offset, 7, P)
+        return [word + a * power3 + b * power7 for word, a, b in zip(words, matrix[3], matrix[7], strict=False)]
+    element = int.from_bytes(offset.to_bytes(4), "little")
+    state = [pow(word + a * element, 7, P) for word, a in zip(words, matrix[7], strict=False)]
+    constants = poseidon2.FIRST_EXTERNAL_ROUNDS[1]
+    return [a + b for a, b in zip(poseidon2._external_layer(state), constants, strict=True)]
+
+
+def top_of(state: list[int]) -> int:
+    """The first 8 bytes of the hash, from the elements before the second S-boxes."""
+    state = poseidon2._external_layer([pow(x, 7, P) for x in state])
+    for constants in poseidon2.FIRST_EXTERNAL_ROUNDS[2:]:
+        state = poseidon2._external_round(state, constants)
+    for constant in poseidon2.INTERNAL_ROUNDS:
+        state = poseidon2._internal_round(state, constant)
+    for constants in poseidon2.LAST_EXTERNAL_ROUNDS:
+        state = poseidon2._external_round(state, constants)
+    state[0] += 1
+    state[1] += 1
+    return int.from_bytes(poseidon2.permute(state)[0].to_bytes(8, "little"))
+
+
+@pytest.mark.parametrize("order", Order)
+def test_words_at_the_edges_and_the_very_limit(program: Program, order: Order) -> None:
+    dice = random.Random(6)
+    last = 2 ** native.SPAN_BITS[order] - 1
+    for high in (0, 1, M - 1, M):
+        for offset in (0, last, dice.randrange(last)):
+            # Their low halves by dice: others meet the exceptions.
+            words = [(high if i % 3 else M - high) << 32 | dice.randrange(2**32) for i in range(14)]
+            top = top_of(columns_of(order, words, offset))
+            for limit, hits in ((top, 1), (top - 1, 0)):
+                assert program.run(ENTRIES[order], (*words, limit), (offset, 1), 1 + MAX_HITS)[0] == hits
 
 
 @pytest.mark.parametrize("order", Order)

@@ -32,19 +32,20 @@ INLINE u64 subtract_multiple(u64 W, u32 v, u32 l0) {
 }
 #endif
 
-// W, v any. Returns W - l0 - M v modulo p, any, but for 1.17 in 2^32.
+// W, v any. Returns W - l0 - M v modulo p, any, but for 1.17 in 2^32 at random.
 // With W = W0 + 2^32 W1 that is W0 + v - l0 + 2^32 (W1 - v), and where it is negative p is added: p = -M modulo 2^64,
 // so 1 is added to v instead. That is decided by W1 < v alone, which is wrong where W1 = v and W0 + v < l0 (a sixth);
-// and v + 1 must not be 2^32. Where W1 = v - 1, the sum is negative, as W0 + v - l0 < 2^33 - 1.
+// and v + 1 must not be 2^32. Where W1 = v - 1, the sum with v + 1 is negative, as W0 + v - l0 < 2^33 - 1.
 INLINE u64 montgomery(u64 W, u32 v, u32 l0) {
     return subtract_multiple(W, increment_if_below(v, HIGH(W), v), l0);
 }
 
-// x, y any. Returns x y / 2^64, any, but for 1.5 in 2^32.
+// x, y any. Returns x y / 2^64, any, but for 1.65 in 2^32.
 // x y = l + 2^32 (m + n) + 2^64 h. Less l0 p, that is 2^32 V + 2^64 (h - l0) with V = m + n + l1 + l0; less 2^32 V0 p,
-// it is 2^64 (W - l0 - M V0) with W = h + V / 2^32, rounded down. 2^64 W <= x y + 2^64 M, so W < 2^64. V has 66 bits:
-// the carry of m + n is kept, that of l1 and l0 lost. It takes m + n, modulo 2^64, of 2^64 - 2^33 at least, where it is
-// less often than elsewhere: 0.35 in 2^32.
+// it is 2^64 (W - l0 - M V0) with W = h + V / 2^32, rounded down. 2^64 W <= x y + 2^32 l0 < 2^128, so W < 2^64.
+// V has 65 bits, as it is at most 2 M^2 + 2 M: the carry of m + n is kept, that of l1 and l0 lost. It takes m + n of
+// 2^64 - 2^33 at least and less than 2^64, which are less often than others: 0.35 in 2^32. For montgomery it is 1.3 in
+// 2^32, as products are small more often than large.
 INLINE u64 multiply(u64 x, u64 y) {
     const u64 l = product(LOW(x), LOW(y)), m = product(LOW(x), HIGH(y));
     u32 carry;
@@ -71,10 +72,10 @@ INLINE u64 seventh_power(u64 x) {
     return multiply(multiply(x, x2), square(x2));
 }
 
-// high + (low >> 32) < 2^64. Returns (low + 2^32 high) / 2^32 modulo p, any, but for 1.17 in 2^32.
+// high + (low >> 32) < 2^64. Returns (low + 2^32 high) / 2^32 modulo p, any, but for 1.17 in 2^32 at random.
 // It is high + low1 - M low0, see montgomery. high1 < low0 decides here. That is wrong where high1 = low0 - 1 and
-// high0 + low1 + low0 >= 2^33 - 1 (a sixth); where high1 = low0 - 2, the result is negative. Of v, which is low0 or one
-// more, the difference to high1 is found first.
+// high0 + low1 + low0 >= 2^33 - 1 (a sixth); where high1 = low0 - 2, the result with v + 1 is negative. Of v, which is
+// low0 or one more, the difference to high1 is found first.
 INLINE u64 divide(u64 low, u64 high) {
     const u32 difference = subtract_and_borrow(HIGH(high), LOW(low)), v = HIGH(high) - difference;
     return add_halves(PAIR(LOW(high), difference), HIGH(low), v);
@@ -97,6 +98,11 @@ INLINE u64 add(u64 x, u64 y) {
     u32 carry;
     const u64 sum = add_carry(x, y, &carry);
     return fold(sum, carry);
+}
+
+// x any. Returns x modulo p, less than p.
+INLINE u64 canonical(u64 x) {
+    return x >= P ? x - P : x;
 }
 
 // The 4 by 4 matrix on each four of the elements' halves, in 7 sums of three.
@@ -181,8 +187,7 @@ INLINE u64 top_of_hash(u64 x[12]) {
         low = multiply_add(LOW(x[i]), ROW0[i], low);
         high = multiply_add(HIGH(x[i]), ROW0[i], high);
     }
-    const u64 element = multiply(join(low, high), SCALE);
-    return reverse_bytes(element >= P ? element - P : element);
+    return reverse_bytes(canonical(multiply(join(low, high), SCALE)));
 }
 
 // Element i before the first S-boxes is w[i] + COLUMN7[i] e, e the last element of the nonce.

@@ -60,19 +60,19 @@ INLINE u64 reverse_bytes(u64 x) {
 // Left to itself the compiler makes 64-bit products of these, and adds a zero for their high halves.
 INLINE u64 product(u32 x, u32 y) {
     u32 low, high;
-    asm("{ .reg .u64 t; mul.wide.u32 t, %2, %3; mov.b64 {%0, %1}, t; }" : "=r"(low), "=r"(high) : "r"(x), "r"(y));
+    asm("{ .reg .u64 t; mul.wide.u32 t, %2, %3; mov.b64 {%0, %1}, t; }" : "=&r"(low), "=&r"(high) : "r"(x), "r"(y));
     return PAIR(low, high);
 }
 INLINE u64 multiply_add(u32 x, u32 y, u64 sum) {
     u32 low, high;
     asm("mad.lo.cc.u32 %0, %2, %3, %4; madc.hi.u32 %1, %2, %3, %5;"
-        : "=r"(low), "=r"(high) : "r"(x), "r"(y), "r"(LOW(sum)), "r"(HIGH(sum)));
+        : "=&r"(low), "=&r"(high) : "r"(x), "r"(y), "r"(LOW(sum)), "r"(HIGH(sum)));
     return PAIR(low, high);
 }
 INLINE u64 multiply_add_carry(u32 x, u32 y, u64 sum, u32 *carry) {
     u32 low, high;
     asm("mad.lo.cc.u32 %0, %3, %4, %5; madc.hi.cc.u32 %1, %3, %4, %6; addc.u32 %2, 0, 0;"
-        : "=r"(low), "=r"(high), "=r"(*carry) : "r"(x), "r"(y), "r"(LOW(sum)), "r"(HIGH(sum)));
+        : "=&r"(low), "=&r"(high), "=&r"(*carry) : "r"(x), "r"(y), "r"(LOW(sum)), "r"(HIGH(sum)));
     return PAIR(low, high);
 }
 INLINE u32 subtract_and_borrow(u32 a, u32 b) {
@@ -87,7 +87,7 @@ INLINE u32 increment_if_below(u32 v, u32 a, u32 b) {
 INLINE u64 add_carry(u64 a, u64 b, u32 *carry) {
     u32 low, high;
     asm("add.cc.u32 %0, %3, %4; addc.cc.u32 %1, %5, %6; addc.u32 %2, 0, 0;"
-        : "=r"(low), "=r"(high), "=r"(*carry) : "r"(LOW(a)), "r"(LOW(b)), "r"(HIGH(a)), "r"(HIGH(b)));
+        : "=&r"(low), "=&r"(high), "=&r"(*carry) : "r"(LOW(a)), "r"(LOW(b)), "r"(HIGH(a)), "r"(HIGH(b)));
     return PAIR(low, high);
 }
 #if __CUDA_ARCH__ >= 1000

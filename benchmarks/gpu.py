@@ -151,7 +151,7 @@ def limits(engine: GpuEngine, multiprocessors: int, rates: dict[Order, float], s
     arch = cuda.architecture(engine.device.index)
     for order, kinds in instructions(arch).items():
         share = {
-            "alu": (kinds["alu"] + (kinds["light"] if arch != "sm_120" else 0)) * seconds_each["add"],
+            "alu": sass.clocks(kinds, arch)["alu"] / 2 * seconds_each["add"],  # 2 an addition
             "multiplier": kinds["multiply"] * seconds_each["multiply"] + kinds["wide"] * seconds_each["wide"],
             "all, as mixed": kinds.total() * seconds_each["mixed"],
         }

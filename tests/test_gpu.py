@@ -326,9 +326,7 @@ def test_a_hot_card_hands_back_what_it_has_not_launched(cpu: Device, folder: Pat
 
 def test_others_take_over_from_a_hot_card(cpu: Device, folder: Path, watched: list[Watched]) -> None:
     always = Thermostat("a card", 80, lambda: 90.0, iter(range(10**6)).__next__)
-    hot = GpuEngine(
-        "gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1, duty=100, thermostat=always
-    )
+    hot = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1, thermostat=always)
     with pytest.raises(DevicePausedError):
         hot.open()
     assert watched[-1].closed
@@ -842,7 +840,7 @@ from quantus_miner.model import Order
 
 words, folder = tuple(2**64 - 1 - i for i in range(14)), Path(sys.argv[1])
 devices = cuda.devices()
-print(*devices, sep="\\n")
+print(*map(repr, devices), sep="\\n")
 launcher = cuda.open_device(devices[1], folder)
 print(launcher.multiprocessors, "multiprocessors")
 launcher.launch(Order.WALK, words, 2**64 - 100, 1, 3000, 5)

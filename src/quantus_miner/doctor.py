@@ -257,11 +257,7 @@ def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
     except MinerError as error:
         yield Finding("engine", str(error), "`quantus-miner devices` names the engines and kernels that can run here")
         return
-    faults = [
-        f"{engine.name} on device {engine.device.index}, {engine.device.name}: {engine.fault}"
-        for engine in engines
-        if engine.device is not None and engine.fault is not None
-    ]
+    faults = [f"{engine.name} on {engine.device}: {engine.fault}" for engine in engines if engine.fault is not None]
     for fault in faults:
         yield Finding("engine", fault, "The others mine without it; leave it out of --gpu-devices until it is repaired")
     if not faults:

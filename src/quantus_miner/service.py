@@ -60,12 +60,11 @@ def run(settings: Settings) -> None:
     engines = create_engines(settings, workers)
     log.info("Using engine: %s", ", ".join(settings.engine))
     for engine in engines:
-        if engine.fault is not None and engine.device is not None:
+        if engine.fault is not None:
             log.error(
-                "Engine %s cannot use device %d, %s, and tries again while there is work: %s",
+                "Engine %s cannot use %s, and tries again while there is work: %s",
                 engine.name,
-                engine.device.index,
-                engine.device.name,
+                engine.device,
                 engine.fault,
             )
             continue

@@ -87,7 +87,7 @@ class GpuEngine:
         """Where it searches; None for qpow-sha3."""
         if pow is Pow.SHA3:
             return None
-        return f"{self.name.removeprefix('gpu-')} on device {self.device.index}, {self.device.name}"
+        return f"{self.name.removeprefix('gpu-')} on {self.device}"
 
     def open(self) -> Launcher:
         """Loads the kernels and tests them. Raises DeviceLostError, or DevicePausedError if it is too hot for that."""

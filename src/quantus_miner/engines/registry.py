@@ -89,12 +89,11 @@ def _choose_devices(name: str, wanted: tuple[str, ...], taken: Collection[str | 
 
 def _gpu_engine(name: str, settings: Settings, device: Device) -> GpuEngine:
     thermostat = None
-    about = f"device {device.index}, {device.name}"
     if settings.gpu_temp_limit is not None:
         read = partial(Telemetry().temperature, device.pci)
         if read() is None:
-            raise SettingError(f"--gpu-temp-limit: {about}, does not say how hot it is; leave the limit unset")
-        thermostat = Thermostat(f"Engine {name}, {about}", settings.gpu_temp_limit, read)
+            raise SettingError(f"--gpu-temp-limit: {device}, does not say how hot it is; leave the limit unset")
+        thermostat = Thermostat(f"Engine {name}, {device}", settings.gpu_temp_limit, read)
     engine = GpuEngine(
         name,
         device,

@@ -28,6 +28,9 @@ class Device:
     pci: str | None
     driver: str
 
+    def __str__(self) -> str:
+        return f"device {self.index}, {self.name}"
+
     @property
     def id(self) -> str:
         """The PCI address, which stays where others come and go, else the index."""

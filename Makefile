@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Of this checkout, without a build environment of its own; what was compiled before is kept.
+BUILD := --no-build-isolation --no-deps --config-settings=build-dir=build/native
 SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
 
 # For GPUs: make install EXTRAS=cuda, or opencl, or cuda,opencl
@@ -70,7 +72,7 @@ $(VENV)/bin/python: | check
 $(VENV)/run.stamp: requirements/run.txt $(SOURCES) | $(VENV)/bin/python
 	@echo "Installing into $(VENV) (about a minute the first time)"
 	@$(PIP) install --requirement requirements/run.txt
-	@$(PIP) install --no-build-isolation --no-deps --force-reinstall .
+	@$(PIP) install $(BUILD) --force-reinstall .
 	@touch $@
 
 $(VENV)/test.stamp: requirements/test.txt $(VENV)/run.stamp
@@ -80,7 +82,7 @@ $(VENV)/test.stamp: requirements/test.txt $(VENV)/run.stamp
 $(WHEELS).stamp: $(REQUIREMENTS) $(SOURCES) | $(VENV)/run.stamp
 	@rm -rf $(WHEELS)
 	@$(PIP) wheel --no-deps --requirement $(REQUIREMENTS) --wheel-dir $(WHEELS)
-	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir $(WHEELS) .
+	@$(PIP) wheel $(BUILD) --wheel-dir $(WHEELS) .
 	@touch $@
 
 # One line that says what is missing, instead of a page of build output.

@@ -24,7 +24,7 @@ from quantus_miner.pow.order import fastest_order, last_position
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MODULE: Final = Path(_native.__file__)
+LIBRARY: Final = Path(_native.__file__).with_name("_core.so")
 HARDWARE: Final = 0  # PERF_TYPE_HARDWARE
 CYCLES: Final = 0  # PERF_COUNT_HW_CPU_CYCLES
 CHAIN: Final = 2**20
@@ -114,21 +114,21 @@ class Counting:
 
 
 def _mapped() -> tuple[int, int]:
-    """Address and size of the native module in this process."""
+    """Address and size of the native library in this process."""
     ranges = [
         [int(bound, 16) for bound in line.split()[0].split("-")]
         for line in Path("/proc/self/maps").read_text(encoding="ascii", errors="replace").splitlines()
-        if line.endswith(str(MODULE.resolve()))
+        if line.endswith(str(LIBRARY.resolve()))
     ]
     return ranges[0][0], ranges[-1][1] - ranges[0][0]
 
 
 @cache
 def _vector_instructions() -> frozenset[int]:
-    """Where in the native module there is a vector instruction that calculates."""
+    """Where in the native library there is a vector instruction that calculates."""
     if not shutil.which("objdump"):
         raise NotCountedError("no objdump")
-    command = ["objdump", "--disassemble", "--no-show-raw-insn", str(MODULE)]
+    command = ["objdump", "--disassemble", "--no-show-raw-insn", str(LIBRARY)]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     lines = re.findall(r"^ *([0-9a-f]+):\t(v\S+)(.*)$", listing, re.MULTILINE)
     return frozenset(

@@ -1,4 +1,4 @@
-"""Generates sources at build time: ``constants JSON HPP`` or ``binding HEADER C``."""
+"""Generates sources at build time: ``constants JSON HPP`` or ``binding HEADER PY``."""
 
 import json
 import sys
@@ -20,14 +20,20 @@ def constants(parameters: Path, output: Path) -> None:
 
 
 def binding(header: Path, output: Path) -> None:
-    """Writes the C source of the Python module ``quantus_miner._native``."""
+    """Writes the Python module ``quantus_miner._native``, which loads the library beside it.
+
+    cffi calls the library through libffi, so that neither this module nor the library depends on a version of Python or
+    needs its headers.
+    """
     from cffi import FFI  # here, because the native tests are built without it
 
     declarations = header.read_text().partition("/* begin cdef */")[2].partition("/* end cdef */")[0]
     ffi = FFI()
     ffi.cdef(declarations)
-    ffi.set_source("quantus_miner._native", f'#include "{header.name}"', py_limited_api=True)
-    ffi.emit_c_code(str(output))
+    ffi.set_source("quantus_miner._native", None)
+    ffi.emit_python_code(str(output))
+    with output.open("a", encoding="ascii") as file:
+        file.write("lib = ffi.dlopen(__file__.rpartition('/')[0] + '/_core.so')\n")
 
 
 if __name__ == "__main__":

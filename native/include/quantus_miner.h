@@ -11,6 +11,8 @@
 extern "C" {
 #endif
 
+#pragma GCC visibility push(default) /* all else in the library is hidden */
+
 /* begin cdef */
 
 /* Raised with every change of this header; the binding refuses any other. */
@@ -83,6 +85,8 @@ void qm_control_stop(qm_control *control);         /* from any thread */
 uint64_t qm_control_hashes(const qm_control *control); /* from any thread */
 
 /* end cdef */
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }

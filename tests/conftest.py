@@ -21,6 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quantus_miner.engines.autotune import fastest_kernels
 
+from .opencl import MISSING, choose_vendors
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -48,6 +50,19 @@ def _no_state_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
     os.environ["POCL_CACHE_DIR"] = str(tmp_path_factory.mktemp("pocl"))
     fastest_kernels(Path(os.environ["XDG_STATE_HOME"]) / "quantus-miner" / "kernels.json")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _opencl_works(_no_state_of_the_user: None) -> bool:
+    """Whether a kernel can be built for the CPU. For every session: what imports pyopencl first settles the choice."""
+    return choose_vendors()
+
+
+@pytest.fixture(scope="session")
+def opencl_on_cpu(_opencl_works: bool) -> None:
+    """Skips what needs OpenCL on the CPU, and says what to install."""
+    if not _opencl_works:
+        pytest.skip(MISSING)
 
 
 class MinerProcess:

@@ -139,10 +139,10 @@ def test_a_simulated_card_changes_jobs(capsys: pytest.CaptureFixture[str]) -> No
     assert re.findall(r"^2 switches: .* p50 +[0-9.]+ ms", capsys.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.usefixtures("opencl_on_cpu")
 def test_the_hits_of_a_gpu_are_compared_with_those_of_the_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("pocl_binary_distribution", reason="OpenCL on the CPU (PoCL) has no wheel for this platform")
     driver = drivers.load("gpu-opencl")
     device = next(device for device in driver.devices() if device.kind == "cpu")
     engine = GpuEngine("gpu-opencl", device, partial(driver.open_device, device, tmp_path), blocks=1)

@@ -166,8 +166,8 @@ def test_an_engine_that_cannot_run_here(tmp_path: Path) -> None:
     assert found["engine"].startswith("engine 'gpu-opencl' is not available")
 
 
+@pytest.mark.usefixtures("opencl_on_cpu")
 def test_a_card_that_is_broken_beside_an_engine_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("pocl_binary_distribution", reason="OpenCL on the CPU (PoCL) has no wheel for this platform")
     opencl = drivers.load("gpu-opencl")
     (cpu, *_) = (device for device in opencl.devices() if device.kind == "cpu")
     monkeypatch.setattr(opencl, "source", lambda _: "nonsense")

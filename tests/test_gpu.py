@@ -117,9 +117,8 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def cpu() -> Device:
+def cpu(opencl_on_cpu: None) -> Device:
     """The OpenCL device that the CPU is."""
-    pytest.importorskip("pocl_binary_distribution", reason="OpenCL on the CPU (PoCL) has no wheel for this platform")
     return next(device for device in drivers.load("gpu-opencl").devices() if device.kind == "cpu")
 
 

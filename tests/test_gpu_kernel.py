@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -19,9 +21,11 @@ from quantus_miner.pow.order import last_position
 from quantus_miner.pow.poseidon2 import P
 
 from . import ptx
+from .opencl import OCLGRIND, oclgrind_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 M = 2**32 - 1
 SCALAR = native.find_kernel(Pow.POSEIDON2, "scalar")
@@ -100,8 +104,9 @@ class OpenCl:
 
     def __init__(self, text: str) -> None:
         self.cl: Any = pytest.importorskip("pyopencl")
-        platforms = [platform for platform in self.cl.get_platforms() if "Portable" in platform.name]
-        self.context = self.cl.Context([platforms[0].get_devices()[0]])
+        devices = [device for platform in self.cl.get_platforms() for device in platform.get_devices()]
+        device = next(device for device in devices if device.type & self.cl.device_type.CPU)
+        self.context = self.cl.Context([device])
         self.queue = self.cl.CommandQueue(self.context)
         program = self.cl.Program(self.context, text).build(list(OPTIONS["opencl"]))
         self.kernels = {kernel.function_name: kernel for kernel in program.all_kernels()}
@@ -162,9 +167,7 @@ def compile_cuda(text: str, arch: str) -> tuple[str, str]:
 def program(request: pytest.FixtureRequest) -> Iterator[Program]:
     """80 stands for all CUDA cards before 100: the source knows these two."""
     if request.param == "opencl":
-        pytest.importorskip(
-            "pocl_binary_distribution", reason="OpenCL on the CPU (PoCL) has no wheel for this platform"
-        )
+        request.getfixturevalue("opencl_on_cpu")
         yield OpenCl(source("opencl") + PROBES)
     else:
         yield Ptx(source("cuda") + PROBES, request.param)
@@ -365,3 +368,43 @@ def test_registers_and_spills(arch: str) -> None:
     # 65,536 of them for 3 blocks of 256 threads at least, or 2.
     assert max(registers) <= (128 if arch == "100" else 80)
     assert set(spills) == {0}
+
+
+UNDER_OCLGRIND = """
+import sys
+from pathlib import Path
+
+from quantus_miner import native
+from quantus_miner.gpu import drivers, source
+from quantus_miner.model import MAX, Job, NonceRange, Order, Pow
+
+source.BLOCK, source.MAX_HITS = 2, 5  # before the driver reads them: a simulator takes a minute for a block of 256
+opencl = drivers.load("gpu-opencl")
+device = opencl.devices()[0]
+print(device.name)
+launcher = opencl.open_device(device, Path(sys.argv[1]))
+for order in Order:
+    job = native.prepare(Job("job", Pow.POSEIDON2, bytes(range(32)), MAX, (NonceRange(0, MAX),), order))
+    launcher.launch(order, native.span(job, 0).words, 2**64 - 1, 5, 7, 2)
+    readout = launcher.collect()
+    assert readout.candidates == 7, readout
+    assert len(set(readout.offsets)) == 5, readout
+    assert set(readout.offsets) <= set(range(5, 12)), readout
+"""
+"""More nonces than threads, and fewer than those in the last turn; more hits than there is room for."""
+
+
+def test_no_race_and_no_access_outside_of_a_buffer(tmp_path: Path) -> None:
+    pytest.importorskip("pyopencl", reason="pyopencl has no wheel for this platform")
+    if not OCLGRIND.exists():
+        pytest.skip("needs oclgrind; on Debian and Ubuntu: apt install oclgrind")
+    log = tmp_path / "log"
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_OCLGRIND, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=oclgrind_environment(log),
+    )
+    assert (done.returncode, done.stdout) == (0, "Oclgrind Simulator\n"), done.stderr
+    assert not log.exists() or log.read_text() == ""

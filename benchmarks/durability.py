@@ -16,7 +16,6 @@ import http.client
 import json
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.process import MinerProcess
 from quantus_miner.model import MAX
 from quantus_miner.proto.jobbook import MAX_ACTIVE, MAX_JOBS
 
@@ -38,41 +38,6 @@ SURELY_HELD = MAX_JOBS - MAX_ACTIVE - 100
 """In a full book the oldest one that was read makes room, before it those that are running or nobody has read."""
 HARD = str(MAX)
 EASY = "20000"
-
-
-class Service:
-    """A miner process on ``state``; connections are the caller's."""
-
-    def __init__(self, state: Path) -> None:
-        began = time.perf_counter()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "quantus_miner", "--port=0", "--workers=2", f"--state-dir={state}"],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stderr is not None
-        self.log: list[str] = []
-        for line in self.process.stderr:
-            self.log.append(line)
-            if "Server starting" in line:
-                self.port = int(line.rsplit(":", 1)[1])
-                break
-        self._reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr or ()), daemon=True)
-        self._reader.start()
-        connection = self.connect()
-        while call(connection, "GET", "/health")[0] != 200:
-            pass
-        self.start_s = time.perf_counter() - began
-
-    def connect(self) -> http.client.HTTPConnection:
-        """A connection to the job API."""
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-        self._reader.join()
 
 
 def call(
@@ -97,7 +62,7 @@ class Client:
         self.counts: Counter[str] = Counter()
         self.post_ms: list[float] = []
 
-    def load(self, service: Service, stopped: threading.Event) -> None:
+    def load(self, service: MinerProcess, stopped: threading.Event) -> None:
         """Posts, polls and cancels until ``stopped`` or the service is dead."""
         connection = service.connect()
         dice = random.Random()  # noqa: S311 - not for secrets
@@ -141,7 +106,7 @@ class Client:
                 self.served[job_id] = result
                 self.recent.append(job_id)
 
-    def check(self, service: Service) -> None:
+    def check(self, service: MinerProcess) -> None:
         """Asks for everything that is still readable."""
         connection = service.connect()
         held = [job_id for job_id in self.recent if self.counts["accepted"] - self.numbers[job_id] < SURELY_HELD]
@@ -185,7 +150,7 @@ def main() -> None:
     errors: Counter[str] = Counter()
     with folder(small=options.full_disk) as state:
         for number in range(options.kills + 1):
-            service = Service(state)
+            service = MinerProcess(state, "--workers=2")
             starts.append(service.start_s)
             client.check(service)
             if number == options.kills:

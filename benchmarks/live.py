@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.process import come_to
 from benchmarks.service import show
 from quantus_miner.bench import measure
 from quantus_miner.dev.chain import Chain
@@ -114,8 +115,7 @@ async def run(workers: int, jobs: int, rounds: int, seconds: float) -> None:
         sent: dict[str, float] = json.loads(await asyncio.to_thread(ours.recv))
         return sent
 
-    while not live.stats()[0].jobs:  # noqa: ASYNC110 - the miner's own events are not for us
-        await asyncio.sleep(0.01)
+    await come_to("the first job", lambda: live.stats()[0].jobs)
 
     bare, through = [], []
     for _ in range(rounds):

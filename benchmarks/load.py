@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import resource
 import socket
 import statistics
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from benchmarks import attacks
-from benchmarks.service import resident_mb
+from benchmarks.process import MinerProcess, resident_mb
 from quantus_miner.model import MAX
 
 if TYPE_CHECKING:
@@ -81,27 +80,12 @@ class Connection:
         self.close()
 
 
-class Service:
-    """A miner process with a job that does not end, its log in a file."""
+class Service(MinerProcess):
+    """A miner process with a job that does not end."""
 
-    def __init__(self, folder: Path, prefix: tuple[str, ...] = ()) -> None:
-        self.log = folder / "log"
-        flags = ("--port=0", "--metrics-port=0", f"--workers={len(os.sched_getaffinity(0))}", f"--state-dir={folder}")
-        with self.log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "quantus_miner", *flags],
-                stderr=output,
-                env={key: value for key, value in os.environ.items() if not key.startswith("MINER_")},
-            )
-        self.port = self._port("Server starting on")
-        self.metrics_port = self._port("Starting metrics endpoint on")
+    def __init__(self, state: Path, prefix: tuple[str, ...] = ()) -> None:
+        super().__init__(state, "--metrics-port=0", f"--workers={len(os.sched_getaffinity(0))}", prefix=prefix)
         self.job = submit_new(self.port)
-
-    def _port(self, text: str) -> int:
-        while not (found := re.search(text + r" \S+:(\d+)\n", self.log.read_text())):
-            assert self.process.poll() is None, self.log.read_text()
-            time.sleep(0.01)
-        return int(found[1])
 
     def hashed(self) -> tuple[int, float]:
         """Nonces tested for the job, and the seconds that it has run."""
@@ -113,9 +97,9 @@ class Service:
         """What it takes now."""
         with Connection(self.metrics_port) as connection:
             body = connection.call("GET", "/metrics")[1]
-        log = self.log.read_bytes()
+        log = list(self.log)
         series = sum(not line.startswith(b"#") for line in body.splitlines())
-        return Usage(resident_mb(self.process.pid), self.files(), series, log.count(b"\n"), len(log))
+        return Usage(resident_mb(self.process.pid), self.files(), series, len(log), sum(map(len, log)))
 
     def cpu_s(self) -> tuple[float, float]:
         """CPU seconds that the event loop's thread has used, and all others, which are the workers as good as alone."""
@@ -185,8 +169,7 @@ def service(*, limited: bool) -> Iterator[Service]:
         try:
             yield running
         finally:
-            running.process.kill()
-            running.process.wait()
+            running.kill()
 
 
 def in_threads(count: int, action: Callable[[int], None]) -> None:
@@ -410,8 +393,8 @@ def main() -> None:
         for name in options.attacks.split(","):
             print(attack(running, name, options.seconds), flush=True)
         assert running.process.poll() is None
-        lines = running.log.read_text().splitlines()
-        print(f"still the same process; its last warnings: {[line for line in lines if ' INFO ' not in line][-3:]}")
+        warnings = [line.rstrip() for line in running.log if " INFO " not in line]
+        print(f"still the same process; its last warnings: {warnings[-3:]}")
 
 
 if __name__ == "__main__":

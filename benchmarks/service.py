@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import http.client
 import json
 import os
 import re
 import signal
 import statistics
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.process import WAIT_S, MinerProcess, resident_mb, wait_until
 from quantus_miner.bench import measure
 from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.miner import Miner
@@ -38,30 +38,13 @@ POLL_S = 0.5
 """As nodes poll."""
 
 
-class Service:
+class Service(MinerProcess):
     """A miner process and one connection to each of its ports."""
 
-    def __init__(self, workers: int) -> None:
-        began = time.perf_counter()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "quantus_miner", "--port=0", "--metrics-port=0", f"--workers={workers}"],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={key: value for key, value in os.environ.items() if not key.startswith("MINER_")},
-        )
-        ports = {}
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if found := re.search(r"(metrics endpoint|Server starting) on \S+:(\d+)", line):
-                ports[found[1]] = int(found[2])
-            if "Server starting" in ports:
-                break
-        threading.Thread(target=self.process.stderr.read, daemon=True).start()
-        self.api = http.client.HTTPConnection("127.0.0.1", ports["Server starting"], timeout=30)
-        self.exporter = http.client.HTTPConnection("127.0.0.1", ports["metrics endpoint"], timeout=30)
-        while self.call("GET", "/health")["status"] != "ready":
-            pass
-        self.start_s = time.perf_counter() - began
+    def __init__(self, state: Path, workers: int) -> None:
+        super().__init__(state, "--metrics-port=0", f"--workers={workers}")
+        self.api = self.connect()
+        self.exporter = self.connect(self.metrics_port)
 
     def call(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
         """The decoded reply."""
@@ -91,29 +74,20 @@ class Service:
             time.sleep(POLL_S)
             last = self.call("GET", f"/result/{job_id}")
         self.call("POST", f"/cancel/{job_id}")
-        while self.busy_workers():
-            pass
+        wait_until("the workers to be idle after a cancel", lambda: not self.busy_workers())
         rate: float = (last["hash_count"] - first["hash_count"]) / (last["elapsed_time"] - first["elapsed_time"])
         return rate
 
 
-def resident_mb(pid: int) -> float:
-    """Resident memory of a process now, in megabytes of 10^6 bytes."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found, "it has ended"
-    return int(found[1]) * 1024 / 1e6
-
-
 @contextlib.contextmanager
 def service(workers: int) -> Iterator[Service]:
-    """A running service, killed at the end if it still runs."""
-    running = Service(workers)
-    try:
-        yield running
-    finally:
-        running.process.kill()
-        running.process.wait()
+    """A running service with a state folder of its own, killed at the end if it still runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        running = Service(Path(folder), workers)
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def times_ms(count: int, action: Callable[[], object]) -> list[float]:
@@ -128,6 +102,9 @@ def times_ms(count: int, action: Callable[[], object]) -> list[float]:
 
 def show(name: str, times: list[float]) -> None:
     """One line: median, p99 and maximum in milliseconds."""
+    if not times:
+        print(f"{name:44} nothing to measure")
+        return
     ordered = sorted(times)
     p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
     print(f"{name:44} median {statistics.median(ordered):7.2f} ms   p99 {p99:7.2f} ms   max {ordered[-1]:7.2f} ms")
@@ -172,6 +149,12 @@ class ObservedEngine(CpuEngine):
         return outcome
 
 
+def acquire(semaphore: threading.Semaphore, what: str) -> None:
+    """Wait for ``what``, a minute at most."""
+    if not semaphore.acquire(timeout=WAIT_S):
+        sys.exit(f"benchmark: waited {WAIT_S:.0f} s for {what}, and gave up")
+
+
 def cancel_to_idle(workers: int, count: int) -> None:
     """From the call of ``Miner.cancel`` until every worker has left its kernel."""
     engine = ObservedEngine(workers)
@@ -182,14 +165,13 @@ def cancel_to_idle(workers: int, count: int) -> None:
         job = Job(str(number), Pow.POSEIDON2, os.urandom(32), 0, (NonceRange(0, MAX),))
         search = miner.submit(job, lambda _: None)
         for _ in range(workers):
-            engine.begun.acquire()
+            acquire(engine.begun, "a worker to enter its kernel")
         began = time.perf_counter()
         miner.cancel(search)
         for _ in range(workers):
-            engine.ended.acquire()
+            acquire(engine.ended, "a worker to leave its kernel")
         times.append((time.perf_counter() - began) * 1000)
-        while miner.stats().busy_workers:
-            pass
+        wait_until("the workers to be idle after a cancel", lambda: not miner.stats().busy_workers)
         engine.begun, engine.ended = threading.Semaphore(0), threading.Semaphore(0)
     miner.close(10)
     show("cancel to all workers out of their kernels", times[1:])
@@ -198,8 +180,7 @@ def cancel_to_idle(workers: int, count: int) -> None:
 def stop(running: Service) -> float:
     """Seconds from SIGTERM during hashing to the exit, which has to be clean."""
     running.submit()
-    while not running.busy_workers():
-        pass
+    wait_until("the workers to take up a job", running.busy_workers)
     began = time.perf_counter()
     running.process.send_signal(signal.SIGTERM)
     code = running.process.wait(30)

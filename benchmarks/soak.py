@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.service import resident_mb
+from benchmarks.process import come_to, resident_mb
 from quantus_miner import pow as reference
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.quic_node import QuicNode
@@ -182,8 +182,11 @@ async def run(jobs: int, disconnects: int, workers: int, folder: Path) -> bool:
         done[kind.__name__] += 1
         if turn + 1 == WARM_UP:
             before = resources()
-        while live.stats()[0].connects == connects:  # noqa: ASYNC110 - of another's progress
-            await asyncio.sleep(0.01)
+
+        def again(before: int = connects) -> bool:
+            return live.stats()[0].connects > before
+
+        await come_to("the miner to connect again", again)
     seconds = time.monotonic() - began
     after = resources()
 

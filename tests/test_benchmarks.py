@@ -1,15 +1,19 @@
-"""What the benchmarks count."""
+"""What the benchmarks count, and that each of them runs to its end."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import platform
 import re
 import shutil
+import subprocess
+import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-from benchmarks import gpu, gpu_switch, sass
+from benchmarks import gpu, gpu_switch, kernels, process, sass
 from benchmarks.counting import Counting, NotCountedError
 
 from quantus_miner import native
@@ -17,8 +21,7 @@ from quantus_miner.engines.gpu import GpuEngine
 from quantus_miner.gpu import drivers
 from quantus_miner.model import Order, Pow
 
-if TYPE_CHECKING:
-    from pathlib import Path
+CHECKOUT = Path(__file__).parent.parent
 
 counts = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not (shutil.which("objdump") and shutil.which("cc")),
@@ -155,3 +158,41 @@ def test_the_hits_of_a_gpu_are_compared_with_those_of_the_cpu(
     gpu.exact(engine, Order.WALK, 64 * 1000)
     hits, missed = re.findall(r"nonces, ([0-9]+) hits, ([0-9]+) missed, 0 false", capsys.readouterr().out)[0]
     assert hits == missed != "0"
+
+
+# --- each one, short ---
+
+SMOKE = {
+    "service": ("--workers=1", "--seconds=0.5", "--rounds=1", "--calls=3"),
+    "exactness": ("--nonces=2000", "--difficulty=64"),
+    "durability": ("--kills=1",),
+    "live": ("--workers=1", "--jobs=5", "--rounds=1", "--seconds=0.2"),
+    "load": ("--seconds=0.2", "--rounds=1", "--attacks=none"),
+    "soak": ("--jobs=5", "--disconnects=5"),
+}
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_a_benchmark_runs_to_its_end_and_leaves_the_users_state_alone(name: str, tmp_path: Path) -> None:
+    environ = os.environ | {"XDG_STATE_HOME": str(tmp_path), "MINER_PORT": "a benchmark takes no settings of the user"}
+    command = [sys.executable, "-m", f"benchmarks.{name}", *SMOKE[name]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ, cwd=CHECKOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_kernels_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    kernels.compare(Pow.SHA3, 1, 0.01, None)
+    kernels.scaling(Pow.POSEIDON2, 1, 0.01, 2)
+    shown = capsys.readouterr().out
+    assert re.search(r"^  baseline +\S+ [kM]?H/s +1\.00 x baseline", shown, re.MULTILINE)
+    assert re.search(r"2 workers do \d+\.\d+ x one", shown)
+
+
+def test_a_benchmark_that_waits_says_for_what_and_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "WAIT_S", 0.01)
+    with pytest.raises(SystemExit, match="waited 0 s for rain, and gave up"):
+        process.wait_until("rain", lambda: False)
+    with pytest.raises(SystemExit, match="waited 0 s for rain, and gave up"):
+        asyncio.run(process.come_to("rain", lambda: False))

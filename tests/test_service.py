@@ -9,12 +9,14 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import uuid
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -29,9 +31,6 @@ from quantus_miner.proto.jobbook import MAX_ACTIVE
 from quantus_miner.sources.http import MAX_SHOWN
 
 from .conftest import MinerProcess, vectors
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 HEADER = bytes(range(32)).hex()
 
@@ -415,3 +414,19 @@ def test_a_port_that_is_taken_is_one_line(miner: MinerProcess) -> None:
         assert ended.stderr.splitlines()[-1].startswith(
             f"quantus-miner: {flag}: cannot listen on 127.0.0.1:{miner.port}"
         )
+
+
+def test_pidof_and_ps_know_the_process_and_no_secret() -> None:
+    secret = "s3cret-0123456789"  # noqa: S105 - a test's
+    flags = ("--port", "0", "--api-token", secret, f"--auth-token={secret}", "--worker-name", "rig")
+    with MinerProcess(*flags) as miner:
+        miner.wait_for_line("Starting external miner service")
+        process = Path(f"/proc/{miner.process.pid}")
+        shown = [part.decode() for part in (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")]
+        expected = ["quantus-miner", *flags[:3], "***", "--auth-token=***", *flags[5:]]
+        assert shown == expected
+        assert (process / "comm").read_text() == "quantus-miner\n"
+        if pidof := shutil.which("pidof"):
+            found = subprocess.run([pidof, "quantus-miner"], capture_output=True, text=True, check=True).stdout
+            assert str(miner.process.pid) in found.split()
+        assert miner.stop() == 0

@@ -42,6 +42,38 @@ def test_an_empty_environment_value_counts_as_unset() -> None:
     assert load({}, {"MINER_METRICS_PORT": "", "MINER_WORKERS": ""}, None).metrics_port is None
 
 
+PAGE = """
+MINER_ENGINE=cpu-fast
+MINER_PORT=9833
+MINER_METRICS_PORT=9900         # enable Prometheus exporter
+MINER_WORKERS=4                 # leave unset to use default (50% of effective CPUs)
+MINER_PROGRESS_CHUNK_MS=2000
+"""
+"""The variables of the operator page; systemd takes all behind ``=`` as the value, but for white space around it."""
+
+
+def test_a_comment_behind_a_value_of_the_environment_is_none_of_it() -> None:
+    environ = dict(line.split("=", 1) for line in PAGE.split("\n") if line)
+    settings = load({}, environ, None)
+    assert (settings.metrics_port, settings.workers, settings.progress_chunk_ms) == (9900, 4, 2000)
+    assert load({}, {"MINER_METRICS_PORT": "# 9900", "MINER_BIND": "::1\t#x"}, None).metrics_port is None
+
+
+@given(st.text("#a/ \t", min_size=1, max_size=6))
+def test_what_may_contain_a_hash_keeps_it(text: str) -> None:
+    assert load({}, {"MINER_STATE_DIR": text}, None).state_dir == Path(text)
+    if " " not in text and "\t" not in text:
+        assert load({}, {"MINER_API_TOKEN": text}, None).api_token == text
+
+
+@pytest.mark.parametrize("source", ["flag", "file"])
+def test_a_hash_is_no_comment_elsewhere(source: str, tmp_path: Path) -> None:
+    config = tmp_path / "miner.toml"
+    config.write_text('port = "9900 # x"')
+    with pytest.raises(SettingError, match="'9900 # x'"):
+        load({"port": "9900 # x"} if source == "flag" else {}, {}, config if source == "file" else None)
+
+
 def test_miner_log_wins_over_rust_log() -> None:
     assert load({}, {"RUST_LOG": "debug"}, None).log == "debug"
     assert load({}, {"RUST_LOG": "debug", "MINER_LOG": "warn"}, None).log == "warn"

@@ -16,7 +16,7 @@ from quantus_miner.model import Pow
 from quantus_miner.settings import SETTINGS, Settings, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -58,6 +58,16 @@ def load_settings(given: dict[str, Any], environ: Mapping[str, str] = os.environ
     return settings
 
 
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """The command line with ``***`` in place of secrets, for whoever lists processes."""
+    secrets = {setting.flag for setting in SETTINGS if setting.secret}
+    shown = []
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        flag, equals, _ = argument.partition("=")
+        shown.append("***" if before in secrets else f"{flag}=***" if equals and flag in secrets else argument)
+    return shown
+
+
 @click.group(cls=_Group, context_settings={"max_content_width": 120})
 @click.version_option(__version__, prog_name="quantus-miner")
 def cli() -> None:
@@ -69,8 +79,10 @@ def cli() -> None:
 def serve(**given: str | None) -> None:
     """Run the mining service (the default)."""
     settings = load_settings(given)
+    from quantus_miner.host.process_name import rename_process
     from quantus_miner.service import run
 
+    rename_process("quantus-miner", without_secrets(sys.argv[1:]))
     run(settings)
 
 

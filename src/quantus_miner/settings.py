@@ -335,8 +335,12 @@ def _lookup(
     if setting.name in flags:
         return flags[setting.name], "command line"
     for variable in setting.environment:
-        if environ.get(variable, ""):
-            return environ[variable], f"environment variable {variable}"
+        text = environ.get(variable, "")
+        if setting.parse is not _path:
+            # systemd keeps a comment behind a value in an environment file; only a path could contain one itself.
+            text = re.sub(r"(\s+#|^#\s).*", "", text, flags=re.DOTALL)
+        if text:
+            return text, f"environment variable {variable}"
     if setting.name in file:
         return file[setting.name], file_source
     return setting.default, "default"

@@ -15,7 +15,7 @@ EXTRAS ?=
 WHEELS := build/wheels$(if $(EXTRAS),-gpu)
 REQUIREMENTS := requirements/$(if $(EXTRAS),gpu,run).txt
 
-.PHONY: run test test-systemd interop wheels install uninstall bench bench-gpu bench-peers check lock clean
+.PHONY: run test test-fresh test-systemd interop wheels install uninstall bench bench-gpu bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node --quic
@@ -48,6 +48,12 @@ uninstall:
 test-systemd: $(VENV)/test.stamp $(WHEELS).stamp
 	@tests/systemd/make-root build/systemd-root
 	$(BIN)/pytest tests/systemd
+
+# The README's commands as a new user runs them, in a bare Debian 12 and a 13 (as root; the first time it makes those).
+test-fresh: $(VENV)/test.stamp
+	@tests/fresh/make-root bookworm build/fresh/bookworm
+	@tests/fresh/make-root trixie build/fresh/trixie
+	$(BIN)/pytest --capture=no tests/fresh
 
 # Figures of this machine: the service's own cost, every kernel, and (with cargo) the network's own hash crate.
 bench: $(VENV)/run.stamp
@@ -85,12 +91,9 @@ $(WHEELS).stamp: $(REQUIREMENTS) $(SOURCES) | $(VENV)/run.stamp
 	@$(PIP) wheel $(BUILD) --wheel-dir $(WHEELS) .
 	@touch $@
 
-# One line that says what is missing, instead of a page of build output.
+# One line that says what is missing and how to install it, instead of a page of build output.
 check:
-	@command -v "$(PYTHON)" >/dev/null || { echo "quantus-miner: '$(PYTHON)' is missing; install Python 3.11 or later, or name yours: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "quantus-miner: '$(PYTHON)' is older than 3.11; name a newer one: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "quantus-miner: Python's venv is missing; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@for tool in "$${CC:-cc}" "$${CXX:-c++}"; do command -v "$$tool" >/dev/null || { echo "quantus-miner: the compiler '$$tool' is missing; on Debian and Ubuntu: apt install g++; or name yours: CC=clang CXX=clang++" >&2; exit 1; }; done
+	@requirements/check "$(PYTHON)"
 
 # Writes the lock files anew from pyproject.toml.
 lock:

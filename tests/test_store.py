@@ -38,7 +38,7 @@ from .test_live import Clock, ScriptedLink
 from .test_live import job as live_job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from quantus_miner.search import Search
 
@@ -61,8 +61,8 @@ def ended(job_id: str, status: Status = Status.COMPLETED, at: float = 1e9, *, se
 
 
 @contextmanager
-def opened(folder: Path, days: int = 30) -> Iterator[tuple[Store, list[StoredJob]]]:
-    store = Store(folder, history_days=days, retry_s=0.01)
+def opened(folder: Path, days: int = 30, clock: Callable[[], float] = lambda: 0.0) -> Iterator[tuple[Store, list[StoredJob]]]:
+    store = Store(folder, history_days=days, clock=clock, retry_s=0.01)
     jobs = store.start()
     try:
         yield store, jobs
@@ -213,7 +213,7 @@ def test_a_stopped_search_has_nothing_to_repeat() -> None:
         ((hunt.SEEDS / "store-file" / "size").read_bytes(), ""),  # found by fuzzing: SQLite wants too much memory
         ("truncated", "malformed"),
         ("flipped", ""),
-        ("version", "schema has version 99"),
+        ("version", "schema has version -1"),
         ("foreign", "schema has version 0"),
         ("content", "nothing to do"),
         ("order", "in walk order"),
@@ -257,7 +257,7 @@ def test_a_damaged_file_is_set_aside(
         if damage == "foreign":
             path.unlink()
         script = {
-            "version": "PRAGMA user_version = 99",
+            "version": "PRAGMA user_version = -1",
             "foreign": "CREATE TABLE other (a)",
             "content": "UPDATE jobs SET todo = x''",
             "order": "UPDATE jobs SET positions = 'walk', pow = 'qpow-sha3'",

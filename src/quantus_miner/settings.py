@@ -335,8 +335,12 @@ def _lookup(
     if setting.name in flags:
         return flags[setting.name], "command line"
     for variable in setting.environment:
-        if environ.get(variable, ""):
-            return environ[variable], f"environment variable {variable}"
+        text = environ.get(variable, "")
+        if variable == "STATE_DIRECTORY":
+            # systemd separates the folders of StateDirectory= by colons.
+            text = text.partition(":")[0]
+        if text:
+            return text, f"environment variable {variable}"
     if setting.name in file:
         return file[setting.name], file_source
     return setting.default, "default"
@@ -392,4 +396,11 @@ def _read_value(setting: Setting, path: Path) -> Any:  # noqa: ANN401 - the tabl
 
 def _user_state_dir(environ: Mapping[str, str]) -> Path:
     base = environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "quantus-miner"  # noqa: PTH117
+    if os.path.isabs(base):  # noqa: PTH117
+        return Path(base) / "quantus-miner"
+    try:
+        return Path.home() / ".local" / "state" / "quantus-miner"
+    except RuntimeError:
+        raise SettingError(
+            "--state-dir must be set: this user has no home folder (HOME is unset, and there is no passwd entry)"
+        ) from None

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def read(path: Path, most: int) -> bytes:
-    """Return the content of ``path``. Raises OSError, also if it is not a regular file or has more than ``most`` bytes."""
+    """Return the content of ``path``. Raises OSError, also if it is no regular file or has more than ``most`` bytes."""
     # Otherwise a FIFO would make us wait for a writer.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # noqa: PTH123
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "Not a regular file")
         content = file.read(most + 1)

@@ -14,7 +14,6 @@ import stat
 import struct
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.store import schema
@@ -22,6 +21,7 @@ from quantus_miner.store.rows import JOB_COLUMNS, Find, StoredJob, encode_id, en
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
 log = logging.getLogger("miner.store")
 
@@ -106,7 +106,7 @@ class Database:
             raise
 
     def prepare(self) -> None:
-        """Open the database, and make or upgrade its tables. Raises OSError, sqlite3.Error, DamagedError, NewerError."""
+        """Open the database and bring its tables to VERSION. Raises sqlite3.Error, DamagedError, NewerError."""
         try:
             self._prepare("WAL")
         except sqlite3.OperationalError as error:

@@ -48,13 +48,13 @@ def latest(folder: Path, count: int) -> list[Entry]:
     try:
         if not folder.is_dir():
             raise MinerError(f"{folder} is not a folder; --state-dir must name the state folder of the miner")
-        if not path.exists():
-            return []
         if not stat.S_ISREG(path.stat().st_mode):
             raise MinerError(f"cannot read {path}: it is not a regular file")
         if not os.access(path, os.R_OK, effective_ids=True):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # noqa: TRY301
         return [_entry(*row) for row in reversed(_read(path, count))]
+    except FileNotFoundError:
+        return []
     except PermissionError as error:
         raise MinerError(f"cannot read {path}: {error.strerror}; run this as the user of the miner") from None
     except OSError as error:
@@ -70,7 +70,11 @@ def _read(path: Path, count: int) -> list[tuple[Any, ...]]:
     try:
         return _query(path, "ro", count)
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
+        if error.sqlite_errorcode & 0xFF not in (
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_READONLY,
+            sqlite3.SQLITE_IOERR,
+        ):
             raise
     # To read the log of a database, SQLite has to write beside it.
     with tempfile.TemporaryDirectory() as copy:

@@ -137,7 +137,7 @@ class Store:
         except LockedError:
             log.warning("Another miner uses %s: jobs of this one are kept in memory only", self._folder)
         except NewerError as error:
-            log.error("Cannot use %s: %s; it is left as it is, jobs are kept in memory only", self._path, error)
+            log.error("Cannot use %s: %s; it is left as it is, jobs are kept in memory only", self._path, error)  # noqa: TRY400
         except Exception:
             log.exception("The store has failed: jobs are kept in memory only until a restart")
         with self._ready:

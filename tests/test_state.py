@@ -22,7 +22,7 @@ from quantus_miner.settings import load
 from quantus_miner.store import database, history
 
 from .test_service import run_cli
-from .test_store import WAIT_S, Lines, crash, entries, find, lines, opened, running
+from .test_store import WAIT_S, Lines, crash, entries, find, full_disk, lines, opened, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -117,6 +117,32 @@ def test_a_folder_that_is_gone_and_cannot_be_made_is_told_until_it_is_back(tmp_p
     with opened(folder) as (_, jobs):
         assert {stored.job.id for stored in jobs} == {"a", "b", "c"}
     assert [entry["nonce"] for entry in entries(folder)] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda path: path.mkdir(), "Is a directory"),
+        (os.mkfifo, "Not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "Not a regular file"),
+        (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
+    ],
+    ids=["folder", "fifo", "device", "loop"],
+)
+def test_what_stands_in_the_place_of_the_database_is_told(
+    tmp_path: Path, lines: Lines, spoil: Callable[[Path], object], says: str
+) -> None:
+    spoil(path := tmp_path / database.FILE)
+    with opened(tmp_path) as (store, jobs):
+        assert (jobs, store.ok) == ([], False)
+        assert store.put(running("a")).done()
+        assert lines.wait_for("Cannot write") == (
+            f"Cannot write {path}: {says}; jobs are kept in memory only until it can be written"
+        )
+        path.rename(tmp_path / "away")
+        lines.wait_for("can be written again")
+    with opened(tmp_path) as (_, jobs):
+        assert jobs == [running("a")]
 
 
 # --- one owner ---
@@ -405,6 +431,8 @@ def test_a_file_that_cannot_be_replaced_leaves_nothing_behind(tmp_path: Path) ->
     (tmp_path / "kernels.json").mkdir()
     with pytest.raises(IsADirectoryError):
         files.replace(tmp_path / "kernels.json", "x")
+    with full_disk(), pytest.raises(OSError, match="too large"):
+        files.replace(tmp_path / "other", "x")
     assert [path.name for path in tmp_path.iterdir()] == ["kernels.json"]
     assert autotune.fastest_kernels(tmp_path / "kernels.json")
 

@@ -35,7 +35,7 @@ from quantus_miner.sources.link import Verdict
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.store import database, history, schema
 from quantus_miner.store.rows import Find, StoredJob
-from quantus_miner.store.writer import Store
+from quantus_miner.store.writer import SAVE_S, Store
 
 from .fuzz import hunt
 from .test_live import Clock, ScriptedLink
@@ -500,10 +500,13 @@ def test_the_running_time_is_kept_without_anything_else_to_write(tmp_path: Path)
     with opened(tmp_path, clock=(clock := Clock())) as (store, _):
         store.put(ended("a", at=clock.now)).result(WAIT_S)
         clock.now += 100.0
-    for run in range(1, 3):
-        with opened(tmp_path, clock=(clock := Clock())) as (_, (job,)):
-            assert clock.now - (job.ended or 0.0) == run * 100.0
-            clock.now += 100.0
+    with opened(tmp_path, clock=(clock := Clock())) as (store, (job,)):
+        assert clock.now - (job.ended or 0.0) == 100.0
+        clock.now += SAVE_S + 1.0
+        store._commit.result(WAIT_S)  # that nobody asked for
+        crash(tmp_path, tmp_path / "crashed")
+    with opened(tmp_path / "crashed", clock=(clock := Clock())) as (_, (job,)):
+        assert clock.now - (job.ended or 0.0) == 101.0 + SAVE_S
 
 
 def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:

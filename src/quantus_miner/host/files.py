@@ -25,14 +25,18 @@ def read(path: Path, most: int) -> bytes:
 
 
 def replace(path: Path, content: str | bytes) -> None:
-    """Writes ``content`` (text: ASCII) to ``path`` in one step: a reader sees the old file or the new one.
+    """Write ``content`` (text: ASCII) to ``path`` in one step: a reader sees the old file or the new one.
 
-    Makes the folder where it is missing. Raises OSError.
+    Makes the folder if it is missing. Raises OSError.
     """
     temporary = path.with_name(path.name + ".new")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        temporary.write_bytes(content.encode("ascii") if isinstance(content, str) else content)
+        with temporary.open("wb") as file:
+            file.write(content.encode("ascii") if isinstance(content, str) else content)
+            file.flush()
+            # Or a loss of power may leave the new name with nothing in it.
+            os.fsync(file.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - the atomic step, spelled out
     except OSError:
         with contextlib.suppress(OSError):

@@ -151,7 +151,10 @@ class Database:
             db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             # Without shared memory maps WAL may fail here first.
             db.executescript("BEGIN IMMEDIATE; ROLLBACK")
-            schema.upgrade(db, version)
+            try:
+                schema.upgrade(db, version)
+            except (sqlite3.DataError, sqlite3.IntegrityError) as error:  # rows that their table does not allow
+                raise DamagedError(str(error)) from None
             if not schema.is_complete(db):
                 raise DamagedError("its tables are not those of a miner")
             (ran,) = db.execute("SELECT max(ran) FROM clock").fetchone()

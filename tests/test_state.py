@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
@@ -308,7 +309,9 @@ def test_history_without_rights_is_one_line(kept: Path, name: str) -> None:
 
 @as_root
 @pytest.mark.parametrize("closed", [True, False])
-def test_history_can_be_read_without_the_right_to_write(kept: Path, closed: bool) -> None:
+def test_history_can_be_read_without_the_right_to_write(
+    kept: Path, closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As from a read-only disk, or a copy of others."""
     if closed:
         with opened(kept):
@@ -321,6 +324,9 @@ def test_history_can_be_read_without_the_right_to_write(kept: Path, closed: bool
     before = {path.name: path.read_bytes() for path in kept.iterdir()}
     with somebody_else():
         assert [entry.nonce for entry in history.latest(kept, 9)] == ["1"]
+        monkeypatch.setattr(tempfile, "tempdir", str(kept / "missing"))
+        with pytest.raises(MinerError, match="nor copy it to a temporary folder: No such file"):
+            history.latest(kept, 9)
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
 
 

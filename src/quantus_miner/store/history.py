@@ -43,18 +43,14 @@ class Entry(msgspec.Struct):
 
 
 def latest(folder: Path, count: int) -> list[Entry]:
-    """The last ``count`` finds, the newest last. Raises MinerError where the history cannot be read."""
+    """Return the last ``count`` finds, the newest last. Raises MinerError if the history cannot be read."""
     path = folder / FILE
     try:
         if not folder.is_dir():
             raise MinerError(f"{folder} is not a folder; --state-dir must name the state folder of the miner")
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise MinerError(f"cannot read {path}: it is not a regular file")
-        if not os.access(path, os.R_OK, effective_ids=True):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))  # noqa: TRY301
+        if not _is_there(path):
+            return []
         return [_entry(*row) for row in reversed(_read(path, count))]
-    except FileNotFoundError:
-        return []
     except PermissionError as error:
         raise MinerError(f"cannot read {path}: {error.strerror}; run this as the user of the miner") from None
     except OSError as error:
@@ -64,6 +60,19 @@ def latest(folder: Path, count: int) -> list[Entry]:
     # What comes from a damaged file may be anything; MemoryError: a size in it.
     except (ArithmeticError, AttributeError, MemoryError, TypeError, ValueError, msgspec.ValidationError):
         raise MinerError(f"cannot read {path}: it is damaged") from None
+
+
+def _is_there(path: Path) -> bool:
+    """Return False if there is no such file. Raises OSError or MinerError if it is there and cannot be read."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise MinerError(f"cannot read {path}: it is not a regular file")
+    if not os.access(path, os.R_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return True
 
 
 def _read(path: Path, count: int) -> list[tuple[Any, ...]]:
@@ -77,11 +86,14 @@ def _read(path: Path, count: int) -> list[tuple[Any, ...]]:
         ):
             raise
     # To read the log of a database, SQLite has to write beside it.
-    with tempfile.TemporaryDirectory() as copy:
-        for suffix in ("", "-wal", "-journal"):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(path.with_name(FILE + suffix), os.path.join(copy, FILE + suffix))  # noqa: PTH118
-        return _query(Path(copy, FILE), "rw", count)
+    try:
+        with tempfile.TemporaryDirectory() as copy:
+            for suffix in ("", "-wal", "-journal"):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(path.with_name(FILE + suffix), Path(copy, FILE + suffix))
+            return _query(Path(copy, FILE), "rw", count)
+    except OSError as error:
+        raise MinerError(f"cannot read {path}, nor copy it to a temporary folder: {error.strerror}") from None
 
 
 def _query(path: Path, mode: str, count: int) -> list[tuple[Any, ...]]:

@@ -178,6 +178,25 @@ def test_a_full_disk_does_not_stop_the_mining(tmp_path: Path) -> None:
         assert miner.result("during") == during
 
 
+def test_a_folder_that_is_taken_away_costs_no_job(tmp_path: Path) -> None:
+    """As one that is unmounted: the miner had gone on writing to files that nobody would find again."""
+    folder = tmp_path / "state"
+    with start(folder) as miner:
+        assert miner.call("POST", "/mine", job("before", 100))[0] == 200
+        before = miner.result("before")
+        assert miner.call("POST", "/mine", job("long"))[0] == 200
+        folder.rename(tmp_path / "away")
+        miner.wait_for_line(f"{folder / 'jobs.db'} was removed or replaced")
+        assert miner.call("POST", "/mine", job("during", 100))[0] == 200
+        during = miner.result("during")
+        assert miner.metrics()["miner_store_ok", frozenset()] == 1
+        miner.stop(signal.SIGKILL)
+    with start(folder) as miner:
+        assert miner.result("before") == before
+        assert miner.result("during") == during
+        assert miner.call("GET", "/result/long")[1]["status"] == "running"
+
+
 def test_a_second_miner_on_one_folder_runs_without_it(tmp_path: Path) -> None:
     with start(tmp_path) as first, start(tmp_path) as second:
         assert first.port

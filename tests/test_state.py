@@ -219,6 +219,7 @@ def test_others_who_open_the_database_do_not_take_its_log_away(tmp_path: Path) -
         in_memory(store)
         log = (tmp_path / "jobs.db-wal").stat()
         other_process(READ_AND_WRITE, tmp_path / database.FILE)
+        assert len(run_cli("history", f"--state-dir={tmp_path}").stdout.splitlines()) == 2
         assert os.path.samestat((tmp_path / "jobs.db-wal").stat(), log)
 
 

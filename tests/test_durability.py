@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
+import os
 import random
 import resource
 import signal
@@ -64,6 +66,38 @@ def test_after_a_kill_results_are_served_and_jobs_go_on(tmp_path: Path) -> None:
     assert (found["source"], found["job_id"], found["nonce"]) == ("http", "solved", solved["nonce"])
 
 
+CLOCK = """
+import os, time
+ahead = float(os.environ["CLOCK_AHEAD_S"])
+real, real_ns = time.time, time.time_ns
+time.time = lambda: real() + ahead
+time.time_ns = lambda: real_ns() + int(ahead * 10**9)
+"""
+DAY_S = 86_400
+
+
+def test_a_clock_that_is_wrong_at_some_starts_costs_no_solution_and_no_history(tmp_path: Path) -> None:
+    """A board whose clock begins years ago until it is set, and one that was once set wrong."""
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    solved: dict[str, str] = {}
+    for run, days in enumerate((-2200, 0, 40, 0, -2200)):
+        arguments = ("--port=0", "--workers=1", f"--state-dir={tmp_path / 'state'}", "--history-days=1")
+        with MinerProcess(*arguments, PYTHONPATH=path, CLOCK_AHEAD_S=str(days * DAY_S)) as miner:
+            # Found in the run before, not read since.
+            for job_id, nonce in solved.items():
+                assert miner.result(job_id)["nonce"] == nonce
+            assert miner.call("POST", "/mine", job(f"{run}", 100))[0] == 200
+            line = miner.wait_for_line(f"Job {run} completed: nonce ")
+            solved = {f"{run}": f"{int(line.partition('nonce ')[2].partition(',')[0], 16):0128x}"}
+            assert miner.stop(signal.SIGKILL if run % 2 else signal.SIGTERM) in (0, -signal.SIGKILL)
+    found = entries(tmp_path / "state")
+    assert [entry["job_id"] for entry in found] == ["0", "1", "2", "3", "4"]
+    # What is shown is what the clock said.
+    years = [str(entry["time"])[:4] for entry in found]
+    assert years[0] == years[4] < years[1]
+
+
 def test_sigterm_keeps_every_hash(tmp_path: Path) -> None:
     with start(tmp_path, "--progress-chunk-ms=60000") as miner:
         miner.call("POST", "/mine", job("a"))
@@ -86,7 +120,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     cancelled: set[str] = set()
 
     def load(miner: MinerProcess, stopped: threading.Event) -> None:
-        with contextlib.suppress(OSError, json.JSONDecodeError, AssertionError):
+        with contextlib.suppress(OSError, http.client.HTTPException, json.JSONDecodeError, AssertionError):
             while not stopped.is_set():
                 job_id = str(uuid.uuid4())
                 if miner.call("POST", "/mine", job(job_id, 500))[0] == 200:
@@ -142,6 +176,25 @@ def test_a_full_disk_does_not_stop_the_mining(tmp_path: Path) -> None:
     with start(tmp_path) as miner:
         assert miner.result("before") == before
         assert miner.result("during") == during
+
+
+def test_a_folder_that_is_taken_away_costs_no_job(tmp_path: Path) -> None:
+    """As one that is unmounted: the miner had gone on writing to files that nobody would find again."""
+    folder = tmp_path / "state"
+    with start(folder) as miner:
+        assert miner.call("POST", "/mine", job("before", 100))[0] == 200
+        before = miner.result("before")
+        assert miner.call("POST", "/mine", job("long"))[0] == 200
+        folder.rename(tmp_path / "away")
+        miner.wait_for_line(f"{folder / 'jobs.db'} was removed or replaced")
+        assert miner.call("POST", "/mine", job("during", 100))[0] == 200
+        during = miner.result("during")
+        assert miner.metrics()["miner_store_ok", frozenset()] == 1
+        miner.stop(signal.SIGKILL)
+    with start(folder) as miner:
+        assert miner.result("before") == before
+        assert miner.result("during") == during
+        assert miner.call("GET", "/result/long")[1]["status"] == "running"
 
 
 def test_a_second_miner_on_one_folder_runs_without_it(tmp_path: Path) -> None:

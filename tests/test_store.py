@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
+import os
 import random
 import resource
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,16 +33,16 @@ from quantus_miner.proto.jobbook import KEEP_S, KEEP_UNSERVED_S, MAX_JOBS, Event
 from quantus_miner.sources.bookkeeper import Bookkeeper
 from quantus_miner.sources.link import Verdict
 from quantus_miner.sources.live import LiveSource
-from quantus_miner.store import database
+from quantus_miner.store import database, history, schema
 from quantus_miner.store.rows import Find, StoredJob
-from quantus_miner.store.writer import Store
+from quantus_miner.store.writer import SAVE_S, Store
 
 from .fuzz import hunt
 from .test_live import Clock, ScriptedLink
 from .test_live import job as live_job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from quantus_miner.search import Search
 
@@ -61,8 +65,10 @@ def ended(job_id: str, status: Status = Status.COMPLETED, at: float = 1e9, *, se
 
 
 @contextmanager
-def opened(folder: Path, days: int = 30) -> Iterator[tuple[Store, list[StoredJob]]]:
-    store = Store(folder, history_days=days, retry_s=0.01)
+def opened(
+    folder: Path, days: int = 30, clock: Callable[[], float] = lambda: 0.0
+) -> Iterator[tuple[Store, list[StoredJob]]]:
+    store = Store(folder, history_days=days, clock=clock, retry_s=0.01)
     jobs = store.start()
     try:
         yield store, jobs
@@ -71,11 +77,44 @@ def opened(folder: Path, days: int = 30) -> Iterator[tuple[Store, list[StoredJob
         assert not store._thread.is_alive()
 
 
-def wait_until(condition: object) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+class Lines(logging.Handler):
+    """What the store logs, to be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: list[str] = []
+        self._grown = threading.Condition()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self._grown:
+            self.lines.append(record.getMessage())
+            self._grown.notify_all()
+
+    def wait_for(self, text: str) -> str:
+        """The first line with ``text`` in it."""
+        with self._grown:
+            assert self._grown.wait_for(lambda: any(text in line for line in self.lines), WAIT_S), self.lines
+            return next(line for line in self.lines if text in line)
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """Of the store, from level INFO."""
+    handler, logger = Lines(), logging.getLogger("miner.store")
+    logger.addHandler(handler)
+    level, logger.level = logger.level, logging.INFO
+    yield handler
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+
+
+def crash(folder: Path, target: Path) -> Path:
+    """The files of a running store as a loss of power leaves them, in the new folder ``target``."""
+    target.mkdir()
+    for path in folder.glob("jobs.db*"):
+        if path.is_file() and not path.name.endswith("-shm"):
+            shutil.copy(path, target)
+    return target
 
 
 def test_everything_of_a_job_comes_back(tmp_path: Path) -> None:
@@ -170,8 +209,7 @@ def test_a_search_goes_on_exactly_where_it_was() -> None:
     miner = Miner([engine], chunk_s=0.005)
     miner.start()
     snapshots: list[Progress] = []
-    done: list[Search] = []
-    search = miner.submit(a_job("x", whole), done.append)
+    search = miner.submit(a_job("x", whole), lambda _: None)
     while search.status is Status.RUNNING:
         progress = miner.progress(search)
         if search.status is Status.RUNNING:
@@ -187,8 +225,9 @@ def test_a_search_goes_on_exactly_where_it_was() -> None:
     again = Miner([CpuEngine("cpu-fast", 2, fast_kernels(None))], chunk_s=0.005)
     again.start()
     for progress in dice.sample(snapshots, 3):
-        resumed = again.submit(a_job("x", whole), done.append, progress=progress)
-        wait_until(lambda search=resumed: search.status is not Status.RUNNING)
+        done = threading.Event()
+        resumed = again.submit(a_job("x", whole), lambda _, done=done: done.set(), progress=progress)  # type: ignore[misc]
+        assert done.wait(WAIT_S)
         assert (resumed.status, again.hashes(resumed)) == (Status.FAILED, size)
         assert again.elapsed(resumed) > progress.elapsed
     assert again.close(WAIT_S)
@@ -198,7 +237,8 @@ def test_a_stopped_search_has_nothing_to_repeat() -> None:
     miner = Miner([CpuEngine("cpu-fast", 2, fast_kernels(None))], chunk_s=5.0)
     miner.start()
     search = miner.submit(a_job("x"), lambda _: None)
-    wait_until(lambda: miner.hashes(search) > 10_000)
+    while miner.hashes(search) <= 10_000:
+        os.sched_yield()
     assert miner.close(WAIT_S)
     progress = miner.progress(search)
     assert progress.hashes == miner.hashes(search)
@@ -213,7 +253,7 @@ def test_a_stopped_search_has_nothing_to_repeat() -> None:
         ((hunt.SEEDS / "store-file" / "size").read_bytes(), ""),  # found by fuzzing: SQLite wants too much memory
         ("truncated", "malformed"),
         ("flipped", ""),
-        ("version", "schema has version 99"),
+        ("version", "schema has version -1"),
         ("foreign", "schema has version 0"),
         ("content", "nothing to do"),
         ("order", "in walk order"),
@@ -257,7 +297,7 @@ def test_a_damaged_file_is_set_aside(
         if damage == "foreign":
             path.unlink()
         script = {
-            "version": "PRAGMA user_version = 99",
+            "version": "PRAGMA user_version = -1",
             "foreign": "CREATE TABLE other (a)",
             "content": "UPDATE jobs SET todo = x''",
             "order": "UPDATE jobs SET positions = 'walk', pow = 'qpow-sha3'",
@@ -295,7 +335,7 @@ def full_disk(size: int = 0) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_loses_nothing_and_delays_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_loses_nothing_and_delays_nobody(tmp_path: Path, lines: Lines) -> None:
     with opened(tmp_path) as (store, _):
         store.put(running("before")).result(WAIT_S)
         store.put(running("forgotten")).result(WAIT_S)
@@ -306,15 +346,11 @@ def test_a_full_disk_loses_nothing_and_delays_nobody(tmp_path: Path, caplog: pyt
             store.found(Find(time.time_ns(), "pool", "j", Pow.POSEIDON2, HEADER, Solution(77, 5)))
             store.judged("pool", 77, "accepted")
             store.retain({"before", "during"})
-        wait_until(lambda: store.ok)
+        lines.wait_for("can be written again")
         store.put(running("after")).result(WAIT_S)
-        crashed = tmp_path / "crashed"
-        crashed.mkdir()
-        for name in ("jobs.db", "jobs.db-wal"):
-            shutil.copy(tmp_path / name, crashed)
-    lines = [record.getMessage() for record in caplog.records]
-    assert ["Cannot write" in lines[0], "can be written again" in lines[1]] == [True, True]
-    assert len(lines) == 2
+        crashed = crash(tmp_path, tmp_path / "crashed")
+    assert ["Cannot write" in lines.lines[0], "can be written again" in lines.lines[1]] == [True, True]
+    assert len(lines.lines) == 2
     for folder in (tmp_path, crashed):
         with opened(folder) as (_, jobs):
             assert {stored.job.id: stored for stored in jobs} == {
@@ -370,13 +406,16 @@ def test_an_error_of_our_own_makes_nobody_wait(
     with opened(tmp_path) as (store, jobs):
         assert jobs == []
         store.put(running("a")).result(WAIT_S)
-        wait_until(lambda: not store.ok)
+        store._thread.join(WAIT_S)
+        assert not store.ok
         store.put(running("b")).result(WAIT_S)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == "The store has failed: jobs are kept in memory only until a restart"
 
 
-def test_a_folder_that_cannot_be_there_is_made_when_it_can(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_that_cannot_be_there_is_made_when_it_can(
+    tmp_path: Path, lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "state"
     folder.write_text("in the way")
     with opened(folder) as (store, jobs):
@@ -384,7 +423,8 @@ def test_a_folder_that_cannot_be_there_is_made_when_it_can(tmp_path: Path, caplo
         assert not store.ok
         assert store.put(running("a")).done()
         folder.unlink()
-        wait_until(lambda: store.ok)
+        lines.wait_for("can be written again")
+        assert store.ok
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     with opened(folder) as (_, jobs):
         assert jobs == [running("a")]
@@ -405,7 +445,9 @@ def test_a_second_one_uses_memory_only(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_results_stay_readable_for_their_time_and_no_longer(tmp_path: Path) -> None:
-    now = time.time()
+    first, second = Clock(), Clock()
+    second.now = 7.0  # each run has an origin of its own
+    now = first.now
     kept = [
         ended("unserved", at=now - KEEP_UNSERVED_S + 60),
         ended("served", at=now - KEEP_S + 60, served=True),
@@ -418,40 +460,93 @@ def test_results_stay_readable_for_their_time_and_no_longer(tmp_path: Path) -> N
         ended("old served", at=now - KEEP_S - 1, served=True),
         ended("old failed", Status.FAILED, at=now - KEEP_S - 1),
     ]
+    with opened(tmp_path, clock=first) as (store, _):
+        for stored in [*kept, *old]:
+            store.put(stored).result(WAIT_S)
     miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.01)
-    clock = Clock()
-    with opened(tmp_path) as (store, _):
+    with opened(tmp_path, clock=second) as (store, jobs):
         book: JobBook[Search] = JobBook()
-        keeper = Bookkeeper(store, miner, book, clock)
+        keeper = Bookkeeper(store, miner, book, second)
 
         def submit(stored: StoredJob) -> Search:
             return miner.submit(stored.job, lambda _: None, progress=stored.progress)
 
-        for stored in [*kept, *old]:
-            store.put(stored)
-        keeper.restore([*kept, *old], submit)
+        keeper.restore(jobs, submit)
         assert {record.job_id for record in book.records} == {stored.job.id for stored in kept}
         (active,) = book.active
-        assert (active.job_id, active.polled, miner.hashes(active.work)) == ("running", clock.now, 5)
+        assert (active.job_id, active.polled, miner.hashes(active.work)) == ("running", second.now, 5)
         solved = book.get("unserved")
         assert solved is not None
-        assert solved.readable_until() - clock.now == pytest.approx(60, abs=5)
+        assert solved.readable_until() - second.now == pytest.approx(60)
         assert (solved.work.solution, miner.hashes(solved.work), miner.elapsed(solved.work)) == (
             Solution(MAX, 2**500 + 1),
             7,
             0.5,
         )
         miner.cancel(active.work)
-        book.happen(active, Event.CANCEL, clock.now)
+        book.happen(active, Event.CANCEL, second.now)
         keeper.ended(active)
-        clock.now += 61
-        book.forget(clock.now)
+        second.now += 61
+        book.forget(second.now)
         keeper.tick()
     with opened(tmp_path) as (_, jobs):
         assert {stored.job.id: stored.status for stored in jobs} == {
             "of the future": Status.COMPLETED,
             "running": Status.CANCELLED,
         }
+
+
+def test_the_running_time_is_kept_without_anything_else_to_write(tmp_path: Path) -> None:
+    with opened(tmp_path, clock=(clock := Clock())) as (store, _):
+        store.put(ended("a", at=clock.now)).result(WAIT_S)
+        clock.now += 100.0
+    with opened(tmp_path, clock=(clock := Clock())) as (store, (job,)):
+        assert clock.now - (job.ended or 0.0) == 100.0
+        clock.now += SAVE_S + 1.0
+        store._commit.result(WAIT_S)  # that nobody asked for
+        crash(tmp_path, tmp_path / "crashed")
+    with opened(tmp_path / "crashed", clock=(clock := Clock())) as (_, (job,)):
+        assert clock.now - (job.ended or 0.0) == 101.0 + SAVE_S
+
+
+def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / database.FILE)
+    connection.executescript("PRAGMA journal_mode = WAL;" + schema.STEPS[0])
+    epoch = ended("solved", at=time.time() - 10**6)
+    for stored in (epoch, running("long", 5)):
+        connection.execute(database.PUT, stored.columns())
+    connection.execute("INSERT INTO finds VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", find(1, age_s=10**6).columns())
+    connection.commit()
+    connection.close()
+    assert [entry["nonce"] for entry in entries(tmp_path)] == ["1"]
+    for _ in range(2):
+        with opened(tmp_path, days=1) as (store, jobs):
+            # It was not said for how long it was used: the solution gets its whole time.
+            assert jobs == [replace(epoch, ended=0.0), running("long", 5)]
+            store.put(running("long", 5)).result(WAIT_S)
+            assert store.ok
+    assert [entry["nonce"] for entry in entries(tmp_path)] == ["1"]
+
+
+def test_a_file_of_a_newer_version_is_left_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with opened(tmp_path) as (store, _):
+        store.put(running("a")).result(WAIT_S)
+    path = tmp_path / database.FILE
+    connection = sqlite3.connect(path)
+    connection.execute(f"PRAGMA user_version = {schema.VERSION + 1}")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    with opened(tmp_path) as (store, jobs):
+        assert (jobs, store.ok) == ([], False)
+        assert store.put(running("b")).done()
+    assert path.read_bytes() == before
+    assert [found.name for found in tmp_path.iterdir()] == [database.FILE]
+    newer = "it was written by a newer version of quantus-miner"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == f"Cannot use {path}: {newer}; it is left as it is, jobs are kept in memory only"
+    with pytest.raises(MinerError, match=newer):
+        history.latest(tmp_path, 1)
 
 
 # --- history ---
@@ -471,10 +566,20 @@ def find(number: int, age_s: float = 0.0) -> Find:
 def test_history_is_bounded_in_age_and_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "MAX_FINDS", 10)
     assert entries(tmp_path) == []
+    # Its age is the time that the miner ran since. What the clock of the machine says is only shown.
+    with opened(tmp_path, days=2, clock=(clock := Clock())) as (store, _):
+        store.put(running("a"), find(1)).result(WAIT_S)
+        clock.now += 86_400
+        store.put(running("a"), find(2, age_s=-(10**9))).result(WAIT_S)
     with opened(tmp_path, days=2) as (store, _):
-        store.found(find(1, age_s=3 * 86_400))
-        store.put(running("a"), find(2, age_s=86_400)).result(WAIT_S)
-    assert [entry["nonce"] for entry in entries(tmp_path)] == ["2"]
+        store.put(running("a"), find(3, age_s=10**9)).result(WAIT_S)
+    assert [entry["nonce"] for entry in entries(tmp_path)] == ["1", "2", "3"]
+    with opened(tmp_path, days=2, clock=(clock := Clock())) as (store, _):
+        clock.now += 86_401
+        store.put(running("a")).result(WAIT_S)
+    with opened(tmp_path, days=2) as (store, _):
+        store.put(running("a")).result(WAIT_S)
+    assert [entry["nonce"] for entry in entries(tmp_path)] == ["2", "3"]
     with opened(tmp_path, days=2) as (store, _):
         for number in range(100, 120):
             store.found(find(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from dataclasses import replace
@@ -226,7 +227,8 @@ def history(state_dir: str | None, last: int, as_json: bool) -> None:
     from quantus_miner.store import history as history_
 
     entries = history_.latest(settings.state_dir, last)
-    for line in [msgspec.json.encode(entry).decode() for entry in entries] if as_json else history_.lines(entries):
+    # JSON is UTF-8, whatever the locale.
+    for line in map(msgspec.json.encode, entries) if as_json else history_.lines(entries):
         click.echo(line)
 
 
@@ -346,6 +348,9 @@ def dev_pool(
 
 def main() -> None:
     """Entry point: errors that a user can mend are one line on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the locale cannot show is escaped, as it is on stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         sys.exit(cli(standalone_mode=False))
     except click.exceptions.Exit as stop:

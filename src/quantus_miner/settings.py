@@ -236,9 +236,7 @@ SETTINGS: Final = (
         "DIR",
         envs=("MINER_STATE_DIR", "STATE_DIRECTORY"),
     ),
-    Setting(
-        "history_days", _integer(1, 36_500), "30", "Days for which found blocks and shares are kept as history.", "DAYS"
-    ),
+    Setting("history_days", _integer(1, 36_500), "30", "Days of running for which finds are kept as history.", "DAYS"),
     Setting(
         "log",
         _filter,
@@ -339,6 +337,9 @@ def _lookup(
         if setting.parse is not _path:
             # systemd keeps a comment behind a value in an environment file; only a path could contain one itself.
             text = re.sub(r"(\s+#|^#\s).*", "", text, flags=re.DOTALL)
+        if variable == "STATE_DIRECTORY":
+            # systemd separates the folders of StateDirectory= by colons.
+            text = text.partition(":")[0]
         if text:
             return text, f"environment variable {variable}"
     if setting.name in file:
@@ -396,4 +397,11 @@ def _read_value(setting: Setting, path: Path) -> Any:  # noqa: ANN401 - the tabl
 
 def _user_state_dir(environ: Mapping[str, str]) -> Path:
     base = environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "quantus-miner"  # noqa: PTH117
+    if os.path.isabs(base):  # noqa: PTH117
+        return Path(base) / "quantus-miner"
+    try:
+        return Path.home() / ".local" / "state" / "quantus-miner"
+    except RuntimeError:
+        raise SettingError(
+            "--state-dir must be set: this user has no home folder (HOME is unset, and there is no passwd entry)"
+        ) from None

@@ -43,7 +43,7 @@ from quantus_miner.server import BoundedProtocol, Server
 from quantus_miner.settings import SETTINGS, load
 from quantus_miner.sources.http import HttpSource
 from quantus_miner.store import database, history
-from quantus_miner.store.database import DamagedError, Database
+from quantus_miner.store.database import DamagedError, Database, NewerError
 from quantus_miner.store.rows import Find, StoredJob
 from quantus_miner.store.writer import Store
 
@@ -103,7 +103,7 @@ class _JobApi(logging.Handler):
         self._miner = Miner([_engine()], chunk_s=1.0)
         # As the second miner of a state folder: it keeps its jobs in memory.
         folder = Path(tempfile.mkdtemp())
-        database.lock(folder)
+        self._owner = Database(folder, history_days=1)
         self._store = Store(folder, history_days=1)
         assert self._store.start() == []
         self._source: HttpSource
@@ -440,7 +440,8 @@ def wallets(data: bytes) -> None:
 def store_file(data: bytes) -> None:
     folder = _tree((database.FILE,), data, whole=True)
     try:
-        with contextlib.closing(Database(folder, 36_500)) as opened:
+        with contextlib.closing(Database(folder, 36_500, lambda: 0.0)) as opened:
+            opened.prepare()
             jobs = opened.load()
             for stored in jobs:
                 _check_stored(stored)
@@ -449,7 +450,7 @@ def store_file(data: bytes) -> None:
             new = StoredJob(job, Progress(job.ranges), Status.RUNNING)
             opened.write([new], [stored.job.id for stored in jobs], [find], [("http", 5, "accepted")])
             assert opened.load() == [new]
-    except DamagedError as error:
+    except (DamagedError, NewerError) as error:
         assert str(error)
     try:
         entries = history.latest(folder, 20)

@@ -82,7 +82,7 @@ def speed(kernel: native.Kernel) -> float:
 def _load(path: Path, identity: str, usable: dict[Pow, list[native.Kernel]]) -> dict[Pow, native.Kernel] | None:
     """What was measured before; None where that is missing, damaged, or of another machine."""
     try:
-        document = json.loads(path.read_bytes()[:10_000])
+        document = json.loads(files.read(path, 10_000))
         if document["identity"] != identity:
             return None
         names = document["kernels"]

@@ -89,7 +89,7 @@ class ThrottledEngine:
 
     def _load(self) -> int:
         try:
-            text = self._state_file.read_text(encoding="ascii").strip()
+            text = files.read(self._state_file, 100).decode("ascii").strip()
         except FileNotFoundError:
             return 0
         except (OSError, UnicodeDecodeError) as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from quantus_miner.host import files
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger("miner.gpu")
+
+MAX_BYTES: Final = 64 * 2**20
+"""Of a kept binary; one that is larger is built at each start."""
 
 
 def cached(folder: Path, target: str, identity: tuple[str, ...], build: Callable[[], bytes]) -> bytes:
@@ -25,7 +28,7 @@ def cached(folder: Path, target: str, identity: tuple[str, ...], build: Callable
     path = folder / f"{re.sub(r'[^A-Za-z0-9_]+', '-', target)[:100]}.bin"
     wanted = "\0".join(identity).encode()
     try:
-        kept = path.read_bytes()
+        kept = files.read(path, MAX_BYTES)
     except OSError:
         kept = b""
     digest, binary = kept[:32], kept[32:]

@@ -32,7 +32,7 @@ def save(state_dir: Path, engine: str, device: Device, blocks: int) -> None:
 
 def _load(state_dir: Path) -> dict[str, int]:
     try:
-        table = json.loads(_path(state_dir).read_bytes()[:100_000])
+        table = json.loads(files.read(_path(state_dir), 100_000))
     except (OSError, ValueError, RecursionError):
         return {}
     return table if isinstance(table, dict) else {}

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("miner.http")
 
-PATIENCE_S: Final = 2.0
+MAX_WAIT_S: Final = 2.0
 """Seconds that a reply waits for the disk at most: one that hangs is no better than a full one."""
 
 
 class Bookkeeper:
-    """Mirrors ``book`` in ``store``; owned by the thread that owns the book. ``clock``: that of the book."""
+    """Mirrors ``book`` in ``store``; owned by the thread that owns the book. ``clock``: that of both."""
 
     def __init__(self, store: Store, miner: Miner, book: JobBook[Search], clock: Callable[[], float]) -> None:
         self._store = store
@@ -39,7 +39,7 @@ class Bookkeeper:
 
     def restore(self, jobs: list[StoredJob], submit: Callable[[StoredJob], Search]) -> None:
         """Fills the empty book with the jobs of an earlier run; ``submit`` lets a running one go on."""
-        now, today = self._clock(), time.time()
+        now = self._clock()
         for stored in jobs:
             try:
                 self._book.check_room(stored.job.id)
@@ -49,8 +49,7 @@ class Bookkeeper:
                 # Its client gets the whole time to come back.
                 record = Record(stored.job.id, submit(stored), polled=now)
             else:
-                # A clock that was set back does not make it younger than new.
-                ended = now - max(0.0, today - stored.ended)
+                ended = min(now, stored.ended)
                 solution = stored.solution
                 search = Search.over(stored.job, stored.progress, stored.status, solution, stored.engine, ended)
                 record = Record(stored.job.id, search, now, stored.status, ended, stored.served)
@@ -81,7 +80,7 @@ class Bookkeeper:
         """Waits until the last change of a job is on the disk, or it is clear that the disk does not take it."""
         commit = self._commits.get(job_id)
         if commit is not None and not commit.done():
-            await asyncio.wait((asyncio.wrap_future(commit),), timeout=PATIENCE_S)
+            await asyncio.wait((asyncio.wrap_future(commit),), timeout=MAX_WAIT_S)
 
     def save_progress(self) -> None:
         """Writes how far the running jobs are."""
@@ -109,6 +108,5 @@ class Bookkeeper:
     def _ended(self, record: Record[Search]) -> StoredJob:
         search = record.work
         progress = Progress((), self._miner.hashes(search), self._miner.elapsed(search))
-        ended = time.time() - (self._clock() - (record.ended or 0.0))
         solution = search.solution if record.status is Status.COMPLETED else None
-        return StoredJob(search.job, progress, record.status, solution, search.engine, ended, record.served)
+        return StoredJob(search.job, progress, record.status, solution, search.engine, record.ended, record.served)

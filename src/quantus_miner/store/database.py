@@ -1,27 +1,34 @@
-"""The SQLite file: opened, checked, read, written. Used by one thread."""
+"""The SQLite file: owned by one process, opened, checked, read, written. Used by one thread."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import logging
+import math
 import os
 import shutil
 import sqlite3
+import stat
+import struct
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from quantus_miner.store import schema
 from quantus_miner.store.rows import JOB_COLUMNS, Find, StoredJob, encode_id, encode_nonce
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+log = logging.getLogger("miner.store")
+
 FILE: Final = "jobs.db"
-"""Its name in the state folder; beside it SQLite keeps ``jobs.db-wal`` and ``jobs.db-shm``."""
-LOCK: Final = "jobs.lock"
-VERSION: Final = 1
-"""Of the schema; a file with another one is set aside."""
+"""Its name in the state folder; beside it SQLite keeps ``jobs.db-wal`` and ``jobs.db-shm``, or ``jobs.db-journal``."""
+LOCK_BYTE: Final = 2**62
+"""The byte of the file that its owner locks. SQLite locks bytes from 2^30 on, so others can still read."""
 MAX_FINDS: Final = 50_000
 """Found blocks and shares that are kept."""
 PRUNE_EVERY: Final = 1_000
@@ -31,40 +38,6 @@ RESERVE_BYTES: Final = 6 * 2**20
 CHECKPOINT_PAGES: Final = 500
 """Pages of 4 KiB in the log at which it goes into the database: a transaction of 4 MB still fits behind them."""
 
-SCHEMA: Final = f"""
-CREATE TABLE jobs (
-    number INTEGER PRIMARY KEY,
-    id BLOB NOT NULL UNIQUE,
-    pow TEXT NOT NULL,
-    header BLOB NOT NULL CHECK (length(header) = 32),
-    goal BLOB NOT NULL CHECK (length(goal) = 64),
-    positions TEXT NOT NULL,
-    ranges BLOB NOT NULL CHECK (length(ranges) % 128 = 0),
-    todo BLOB NOT NULL CHECK (length(todo) % 128 = 0),
-    hashes INTEGER NOT NULL CHECK (hashes >= 0),
-    elapsed REAL NOT NULL,
-    status TEXT NOT NULL,
-    nonce BLOB CHECK (length(nonce) = 64),
-    value BLOB CHECK (length(value) = 64),
-    engine TEXT,
-    ended REAL,
-    served INTEGER NOT NULL
-) STRICT;
-CREATE TABLE finds (
-    number INTEGER PRIMARY KEY,
-    time_ns INTEGER NOT NULL,
-    source TEXT NOT NULL,
-    job_id BLOB NOT NULL,
-    pow TEXT NOT NULL,
-    header BLOB NOT NULL,
-    nonce BLOB NOT NULL CHECK (length(nonce) = 64),
-    difficulty TEXT NOT NULL,
-    verdict TEXT
-) STRICT;
-CREATE INDEX finds_by_nonce ON finds (nonce);
-PRAGMA user_version = {VERSION};
-"""
-
 PUT: Final = "INSERT INTO jobs ({}) VALUES ({}) ON CONFLICT (id) DO UPDATE SET {}".format(  # noqa: S608 - our own names
     ", ".join(JOB_COLUMNS),
     ", ".join("?" * len(JOB_COLUMNS)),
@@ -72,14 +45,34 @@ PUT: Final = "INSERT INTO jobs ({}) VALUES ({}) ON CONFLICT (id) DO UPDATE SET {
 )
 LOAD: Final = "SELECT {} FROM jobs ORDER BY number".format(", ".join(JOB_COLUMNS))  # noqa: S608 - our own names
 
-
 WRITE_VERSION: Final = 18
 """Where in the file SQLite says how it is written: 1 rollback journal, 2 WAL."""
-STATEMENTS: Final = "SELECT type, name, sql FROM sqlite_schema"
+NO_SHARED_MEMORY: Final = frozenset(
+    {
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_IOERR_SHMLOCK,
+        sqlite3.SQLITE_IOERR_SHMMAP,
+        sqlite3.SQLITE_IOERR_SHMOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_READONLY_CANTINIT,
+    }
+)
+"""What SQLite says when ``jobs.db-shm`` cannot be made, mapped or locked. Some of these have other causes, too."""
 
 
 class LockedError(Exception):
-    """Another process has the state folder."""
+    """Another process owns the file."""
+
+    def __init__(self) -> None:
+        super().__init__("another miner uses it")
+
+
+class NewerError(Exception):
+    """The file was written by a newer version and is left as it is."""
+
+    def __init__(self) -> None:
+        super().__init__("it was written by a newer version of quantus-miner")
 
 
 class DamagedError(Exception):
@@ -87,48 +80,95 @@ class DamagedError(Exception):
 
 
 class Database:
-    """The open file. ``history_days``: how long finds are kept. Raises OSError, sqlite3.Error, DamagedError."""
+    """``jobs.db`` in ``folder``, owned by this process until ``close``. To be prepared before anything else.
 
-    def __init__(self, folder: Path, history_days: int) -> None:
-        self._history_days = history_days
-        self._unpruned = PRUNE_EVERY
-        self._log = folder / f"{FILE}-wal"
-        folder.mkdir(parents=True, exist_ok=True)
-        # Transactions are begun and ended by us. No waiting: the lock says that nobody else writes.
+    Ages are counted in running time: the seconds for which miners had the file open. ``clock`` measures it, from any
+    origin; the file keeps the sum. The wall clock may be wrong or jump, and is only shown. Times of jobs are seconds
+    of ``clock`` here and seconds of running time in the file.
+
+    ``history_days``: running time for which finds are kept. Raises OSError or LockedError.
+    """
+
+    def __init__(self, folder: Path, history_days: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = folder / FILE
-        self._db = sqlite3.connect(self._path, isolation_level=None, timeout=1.0)
-        # What is no text makes no job, which is found out when it is read as one.
-        self._db.text_factory = lambda text: text.decode(errors="replace")
+        self._history_days = history_days
+        self._clock = clock
+        self._unpruned = PRUNE_EVERY
+        self._wal = True
+        self._files: list[tuple[int, int] | None] = []
+        self._offset = 0.0  # running time less ``clock``
+        folder.mkdir(parents=True, exist_ok=True)
+        self._descriptor = _own(self._path)
         try:
-            self._prepare()
-        except MemoryError:  # a size from the file
-            self.close()
-            raise DamagedError("it has sizes that make no sense") from None
+            self._db = self._connect()
         except BaseException:
-            self.close()
+            os.close(self._descriptor)
             raise
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Open the database and bring its tables to VERSION. Raises sqlite3.Error, DamagedError, NewerError."""
+        try:
+            self._prepare("WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode not in NO_SHARED_MEMORY:
+                raise
+            self._db.close()
+            self._db = self._connect()
+            # The only way to read a log without a shared map.
+            self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._prepare("TRUNCATE")
+            log.info("%s has no shared memory maps: commits to %s take longer", self._path.parent, FILE)
+        own = os.fstat(self._descriptor)
+        self._files = [(own.st_dev, own.st_ino), *self._identify()[1:]]
+
+    def _connect(self) -> sqlite3.Connection:
+        # Transactions are begun and ended by us. Only a reader can make us wait, and only without WAL.
+        db = sqlite3.connect(self._path, isolation_level=None, timeout=1.0)
+        # What is no text makes no job, which is found out when it is read as one.
+        db.text_factory = lambda text: text.decode(errors="replace")
+        return db
+
+    def _prepare(self, journal_mode: str) -> None:
+        db = self._db
         with damage():
             # First of all, so that a file of others is left as it is.
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            (tables,) = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if version != VERSION and (version, tables) != (0, 0):
-                raise DamagedError(f"its schema has version {version}, not {VERSION}")
-            with self._path.open("rb") as file:
-                head = file.read(WRITE_VERSION + 1)
-            # SQLite reads a file of a later format, but fails to write it as if that were not allowed.
-            if head[WRITE_VERSION:] > b"\2":
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if version > schema.VERSION:
+                raise NewerError
+            if version < 0 or (version == 0) != (tables == 0):
+                raise DamagedError(f"its schema has version {version}")
+            # SQLite reads a file of a later format, but fails to write it as if that were not allowed. Read through our
+            # descriptor: to close another one would take away SQLite's locks.
+            if os.pread(self._descriptor, 1, WRITE_VERSION) > b"\2":
                 raise DamagedError("its format is unknown")
-            self._db.execute("PRAGMA journal_mode = WAL")
+            (mode,) = db.execute(f"PRAGMA journal_mode = {journal_mode}").fetchone()
+            self._wal = mode == "wal"
+            db.execute("PRAGMA locking_mode = NORMAL")
             # A commit is on the disk when it returns, also for a loss of power.
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute(f"PRAGMA journal_size_limit = {2 * RESERVE_BYTES}")
-            self._db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-            if tables == 0:
-                self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
-            elif not set(_statements()) <= set(self._db.execute(STATEMENTS)):
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA journal_size_limit = {2 * RESERVE_BYTES}")
+            db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            # Without shared memory maps WAL may fail here first.
+            db.executescript("BEGIN IMMEDIATE; ROLLBACK")
+            try:
+                schema.upgrade(db, version)
+            except (sqlite3.DataError, sqlite3.IntegrityError) as error:  # rows that their table does not allow
+                raise DamagedError(str(error)) from None
+            if not schema.is_complete(db):
                 raise DamagedError("its tables are not those of a miner")
+            (ran,) = db.execute("SELECT max(ran) FROM clock").fetchone()
+            if ran is None or not 0 <= ran < math.inf:
+                raise DamagedError(f"its running time is {ran} seconds")
+            self._offset = ran - self._clock()
+
+    def is_in_place(self) -> bool:
+        """Return False if a file that is in use was removed or replaced."""
+        return self._files == self._identify()
+
+    def _identify(self) -> list[tuple[int, int] | None]:
+        suffixes = ("", "-wal", "-shm") if self._wal else ("",)
+        return [_identity(self._path.with_name(FILE + suffix)) for suffix in suffixes]
 
     def load(self) -> list[StoredJob]:
         """All jobs, in the order in which they came; the file is checked as a whole."""
@@ -138,11 +178,9 @@ class Database:
                 if verdict != "ok":
                     raise DamagedError(" ".join(str(verdict).split()))
                 rows = self._db.execute(LOAD).fetchall()
-            return [StoredJob.of(row) for row in rows]
+            return [_shifted(StoredJob.of(row), -self._offset) for row in rows]
         except (ValueError, TypeError) as error:
             raise DamagedError(str(error)) from None
-        except MemoryError:  # a size from the file
-            raise DamagedError("it has sizes that make no sense") from None
 
     def reserve(self) -> None:
         """Makes both files so large that RESERVE_BYTES can be written to them when the disk has no room left.
@@ -151,7 +189,10 @@ class Database:
         that writes no block twice, such as btrfs or ZFS, knows no such thing.) Raises OSError and sqlite3.Error.
         """
         (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()
-        if min(4096 * pages, self._log.stat().st_size) >= RESERVE_BYTES:
+        sizes = [4096 * pages]
+        if self._wal:
+            sizes.append(self._path.with_name(f"{FILE}-wal").stat().st_size)
+        if min(sizes) >= RESERVE_BYTES:
             return
         # Not begun where it might not be ended: a log that cannot go into the database only grows.
         if shutil.disk_usage(self._path.parent).free < 4 * RESERVE_BYTES:
@@ -171,13 +212,15 @@ class Database:
         verdicts: Iterable[tuple[str, int, str]],
     ) -> None:
         """One transaction, on the disk when this returns. ``verdicts``: source, nonce, what was said of it."""
+        ran = self._clock() + self._offset
         with damage():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 self._db.executemany("DELETE FROM jobs WHERE id = ?", [(encode_id(job_id),) for job_id in gone])
-                self._db.executemany(PUT, [job.columns() for job in jobs])
+                self._db.executemany(PUT, [_shifted(job, self._offset).columns() for job in jobs])
                 self._db.executemany(
-                    "INSERT INTO finds VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", [find.columns() for find in finds]
+                    "INSERT INTO finds VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [(*find.columns(), ran) for find in finds],
                 )
                 self._db.executemany(
                     "UPDATE finds SET verdict = ? WHERE source = ? AND nonce = ? AND verdict IS NULL",
@@ -185,8 +228,9 @@ class Database:
                 )
                 unpruned = self._unpruned + len(finds)
                 if unpruned >= PRUNE_EVERY:
-                    self._prune()
+                    self._prune(ran)
                     unpruned = 0
+                self._db.execute("UPDATE clock SET ran = ?", (ran,))
                 self._db.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
@@ -194,15 +238,32 @@ class Database:
                 raise
         self._unpruned = unpruned
 
-    def _prune(self) -> None:
-        oldest = time.time_ns() - self._history_days * 86_400 * 10**9
-        self._db.execute("DELETE FROM finds WHERE time_ns < ?", (oldest,))
+    def _prune(self, ran: float) -> None:
+        self._db.execute("DELETE FROM finds WHERE ran < ?", (ran - self._history_days * 86_400,))
         self._db.execute("DELETE FROM finds WHERE number <= (SELECT max(number) FROM finds) - ?", (MAX_FINDS,))
+
+    def set_aside(self) -> Path:
+        """Rename the file and what belongs to it, and close; the new name. Raises OSError."""
+        # SQLite first, which still writes; our lock last: nobody else may rename the file that comes next.
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        target = self._path.with_name(f"{FILE}.damaged-{stamp}")
+        number = 1
+        while target.exists():
+            number += 1
+            target = self._path.with_name(f"{FILE}.damaged-{stamp}-{number}")
+        for suffix in ("-wal", "-shm", "-journal", ""):
+            with contextlib.suppress(FileNotFoundError):
+                self._path.with_name(FILE + suffix).rename(target.with_name(target.name + suffix))
+        os.close(self._descriptor)
+        return target
 
     def close(self) -> None:
         """Never raises."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
+        os.close(self._descriptor)
 
 
 @contextlib.contextmanager
@@ -212,6 +273,8 @@ def damage() -> Iterator[None]:
         yield
     except UnicodeDecodeError:  # SQLite's own words with a name from the file
         raise DamagedError("it has names that make no sense") from None
+    except MemoryError:  # a size from the file
+        raise DamagedError("it has sizes that make no sense") from None
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         # A table that is not there, or not as it should be, is an OperationalError with code 1.
@@ -220,37 +283,47 @@ def damage() -> Iterator[None]:
         raise
 
 
-def _statements() -> list[tuple[str, str, str | None]]:
-    """What SQLite keeps of SCHEMA."""
-    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
-        fresh.executescript(SCHEMA)
-        return fresh.execute(STATEMENTS).fetchall()
+def _own(path: Path) -> int:
+    """Open the file, made if it is missing, and lock it for this process; the descriptor.
 
-
-def lock(folder: Path) -> int:
-    """Locks the state folder for this process until it ends; the descriptor. Raises LockedError or OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    Raises OSError or LockedError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise LockedError from None
-    except OSError:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file")  # noqa: TRY301
+        _lock(descriptor)
+        opened = os.fstat(descriptor)
+        if _identity(path) != (opened.st_dev, opened.st_ino):
+            raise LockedError  # noqa: TRY301 - its owner was just setting it aside
+    except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def set_aside(folder: Path) -> Path:
-    """Renames the database and what belongs to it; the new name. Raises OSError."""
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    target = folder / f"{FILE}.damaged-{stamp}"
-    number = 1
-    while target.exists():
-        number += 1
-        target = folder / f"{FILE}.damaged-{stamp}-{number}"
-    for suffix in ("-wal", "-shm", ""):
-        with contextlib.suppress(FileNotFoundError):
-            (folder / (FILE + suffix)).rename(target.with_name(target.name + suffix))
-    return target
+def _lock(descriptor: int) -> None:
+    # Of this open file, not of the process: to close another descriptor of the file does not end it.
+    write_lock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, LOCK_BYTE, 1, 0)
+    try:
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, write_lock)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # A system without such locks, such as gVisor.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise LockedError from None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _shifted(job: StoredJob, seconds: float) -> StoredJob:
+    return job if job.ended is None else replace(job, ended=job.ended + seconds)

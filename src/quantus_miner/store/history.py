@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
+import os
+import shutil
 import sqlite3
-from typing import TYPE_CHECKING, Final
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from quantus_miner.errors import MinerError
+from quantus_miner.store import schema
 from quantus_miner.store.database import FILE
 from quantus_miner.store.rows import decode_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 LATEST: Final = (
     "SELECT time_ns, source, job_id, pow, header, nonce, difficulty, verdict FROM finds ORDER BY number DESC LIMIT ?"
@@ -37,19 +43,67 @@ class Entry(msgspec.Struct):
 
 
 def latest(folder: Path, count: int) -> list[Entry]:
-    """The last ``count`` finds, the newest last. Raises MinerError where the history cannot be read."""
+    """Return the last ``count`` finds, the newest last. Raises MinerError if the history cannot be read."""
     path = folder / FILE
-    if not path.exists():
-        return []
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            rows = database.execute(LATEST, (count,)).fetchall()
-        return [_entry(*row) for row in reversed(rows)]
+        if not folder.is_dir():
+            raise MinerError(f"{folder} is not a folder; --state-dir must name the state folder of the miner")
+        if not _is_there(path):
+            return []
+        return [_entry(*row) for row in reversed(_read(path, count))]
+    except PermissionError as error:
+        raise MinerError(f"cannot read {path}: {error.strerror}; run this as the user of the miner") from None
+    except OSError as error:
+        raise MinerError(f"cannot read {path}: {error.strerror}") from None
     except sqlite3.Error as error:
         raise MinerError(f"cannot read {path}: {error}") from None
     # What comes from a damaged file may be anything; MemoryError: a size in it.
-    except (ArithmeticError, AttributeError, MemoryError, OSError, TypeError, ValueError, msgspec.ValidationError):
+    except (ArithmeticError, AttributeError, MemoryError, TypeError, ValueError, msgspec.ValidationError):
         raise MinerError(f"cannot read {path}: it is damaged") from None
+
+
+def _is_there(path: Path) -> bool:
+    """Return False if there is no such file. Raises OSError or MinerError if it is there and cannot be read."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise MinerError(f"cannot read {path}: it is not a regular file")
+    if not os.access(path, os.R_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return True
+
+
+def _read(path: Path, count: int) -> list[tuple[Any, ...]]:
+    try:
+        return _query(path, "ro", count)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_READONLY,
+            sqlite3.SQLITE_IOERR,
+        ):
+            raise
+    # To read the log of a database, SQLite has to write beside it.
+    try:
+        with tempfile.TemporaryDirectory() as copy:
+            for suffix in ("", "-wal", "-journal"):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.copyfile(path.with_name(FILE + suffix), Path(copy, FILE + suffix))
+            return _query(Path(copy, FILE), "rw", count)
+    except OSError as error:
+        raise MinerError(f"cannot read {path}, nor copy it to a temporary folder: {error.strerror}") from None
+
+
+def _query(path: Path, mode: str, count: int) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)) as database:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version > schema.VERSION:
+            raise MinerError(f"cannot read {path}: it was written by a newer version of quantus-miner")
+        if not database.execute(schema.STATEMENTS).fetchall():
+            return []  # begun, and nothing written yet
+        return database.execute(LATEST, (count,)).fetchall()
 
 
 def lines(entries: Iterable[Entry]) -> list[str]:

@@ -29,7 +29,7 @@ JOB_COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job that came over HTTP. ``engine``: that found ``solution``. ``ended``: seconds since the epoch."""
+    """A job that came over HTTP. ``engine``: that found ``solution``. ``ended``: when, in seconds; see Database."""
 
     job: Job
     progress: Progress
@@ -98,7 +98,7 @@ class Find:
     verdict: str | None = None
 
     def columns(self) -> tuple[Any, ...]:
-        """In the order of the table ``finds``, without its number."""
+        """In the order of the table ``finds``, without its number and its age."""
         return (
             self.time_ns,
             self.source,

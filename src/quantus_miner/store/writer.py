@@ -1,13 +1,12 @@
 """The store: a mirror of the job book, kept on the disk by one thread.
 
-Whoever owns the book says what a job is now; the newest word counts, and all that gathers while a commit is under way
-goes into the next one. If the disk fails, nothing is lost but the disk: the mirror is written again when it can be.
+The owner of the book reports each job's newest state. All that gathers while a commit is under way goes into the next
+one. The mirror is also in memory: if the disk fails, or the file is removed, all of it is written again.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -15,10 +14,10 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner.store.database import FILE, DamagedError, Database, LockedError, lock, set_aside
+from quantus_miner.store.database import FILE, DamagedError, Database, LockedError, NewerError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from quantus_miner.store.rows import Find, StoredJob
@@ -27,6 +26,10 @@ log = logging.getLogger("miner.store")
 
 RETRY_S: Final = 1.0
 """Seconds between two tries to write where the disk fails."""
+CHECK_S: Final = 1.0
+"""Seconds between two checks that the file is still in its place."""
+SAVE_S: Final = 60.0
+"""Seconds between two commits at most, so that the running time is kept."""
 RESERVE_S: Final = 60.0
 """Seconds between two looks at the room that is reserved."""
 MAX_WAITING: Final = 10_000
@@ -36,12 +39,22 @@ MAX_WAITING: Final = 10_000
 class Store:
     """Jobs and finds in the state folder. All methods may be called from any thread, none waits for the disk.
 
-    ``history_days``: how long finds are kept. ``retry_s``: short in tests only.
+    ``history_days``: running time for which finds are kept. ``clock``: that of the job book. ``retry_s``: short in
+    tests only.
     """
 
-    def __init__(self, folder: Path, *, history_days: int, retry_s: float = RETRY_S) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        history_days: int,
+        clock: Callable[[], float] = time.monotonic,
+        retry_s: float = RETRY_S,
+    ) -> None:
         self._folder = folder
+        self._path = folder / FILE
         self._history_days = history_days
+        self._clock = clock
         self._retry_s = retry_s
         self._ready = threading.Condition()
         self._jobs: dict[str, StoredJob] = {}
@@ -54,8 +67,8 @@ class Store:
         self._closing = False
         # The writer's own:
         self._database: Database | None = None
-        self._lock: int | None = None
         self._on_disk: set[str] = set()
+        self._written = 0.0  # when the last commit was
         self._reserved = 0.0  # when it was looked at last
         self._roomy = True
         self._loaded: Future[list[StoredJob]] = Future()
@@ -114,7 +127,7 @@ class Store:
             self._ready.notify()
         self._thread.join(timeout)
         if self._thread.is_alive():
-            log.warning("What happened last could not be written to %s in time", self._folder / FILE)
+            log.warning("What happened last could not be written to %s in time", self._path)
 
     # --- the writer's thread ---
 
@@ -123,6 +136,8 @@ class Store:
             self._write_until_closed()
         except LockedError:
             log.warning("Another miner uses %s: jobs of this one are kept in memory only", self._folder)
+        except NewerError as error:
+            log.error("Cannot use %s: %s; it is left as it is, jobs are kept in memory only", self._path, error)  # noqa: TRY400
         except Exception:
             log.exception("The store has failed: jobs are kept in memory only until a restart")
         with self._ready:
@@ -134,24 +149,26 @@ class Store:
                 future.set_result(None)
         if not self._loaded.done():
             self._loaded.set_result([])
-        if self._database is not None:
-            self._database.close()
-        if self._lock is not None:
-            os.close(self._lock)
+        self._close_database()
 
     def _write_until_closed(self) -> None:
         jobs = self._first_load()
         self._on_disk = {stored.job.id for stored in jobs}
         self._jobs = {stored.job.id: stored for stored in jobs}
         self._reserve()
+        self._written = self._clock()
         self._loaded.set_result(jobs)
         closing = False
         while not closing:
             with self._ready:
-                self._ready.wait_for(self._has_work, None if self._ok else self._retry_s)
+                self._ready.wait_for(self._has_work, CHECK_S if self._ok else self._retry_s)
                 if not self._ok and not self._closing:
                     # Not at once again: the disk gets time.
                     self._ready.wait_for(lambda: self._closing, self._retry_s)
+            self._check_in_place()
+            with self._ready:
+                if self._database is not None and not self._has_work() and self._clock() < self._written + SAVE_S:
+                    continue
                 closing = self._closing
                 changed, self._changed = self._changed, {}
                 jobs = [self._jobs[job_id] for job_id in changed if job_id in self._jobs]
@@ -182,6 +199,11 @@ class Store:
             self._failed(error)
             return []
 
+    def _check_in_place(self) -> None:
+        if self._database is not None and not self._database.is_in_place():
+            log.error("%s was removed or replaced while the miner ran: all that is known is written again", self._path)
+            self._start_over()
+
     def _write(
         self, jobs: list[StoredJob], gone: set[str], finds: list[Find], verdicts: list[tuple[str, int, str]]
     ) -> bool:
@@ -194,14 +216,15 @@ class Store:
                 with self._ready:
                     jobs = list(self._jobs.values())
                 self._open().write(jobs, (), finds, verdicts)
-        except (OSError, ValueError, MemoryError, sqlite3.Error, DamagedError, LockedError) as error:
+        except (OSError, ValueError, MemoryError, sqlite3.Error, DamagedError, LockedError, NewerError) as error:
             self._failed(error)
             return False
+        self._written = self._clock()
         self._on_disk -= gone
         self._on_disk |= {job.job.id for job in jobs}
         recovered, self._ok = not self._ok, True
         if recovered:
-            log.warning("%s can be written again", self._folder / FILE)
+            log.warning("%s can be written again", self._path)
         return True
 
     def _reserve(self) -> None:
@@ -219,33 +242,36 @@ class Store:
             self._roomy = False
 
     def _open(self) -> Database:
-        if self._lock is None:
-            self._lock = lock(self._folder)
         if self._database is None:
-            self._database = Database(self._folder, self._history_days)
+            self._database = Database(self._folder, self._history_days, self._clock)
+            self._database.prepare()
         return self._database
 
     def _set_aside(self, why: DamagedError) -> None:
         if self._database is not None:
-            self._database.close()
+            kept = self._database.set_aside()
             self._database = None
-        kept = set_aside(self._folder)
-        self._on_disk.clear()
-        log.error("%s is damaged: %s; set aside as %s, begun anew", self._folder / FILE, why, kept.name)
+            self._on_disk.clear()
+            log.error("%s is damaged: %s; set aside as %s, begun anew", self._path, why, kept.name)
 
     def _failed(self, error: Exception) -> None:
+        self._start_over()
+        failed, self._ok = self._ok, False
+        if failed:
+            reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+            log.error("Cannot write %s: %s; jobs are kept in memory only until it can be written", self._path, reason)
+
+    def _start_over(self) -> None:
+        """Close the database. Whatever has been written or not: all of it is to be written to the next one."""
+        self._close_database()
+        with self._ready:
+            self._changed = dict.fromkeys([*self._jobs, *self._on_disk])
+        self._reserved = -RESERVE_S
+
+    def _close_database(self) -> None:
         if self._database is not None:
             self._database.close()
             self._database = None
-        with self._ready:
-            # Whatever has been written or not: all of it again.
-            self._changed = dict.fromkeys([*self._jobs, *self._on_disk])
-            self._reserved = 0.0
-            failed, self._ok = self._ok, False
-        if failed:
-            reason = str(error) or ("another miner uses it" if isinstance(error, LockedError) else type(error).__name__)
-            path = self._folder / FILE
-            log.error("Cannot write %s: %s; jobs are kept in memory only until it can be written", path, reason)
 
 
 def _future() -> Future[None]:

@@ -1,0 +1,72 @@
+"""The tables of ``jobs.db``, step by step from version to version."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from typing import Final
+
+STEPS: Final = (
+    """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY,
+    id BLOB NOT NULL UNIQUE,
+    pow TEXT NOT NULL,
+    header BLOB NOT NULL CHECK (length(header) = 32),
+    goal BLOB NOT NULL CHECK (length(goal) = 64),
+    positions TEXT NOT NULL,
+    ranges BLOB NOT NULL CHECK (length(ranges) % 128 = 0),
+    todo BLOB NOT NULL CHECK (length(todo) % 128 = 0),
+    hashes INTEGER NOT NULL CHECK (hashes >= 0),
+    elapsed REAL NOT NULL,
+    status TEXT NOT NULL,
+    nonce BLOB CHECK (length(nonce) = 64),
+    value BLOB CHECK (length(value) = 64),
+    engine TEXT,
+    ended REAL,
+    served INTEGER NOT NULL
+) STRICT;
+CREATE TABLE finds (
+    number INTEGER PRIMARY KEY,
+    time_ns INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    job_id BLOB NOT NULL,
+    pow TEXT NOT NULL,
+    header BLOB NOT NULL,
+    nonce BLOB NOT NULL CHECK (length(nonce) = 64),
+    difficulty TEXT NOT NULL,
+    verdict TEXT
+) STRICT;
+CREATE INDEX finds_by_nonce ON finds (nonce);
+PRAGMA user_version = 1;
+""",
+    # Ages are counted in running time, see Database. Until now ``ended`` was in seconds since the epoch.
+    """
+CREATE TABLE clock (ran REAL NOT NULL CHECK (ran >= 0)) STRICT;
+INSERT INTO clock VALUES (0.0);
+ALTER TABLE finds ADD COLUMN ran REAL NOT NULL DEFAULT 0.0;
+UPDATE jobs SET ended = 0.0 WHERE ended IS NOT NULL;
+PRAGMA user_version = 2;
+""",
+)
+"""STEPS[N] turns a file of version N into one of version N + 1; 0 is an empty file."""
+VERSION: Final = len(STEPS)
+STATEMENTS: Final = "SELECT type, name, sql FROM sqlite_schema"
+
+
+def upgrade(database: sqlite3.Connection, version: int) -> None:
+    """Bring a file of ``version`` to VERSION, in one transaction. Raises sqlite3.Error."""
+    if version < VERSION:
+        try:
+            database.executescript(f"BEGIN IMMEDIATE; {''.join(STEPS[version:])} COMMIT")
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):
+                database.execute("ROLLBACK")
+            raise
+
+
+def is_complete(database: sqlite3.Connection) -> bool:
+    """Return True if the tables are those of VERSION."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as fresh:
+        upgrade(fresh, 0)
+        return set(fresh.execute(STATEMENTS)) <= set(database.execute(STATEMENTS))

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from quantus_miner import logs, server, service, stats
+from quantus_miner import connection, logs, server, service, stats
 from quantus_miner.cli import cli
 from quantus_miner.host.cpus import default_workers
 from quantus_miner.metrics import METRICS
@@ -172,10 +172,10 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"{limit:,g}"
         for limit in (
             server.MAX_CONNECTIONS,
-            server.MAX_HEAD,
-            server.MAX_HEADERS,
-            server.MAX_PIPELINED,
-            server.REQUEST_TIMEOUT_S,
+            connection.MAX_HEAD,
+            connection.MAX_HEADERS,
+            connection.MAX_PIPELINED,
+            connection.REQUEST_TIMEOUT_S,
             api.MAX_BODY,
             http.BODY_TIMEOUT_S,
             api.MAX_JOB_ID,
@@ -191,7 +191,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert operator["lines of the log from one place in the program, a minute"] == most
     assert operator["jobs with series of their own in the metrics"] == f"{http.MAX_SHOWN}"
     assert operator["connections at once, job API"].startswith(f"{server.MAX_CONNECTIONS}, ")
-    assert operator["connections at once, metrics"].startswith(f"{service.SCRAPERS}, ")
+    assert operator["connections at once, metrics"].startswith(f"{server.MAX_SCRAPERS}, ")
     assert operator["requests under way at the end get"] == f"{service.GRACE_S:g} s"
     for text in (
         f"{api.MAX_BODY:,} bytes",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quantus_miner import server
+from quantus_miner import connection, server
 from quantus_miner.errors import MinerError
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             pass
         return
     body = b"x" * 10_000_000 if scope["path"] == "/big" else b"ok"
+    if scope["path"] == "/echo":
+        body, more = b"", True
+        while more:
+            event = await receive()
+            body, more = body + event["body"], event["more_body"]
+        body = b"<%b %b>" % (scope["method"].encode(), body)
     length = str(len(body)).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
     await send({"type": "http.response.body", "body": body})
@@ -65,8 +71,8 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
-BIG = b"GET /big HTTP/1.1\r\nhost: x\r\n"
-HEAD = b"GET / HTTP/1.1\r\nhost: x\r\n"
+BIG = b"GET /big HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+HEAD = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 CUT_OFF = {
     "noise": b"\r\n",
     "half a line": b"GET / HT",
@@ -78,7 +84,7 @@ CUT_OFF = {
 
 @pytest.mark.parametrize("data", CUT_OFF.values(), ids=CUT_OFF)
 def test_a_client_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(connection, "REQUEST_TIMEOUT_S", 0.05)
 
     async def run() -> None:
         async with serving() as address:
@@ -94,7 +100,7 @@ def test_a_client_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch, data: 
 
 
 def test_a_client_that_says_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(connection, "REQUEST_TIMEOUT_S", 0.05)
 
     async def run() -> None:
         async with serving() as address:
@@ -129,9 +135,129 @@ def test_a_body_does_not_count_as_head_and_pipelined_requests_are_answered() -> 
     async def run() -> None:
         async with serving() as address:
             body = b"z" * 60_000
-            post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n" + body
+            post = b"POST / HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 60000\r\n\r\n" + body
             answer = await talk(address, post + HEAD + b"\r\n" + post + b"GET / HTTP/1.0\r\n\r\n")
             assert answer.count(b"HTTP/1.1 200 OK") == 4
+
+    asyncio.run(run())
+
+
+OFFERS = {
+    "none": b"",
+    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
+    "websocket": b"connection: keep-alive\r\nUPGRADE: websocket\r\nconnection: upgrade\r\n",
+    "unknown": b"upgrade: x/1, y\r\nupgrade: z\r\nconnection: UPGRADE\r\n",
+}
+INNER = b"POST /cancel/x HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+BODIES = {
+    "length": (b"content-length: %d\r\n\r\n" % len(INNER), INNER),
+    "chunks": (b"transfer-encoding: chunked\r\n\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(INNER), INNER)),
+    "trailers": (
+        b"transfer-encoding: chunked\r\n\r\n",
+        b"%x\r\n%b\r\n0\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n" % (len(INNER), INNER),
+    ),
+    "expect": (b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(INNER), INNER),
+}
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "body later"])
+@pytest.mark.parametrize("frame", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+def test_an_offered_upgrade_is_ignored_and_the_body_read(offer: bytes, frame: tuple[bytes, bytes], later: bool) -> None:
+    async def run() -> None:
+        async with started(10) as (running, address):
+            reader, writer = await asyncio.open_connection(*address)
+            head, body = b"POST /echo HTTP/1.1\r\nhost: 127.0.0.1\r\n" + offer + frame[0], frame[1]
+            behind = (
+                b"GET /echo HTTP/1.1\r\nhost: 127.0.0.1\r\n" + offer + b"\r\n" + b"GET / HTTP/1.0\r\n" + offer + b"\r\n"
+            )
+            if later:
+                writer.write(head)
+                await until(lambda: bool(running.server_state.tasks))
+                writer.write(body + behind)
+            else:
+                writer.write(head + body + behind)
+            replies = await asyncio.wait_for(reader.read(), 20)
+            assert replies.count(b"HTTP/1.1 200 OK\r\n") == 3
+            assert b" 400 " not in replies
+            assert b"<POST " + INNER + b">" in replies
+            assert replies.index(b"<POST") < replies.index(b"<GET >") < replies.index(b"ok", replies.index(b"<GET >"))
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_an_upgrade_of_http_1_0_and_one_that_breaks_the_rules_of_framing() -> None:
+    offer = OFFERS["h2c"]
+    both = b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+
+    async def run() -> None:
+        async with serving() as address:
+            old = b"POST /echo HTTP/1.0\r\n" + offer + b"content-length: 3\r\n\r\nabc" + INNER
+            replies = await talk(address, old)
+            assert replies.endswith(b"<POST abc>")
+            assert replies.count(b"HTTP/1.1 ") == 1
+            for wrong in (
+                both,
+                b"transfer-encoding: gzip\r\n\r\nabc",
+                b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+            ):
+                replies = await talk(address, b"POST /echo HTTP/1.1\r\nhost: 127.0.0.1\r\n" + offer + wrong)
+                assert replies.startswith(b"HTTP/1.1 400 ")
+
+    asyncio.run(run())
+
+
+def test_connect_is_refused_and_what_follows_it_is_not_read() -> None:
+    async def run() -> None:
+        async with serving() as address:
+            replies = await talk(address, b"CONNECT 127.0.0.1:80 HTTP/1.1\r\nhost: 127.0.0.1:80\r\n\r\n" + INNER)
+            assert replies.startswith(b"HTTP/1.1 400 ")
+            assert b"CONNECT" in replies
+            assert replies.count(b"HTTP/1.1 ") == 1
+
+    asyncio.run(run())
+
+
+def head_of(size: int, end: bytes = b"connection: close\r\n\r\n") -> bytes:
+    start = b"POST /echo HTTP/1.1\r\nhost: 127.0.0.1\r\na: "
+    return start + b"x" * (size - len(start) - len(end) - 2) + b"\r\n" + end
+
+
+@pytest.mark.parametrize("cut", [connection.MAX_HEAD + 10, 1, 8191, 8192, 8193, 32_767])
+@pytest.mark.parametrize("before", [b"", HEAD + b"\r\n"], ids=["first", "second"])
+def test_a_head_has_just_as_many_bytes_as_documented(cut: int, before: bytes) -> None:
+    async def run() -> None:
+        async with serving() as address:
+            for size, passes in ((connection.MAX_HEAD, True), (connection.MAX_HEAD + 1, False)):
+                end = b"connection: close\r\ncontent-length: 20000\r\n\r\n"
+                data = head_of(size, end) + b"y" * 20_000
+                reader, writer = await asyncio.open_connection(*address)
+                if before:
+                    writer.write(before)
+                    await asyncio.wait_for(reader.readuntil(b"ok"), 20)
+                replies = b""
+                with contextlib.suppress(ConnectionError):
+                    writer.write(data[:cut])
+                    await writer.drain()
+                    writer.write(data[cut:])
+                    replies = await asyncio.wait_for(reader.read(), 20)
+                assert (b"<POST " + b"y" * 20_000 + b">" in replies) == passes, size
+                assert bool(replies) == passes
+                writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "before", [HEAD + b"\r\n", b"POST /echo HTTP/1.1\r\nhost: 127.0.0.1\r\n" + b"".join(BODIES["trailers"])]
+)
+def test_a_head_right_behind_another_request_is_bounded_too(before: bytes) -> None:
+    async def run() -> None:
+        async with serving() as address:
+            replies = await talk(address, before + head_of(connection.MAX_HEAD + 1))
+            assert b"<POST >" not in replies
+            assert b"<POST >" in await talk(address, before + head_of(connection.MAX_HEAD - connection.PIECE))
 
     asyncio.run(run())
 
@@ -193,7 +319,7 @@ def test_where_all_are_waiting_for_us_more_are_told_so() -> None:
             held = []
             for _ in range(2):
                 _, writer = await asyncio.open_connection(*address)
-                writer.write(b"GET /forever HTTP/1.1\r\nhost: x\r\n\r\n")
+                writer.write(b"GET /forever HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
                 held.append(writer)
             await until(lambda: len(running.server_state.tasks) == 2)
             refused = await talk(address, b"")
@@ -213,9 +339,9 @@ def test_where_all_are_waiting_for_us_more_are_told_so() -> None:
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
-        (HEAD + b"a: b\r\n" * (server.MAX_HEADERS - 1) + b"\r\n", 200),
-        (HEAD + b"a: b\r\n" * server.MAX_HEADERS + b"\r\n", 400),
-        ((HEAD + b"\r\n") * (server.MAX_PIPELINED + 2), 400),
+        (HEAD + b"a: b\r\n" * (connection.MAX_HEADERS - 1) + b"\r\n", 200),
+        (HEAD + b"a: b\r\n" * connection.MAX_HEADERS + b"\r\n", 400),
+        ((HEAD + b"\r\n") * (connection.MAX_PIPELINED + 2), 400),
     ],
     ids=["most headers", "too many headers", "too many requests"],
 )
@@ -232,7 +358,7 @@ def test_what_takes_memory_is_counted(request_: bytes, status: int) -> None:
 
 def test_the_last_bytes_of_a_reply_have_to_be_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are fewer than asyncio, left alone, would tell us of."""
-    monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(connection, "REQUEST_TIMEOUT_S", 0.5)
 
     async def run() -> None:
         async with started(1) as (running, address):

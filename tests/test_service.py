@@ -185,7 +185,7 @@ def test_bad_requests_get_one_clear_reply_and_the_service_goes_on(miner: MinerPr
 
 def test_a_request_that_breaks_off_does_no_harm(miner: MinerProcess) -> None:
     for text in (
-        b"POST /mine HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{",
+        b"POST /mine HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{",
         b"\xff\r\n\r\n",
     ):
         with socket.create_connection(("127.0.0.1", miner.port)) as connection:
@@ -328,14 +328,14 @@ def test_a_signal_during_hashing_ends_the_service_in_order(number: signal.Signal
 def test_a_signal_ends_the_service_whatever_clients_are_doing() -> None:
     # The worker sleeps between two batches, for days.
     throttle = ("--engine=cpu-chain-manipulator", "--manip-solved-blocks=999999999")
-    upload = b"POST /mine HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+    upload = b"POST /mine HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
     with MinerProcess("--port=0", "--metrics-port=0", *throttle) as miner:
         miner.call("POST", "/mine", request(difficulty=str(MAX)))
         ports = (miner.port, miner.metrics_port)
         uploading, scraping = (socket.create_connection(("127.0.0.1", port)) for port in ports)
         with uploading, scraping:
             uploading.sendall(upload)
-            scraping.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n" * 50)
+            scraping.sendall(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 50)
             assert miner.call("GET", "/health")[0] == 200
             assert miner.stop() == 0
     assert not [line for line in miner.log if "Traceback" in line or "ERROR" in line]

@@ -22,6 +22,7 @@ import msgspec
 from aioquic.quic.configuration import QuicConfiguration
 
 from quantus_miner import doctor, native
+from quantus_miner.connection import BoundedProtocol
 from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
 from quantus_miner.dev.judge import Judge
@@ -39,7 +40,7 @@ from quantus_miner.pow.block import SealedBlock
 from quantus_miner.pow.order import last_position
 from quantus_miner.proto import address, api, frames, lines, messages, node, pool_url, stratum, stratum_miner
 from quantus_miner.proto.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame
-from quantus_miner.server import BoundedProtocol, Server
+from quantus_miner.server import Server
 from quantus_miner.settings import SETTINGS, load
 from quantus_miner.sources.http import HttpSource
 from quantus_miner.store import database, history

@@ -7,6 +7,7 @@ import contextlib
 import json
 import resource
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,8 +15,10 @@ import pytest
 from quantus_miner import connection, server
 from quantus_miner.errors import MinerError
 
+from .conftest import with_file_limit
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -383,13 +386,61 @@ def test_the_last_bytes_of_a_reply_have_to_be_read_too(monkeypatch: pytest.Monke
     asyncio.run(asyncio.wait_for(run(), 20))
 
 
-def test_connections_fit_the_limit_of_file_descriptors() -> None:
+@contextlib.contextmanager
+def file_limit(files: int) -> Iterator[None]:
+    """That many file descriptors for this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        assert server.possible_connections() == 128
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_connections_share_the_file_descriptors_that_are_left() -> None:
+    used = len(list(Path("/proc/self/fd").iterdir())) - 1
+    with file_limit(used + 100):
+        assert server.share_connections(0, 1) == [97]
+        assert server.share_connections(10, 1) == [77]
+        assert server.share_connections(0, 2) == [84, 12]
+    with file_limit(used + 5_000):
+        assert server.share_connections(3, 2) == [server.MAX_CONNECTIONS, server.MAX_SCRAPERS]
+    with file_limit(used + 5):
+        assert server.share_connections(0, 1) == [server.MIN_CONNECTIONS]
+    with (
+        file_limit(used + 4),
+        pytest.raises(MinerError, match=rf"is {used + 4}, but at least {used + 5} are needed; raise"),
+    ):
+        server.share_connections(0, 1)
+
+
+@pytest.mark.parametrize(("files", "exporter"), [(16, False), (24, True), (32, True), (64, False), (64, True)])
+def test_with_few_file_descriptors_idle_connections_keep_nobody_out(files: int, exporter: bool) -> None:
+    flags = ["--metrics-port", "0"] if exporter else []
+    process = with_file_limit(files, "--port", "0", "--workers", "1", *flags)
+    with process as miner, contextlib.ExitStack() as held:
+        ports = [miner.port, *([miner.metrics_port] if exporter else [])]
+        for _ in range(40):
+            for port in ports:
+                held.enter_context(socket.create_connection(("127.0.0.1", port)))
+        for _ in range(3):
+            assert miner.call("GET", "/health") == (200, {"status": "ready"})
+            if exporter:
+                assert miner.metrics()["miner_store_ok", frozenset()] == 1
+        job = {"job_id": "j", "mining_hash": "00" * 32, "difficulty": "1"}
+        assert miner.call("POST", "/mine", job)[0] == 200
+        assert miner.result("j")["status"] == "completed"
+        assert miner.stop() == 0
+        assert not [line for line in miner.log if " INFO " not in line]
+
+
+@pytest.mark.parametrize("files", [10, server.MIN_FILES - 1])
+def test_too_few_file_descriptors_are_one_line_that_says_how_many_are_needed(files: int) -> None:
+    with with_file_limit(files, "--port", "0", "--workers", "1") as miner:
+        line = miner.wait_for_line("the limit of open files is")
+        assert f" is {files}, but at least {server.MIN_FILES} are needed; raise it " in line
+        assert miner.process.wait(20) == 1
+        assert miner.log[-1] == line
 
 
 def test_a_socket_that_cannot_be_had_is_one_line() -> None:

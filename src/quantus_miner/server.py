@@ -35,8 +35,10 @@ MAX_SCRAPERS: Final = 32
 """Connections that the metrics exporter holds at once."""
 MIN_CONNECTIONS: Final = 2
 """Connections without which the job API is of no use."""
-RESERVED_FILES: Final = 4
-"""File descriptors for what opens a few for a moment: the store, look-ups of names, readings of devices."""
+MIN_FILES: Final = 16
+"""File descriptors without which the service cannot start, whatever its settings."""
+RESERVED_FILES: Final = 2
+"""File descriptors for what opens one or two for a moment: the store, a scrape."""
 LINK_FILES: Final = 2
 """File descriptors for each node and pool: its connection, and one for looking up its name beside the old one."""
 SOCKET_BUFFER: Final = 65_536
@@ -45,6 +47,13 @@ BACKLOG: Final = 1024
 """Connections that wait in the kernel to be accepted."""
 ACCEPT_PAUSE_S: Final = 0.1
 """Seconds to wait before the next connection is accepted if there is no file descriptor for it."""
+
+
+def check_files() -> None:
+    """Raise MinerError if this process may open too few files to start the service at all."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < MIN_FILES:
+        raise _too_few_files(limit, MIN_FILES)
 
 
 def share_connections(links: int, ports: int) -> list[int]:
@@ -62,19 +71,25 @@ def share_connections(links: int, ports: int) -> list[int]:
     left = limit - spent
     least = [MIN_CONNECTIONS, 1][:ports]
     if left < sum(least):
-        raise MinerError(
-            f"the limit of open files is {limit}, and at least {spent + sum(least)} are needed here;"
-            f" raise it with `ulimit -n`, or LimitNOFILE= in a systemd unit"
-        )
+        raise _too_few_files(limit, spent + sum(least))
     scrapers = [max(1, min(MAX_SCRAPERS, left // 8))][: ports - 1]
     return [min(MAX_CONNECTIONS, left - sum(scrapers)), *scrapers]
+
+
+def _too_few_files(limit: int, needed: int) -> MinerError:
+    raise_it = "raise it with `ulimit -n`, or LimitNOFILE= in a systemd unit"
+    return MinerError(f"the limit of open files is {limit}, but at least {needed} are needed; {raise_it}")
 
 
 def listen(address: str, port: int, setting: str) -> socket.socket:
     """A listening TCP socket. Raises MinerError in one line, which names ``setting``, where that is refused."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    # The protocol has to be named: asyncio sets TCP_NODELAY only on sockets that say they are TCP.
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    where = units.endpoint(address, port)
+    try:
+        # The protocol has to be named: asyncio sets TCP_NODELAY only on sockets that say they are TCP.
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:  # a system without IPv6
+        raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Each connection inherits these.
@@ -84,7 +99,7 @@ def listen(address: str, port: int, setting: str) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise MinerError(f"{setting}: cannot listen on {address}:{port}: {error.strerror}") from None
+        raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}") from None
     return sock
 
 

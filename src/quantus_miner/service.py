@@ -48,6 +48,7 @@ def run(settings: Settings) -> None:
     """Runs the service until SIGTERM or SIGINT. Raises MinerError where it cannot start."""
     log.info("Starting external miner service...")
     log.info("Effective config: %s", settings.summary())
+    server.check_files()
     effective = detect_cpus()
     workers = 0
     if any(name.startswith("cpu-") for name in settings.engine):

@@ -153,7 +153,7 @@ def test_names_of_a_loopback_address_are_local_and_others_have_the_machine_s() -
     assert server.host_names("0.0.0.0") == server.host_names("::") >= {"localhost", OWN.lower()}  # noqa: S104 - not bound
 
 
-@pytest.mark.parametrize("text", ["", "a,", "a b", "a:1", "[::1]", "ä", "-" * 254, "a/b", ".a"])
+@pytest.mark.parametrize("text", ["", "a,", "a b", "a:1", "[::1]", "ä", "-" * 254, "a/b", ".a", "a..", "a..b"])
 def test_names_that_cannot_be_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^host names without ports, such as rig1\.lan"):
         parse_names(text)

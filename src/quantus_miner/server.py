@@ -77,7 +77,7 @@ def share_connections(links: int, ports: int) -> list[int]:
 
 
 def _too_few_files(limit: int, needed: int) -> MinerError:
-    raise_it = "raise it with `ulimit -n`, or LimitNOFILE= in a systemd unit"
+    raise_it = "raise it with ulimit -n, or LimitNOFILE= in a systemd unit"
     return MinerError(f"the limit of open files is {limit}, but at least {needed} are needed; {raise_it}")
 
 

@@ -50,7 +50,7 @@ def from_other_page(host: str, origins: Iterable[str], fetch_sites: Iterable[str
 def parse_names(text: str) -> tuple[str, ...]:
     """Return the host names of a comma list, in lower case. Raises ValueError that says what is allowed."""
     names = tuple(name.strip().lower().removesuffix(".") for name in text.split(","))
-    if not all(re.fullmatch(r"[a-z0-9_-][a-z0-9._-]{0,252}", name) for name in names):
+    if not all(len(name) <= 253 and re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", name) for name in names):
         raise ValueError("host names without ports, such as rig1.lan, separated by commas; IP addresses always are")
     return names
 

@@ -170,7 +170,9 @@ def test_hostile_message_is_one_line(log_format: str) -> None:
 @given(st.text())
 def test_every_message_is_one_line(message: str) -> None:
     for log_format in ("text", "journald", "json"):
-        assert len(logged(log_format, message).splitlines()) == 1
+        line = logged(log_format, message)
+        assert len(line.splitlines()) == 1
+        assert line[:-1].isprintable()
 
 
 @pytest.mark.parametrize("log_format", ["text", "journald", "json"])

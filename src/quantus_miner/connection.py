@@ -97,7 +97,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
             except httptools.HttpParserError as error:
                 # What a callback of ours raised says more than the parser's words for it.
-                self._refuse(400, f"not a valid HTTP request: {error.__context__ or error}")
+                self._refuse(400, f"not a valid HTTP request: {str(error.__context__ or error)[:200]}")
                 return
             else:
                 return

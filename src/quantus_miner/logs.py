@@ -197,7 +197,7 @@ class _Json(logging.Formatter):
         fields = {"time": _utc(record), "level": _shown(record).name.lower(), "logger": record.name, "message": message}
         if trace := _trace(record):
             fields["exception"] = "\n".join(trace)
-        return json.dumps(fields).replace("\x7f", "\\u007f")  # the one control character that JSON leaves as it is
+        return json.dumps(fields)
 
 
 def _shown(record: logging.LogRecord) -> _Shown:

@@ -453,3 +453,20 @@ def test_a_socket_that_cannot_be_had_is_one_line() -> None:
 def test_ipv6_endpoints_have_brackets() -> None:
     with server.listen("::1", 0, "--port") as sock:
         assert server.endpoint(sock) == f"[::1]:{sock.getsockname()[1]}"
+
+
+def test_idle_connections_leave_file_descriptors_to_a_pool() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as pool, contextlib.ExitStack() as held:
+        pool.settimeout(20)
+        where = f"--pool=stratum+tcp://localhost:{pool.getsockname()[1]}"
+        with with_file_limit(20, "--port=0", "--workers=1", "--wallet=someone", where) as miner:
+            first, _ = pool.accept()
+            for _ in range(40):
+                held.enter_context(socket.create_connection(("127.0.0.1", miner.port)))
+            assert miner.call("GET", "/health")[0] == 200
+            first.close()
+            # The name is looked up again.
+            second, _ = pool.accept()
+            second.close()
+            assert miner.stop() == 0
+            assert not [line for line in miner.log if "open files" in line]

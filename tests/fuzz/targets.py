@@ -91,9 +91,8 @@ def http_connection(data: bytes) -> None:
     api_ = _job_api()
     replies = api_.loop.run_until_complete(api_.exchange(data))
     assert not api_.errors, api_.errors
-    assert not replies or re.match(rb"HTTP/1\.1 (100|200|400|401|403|404|408|409|413|415|421|503) ", replies), replies[
-        :80
-    ]
+    statuses = rb"HTTP/1\.1 (100|200|400|401|403|404|408|409|413|415|421|503) "
+    assert not replies or re.match(statuses, replies), replies[:80]
     assert all(line.isprintable() for line in replies.decode().split("\r\n"))
 
 

@@ -239,9 +239,7 @@ SETTINGS: Final = (
         "DIR",
         envs=("MINER_STATE_DIR", "STATE_DIRECTORY"),
     ),
-    Setting(
-        "history_days", _integer(1, 36_500), "30", "Days for which found blocks and shares are kept as history.", "DAYS"
-    ),
+    Setting("history_days", _integer(1, 36_500), "30", "Days for which found blocks and shares are kept.", "DAYS"),
     Setting(
         "log",
         _filter,

@@ -32,18 +32,18 @@ CALLERS: Final = 16
 MALFORMED: Final = (
     b"\x00\xff\xfe\r\n\r\n",
     b"GET\r\n\r\n",
-    b"GET / HTTP/9.9\r\nhost: x\r\n\r\n",
-    b"GET http://[::1 HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"GET / HTTP/9.9\r\nhost: 127.0.0.1\r\n\r\n",
+    b"GET http://[::1 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
     b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
-    b"GET /\xff HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"POST /mine HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-    b"POST /mine HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-    b"CONNECT a:1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
-    b"GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade, close\r\n\r\n",
+    b"GET /\xff HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
+    b"POST /mine HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: -1\r\n\r\n",
+    b"POST /mine HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    b"CONNECT a:1 HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\nupgrade: websocket\r\nconnection: upgrade, close\r\n\r\n",
     b"GET /mine HTTP/1.1\r\n" + b"aa:bb\r\n" * 4_000 + b"\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 )
-POST: Final = b"POST /mine HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+POST: Final = b"POST /mine HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
 HUGE: Final = (
     b"GET / HTTP/1.1\r\nx: " + b"y" * 1_000_000,
     b"GET / HTTP/1.1\r\n" + b"aa:bb\r\n" * 150_000,
@@ -106,7 +106,7 @@ class Attacker:
 
     async def drip(self, number: int) -> None:
         """A head, or a body, of which a byte comes now and then."""
-        head = b"GET /health HTTP/1.1\r\nhost: x\r\nx: "
+        head = b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\nx: "
         body = POST + b"content-length: 65536\r\n\r\n"
         loop = asyncio.get_running_loop()
         with await self.connect() as sock:
@@ -121,7 +121,8 @@ class Attacker:
         path = b"/metrics" if metrics else b"/openapi.json"
         with await self.connect(metrics=metrics) as sock:
             while True:
-                await asyncio.get_running_loop().sock_sendall(sock, b"GET %b HTTP/1.1\r\nhost: x\r\n\r\n" % path)
+                request = b"GET %b HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" % path
+                await asyncio.get_running_loop().sock_sendall(sock, request)
                 await asyncio.sleep(DRIP_S / 10)
 
     async def pipelined(self, _: int) -> None:
@@ -149,7 +150,7 @@ class Attacker:
             job_id = uuid.uuid4().hex * 4
             job = {"job_id": job_id, "mining_hash": uuid.uuid4().hex * 2, "difficulty": str(2**511)}
             await self._call(reader, writer, POST, json.dumps(job).encode())
-            await self._call(reader, writer, b"POST /cancel/%b HTTP/1.1\r\nhost: x\r\n" % job_id.encode())
+            await self._call(reader, writer, b"POST /cancel/%b HTTP/1.1\r\nhost: 127.0.0.1\r\n" % job_id.encode())
             self.done["jobs"] += 1
         writer.close()
 
@@ -159,7 +160,7 @@ class Attacker:
         methods = cycle((b"GET", b"POST", b"PUT", b"DELETE", b"PROPFIND"))
         for number, method in zip(range(count), methods, strict=False):
             path = (b"/result/%b" if number % 2 else b"/%b") % uuid.uuid4().hex.encode()
-            await self._call(reader, writer, b"%b %b HTTP/1.1\r\nhost: x\r\n" % (method, path))
+            await self._call(reader, writer, b"%b %b HTTP/1.1\r\nhost: 127.0.0.1\r\n" % (method, path))
             self.done["paths"] += 1
         writer.close()
 

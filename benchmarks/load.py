@@ -50,8 +50,8 @@ class Connection:
 
     def call(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """Status code and body. Raises OSError where the connection ends."""
-        head = f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
-        self._socket.sendall(f"{head}\r\n\r\n".encode() + body)
+        head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        self._socket.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         data = b""
         while b"\r\n\r\n" not in data:
             data += self._receive()

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -71,6 +72,9 @@ class MinerProcess:
     Unless told otherwise it has a state folder of its own, so that no job of another test goes on in it.
     """
 
+    files: int | None = None
+    """Its limit of open files; None: ours."""
+
     def __init__(self, *args: str, **environ: str) -> None:
         state = tempfile.mkdtemp(dir=os.environ["XDG_STATE_HOME"])
         kernels = Path(os.environ["XDG_STATE_HOME"]) / "quantus-miner" / "kernels.json"
@@ -82,12 +86,18 @@ class MinerProcess:
             stderr=subprocess.PIPE,
             text=True,
             env={key: value for key, value in os.environ.items() if not key.startswith("MINER_")} | environ,
+            preexec_fn=self._limit,
         )
         self.log: list[str] = []
         self._ended = False
         self._grown = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def _limit(self) -> None:
+        """In the new process, before the program starts."""
+        if self.files is not None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (self.files, self.files))
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -137,12 +147,15 @@ class MinerProcess:
                 assert isinstance(result, dict)
                 return result
 
-    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """All samples of a scrape by name and labels."""
+    def scrape(self) -> str:
+        """The exporter's reply."""
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=20)) as connection:
             connection.request("GET", "/metrics")
-            text = connection.getresponse().read().decode()
-        families = text_string_to_metric_families(text)
+            return connection.getresponse().read().decode()
+
+    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """All samples of a scrape by name and labels."""
+        families = text_string_to_metric_families(self.scrape())
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in families
@@ -166,6 +179,16 @@ class MinerProcess:
         self._reader.join(20)
         if self.process.stderr is not None:
             self.process.stderr.close()
+
+
+def with_file_limit(files: int, *args: str) -> MinerProcess:
+    """A miner that may open ``files`` files at once."""
+
+    class Limited(MinerProcess):
+        pass
+
+    Limited.files = files
+    return Limited(*args)
 
 
 @pytest.fixture(scope="session")

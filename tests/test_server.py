@@ -7,15 +7,18 @@ import contextlib
 import json
 import resource
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quantus_miner import server
+from quantus_miner import connection, server
 from quantus_miner.errors import MinerError
 
+from .conftest import with_file_limit
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -24,6 +27,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
             pass
         return
     body = b"x" * 10_000_000 if scope["path"] == "/big" else b"ok"
+    if scope["path"] == "/echo":
+        body, more = b"", True
+        while more:
+            event = await receive()
+            body, more = body + event["body"], event["more_body"]
+        body = b"<%b %b>" % (scope["method"].encode(), body)
     length = str(len(body)).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
     await send({"type": "http.response.body", "body": body})
@@ -65,8 +74,8 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
-BIG = b"GET /big HTTP/1.1\r\nhost: x\r\n"
-HEAD = b"GET / HTTP/1.1\r\nhost: x\r\n"
+BIG = b"GET /big HTTP/1.1\r\nhost: 127.0.0.1\r\n"
+HEAD = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n"
 CUT_OFF = {
     "noise": b"\r\n",
     "half a line": b"GET / HT",
@@ -78,7 +87,7 @@ CUT_OFF = {
 
 @pytest.mark.parametrize("data", CUT_OFF.values(), ids=CUT_OFF)
 def test_a_client_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(connection, "REQUEST_TIMEOUT_S", 0.05)
 
     async def run() -> None:
         async with serving() as address:
@@ -94,7 +103,7 @@ def test_a_client_that_stalls_is_cut_off(monkeypatch: pytest.MonkeyPatch, data: 
 
 
 def test_a_client_that_says_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(connection, "REQUEST_TIMEOUT_S", 0.05)
 
     async def run() -> None:
         async with serving() as address:
@@ -129,9 +138,129 @@ def test_a_body_does_not_count_as_head_and_pipelined_requests_are_answered() -> 
     async def run() -> None:
         async with serving() as address:
             body = b"z" * 60_000
-            post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n" + body
+            post = b"POST / HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 60000\r\n\r\n" + body
             answer = await talk(address, post + HEAD + b"\r\n" + post + b"GET / HTTP/1.0\r\n\r\n")
             assert answer.count(b"HTTP/1.1 200 OK") == 4
+
+    asyncio.run(run())
+
+
+OFFERS = {
+    "none": b"",
+    "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n",
+    "websocket": b"connection: keep-alive\r\nUPGRADE: websocket\r\nconnection: upgrade\r\n",
+    "unknown": b"upgrade: x/1, y\r\nupgrade: z\r\nconnection: UPGRADE\r\n",
+}
+INNER = b"POST /cancel/x HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+BODIES = {
+    "length": (b"content-length: %d\r\n\r\n" % len(INNER), INNER),
+    "chunks": (b"transfer-encoding: chunked\r\n\r\n", b"%x\r\n%b\r\n0\r\n\r\n" % (len(INNER), INNER)),
+    "trailers": (
+        b"transfer-encoding: chunked\r\n\r\n",
+        b"%x\r\n%b\r\n0\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n" % (len(INNER), INNER),
+    ),
+    "expect": (b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % len(INNER), INNER),
+}
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "body later"])
+@pytest.mark.parametrize("frame", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
+def test_an_offered_upgrade_is_ignored_and_the_body_read(offer: bytes, frame: tuple[bytes, bytes], later: bool) -> None:
+    async def run() -> None:
+        async with started(10) as (running, address):
+            reader, writer = await asyncio.open_connection(*address)
+            head, body = b"POST /echo HTTP/1.1\r\nhost: 127.0.0.1\r\n" + offer + frame[0], frame[1]
+            behind = (
+                b"GET /echo HTTP/1.1\r\nhost: 127.0.0.1\r\n" + offer + b"\r\n" + b"GET / HTTP/1.0\r\n" + offer + b"\r\n"
+            )
+            if later:
+                writer.write(head)
+                await until(lambda: bool(running.server_state.tasks))
+                writer.write(body + behind)
+            else:
+                writer.write(head + body + behind)
+            replies = await asyncio.wait_for(reader.read(), 20)
+            assert replies.count(b"HTTP/1.1 200 OK\r\n") == 3
+            assert b" 400 " not in replies
+            assert b"<POST " + INNER + b">" in replies
+            assert replies.index(b"<POST") < replies.index(b"<GET >") < replies.index(b"ok", replies.index(b"<GET >"))
+            writer.close()
+
+    asyncio.run(run())
+
+
+def test_an_upgrade_of_http_1_0_and_one_that_breaks_the_rules_of_framing() -> None:
+    offer = OFFERS["h2c"]
+    both = b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+
+    async def run() -> None:
+        async with serving() as address:
+            old = b"POST /echo HTTP/1.0\r\n" + offer + b"content-length: 3\r\n\r\nabc" + INNER
+            replies = await talk(address, old)
+            assert replies.endswith(b"<POST abc>")
+            assert replies.count(b"HTTP/1.1 ") == 1
+            for wrong in (
+                both,
+                b"transfer-encoding: gzip\r\n\r\nabc",
+                b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd",
+            ):
+                replies = await talk(address, b"POST /echo HTTP/1.1\r\nhost: 127.0.0.1\r\n" + offer + wrong)
+                assert replies.startswith(b"HTTP/1.1 400 ")
+
+    asyncio.run(run())
+
+
+def test_connect_is_refused_and_what_follows_it_is_not_read() -> None:
+    async def run() -> None:
+        async with serving() as address:
+            replies = await talk(address, b"CONNECT 127.0.0.1:80 HTTP/1.1\r\nhost: 127.0.0.1:80\r\n\r\n" + INNER)
+            assert replies.startswith(b"HTTP/1.1 400 ")
+            assert b"CONNECT" in replies
+            assert replies.count(b"HTTP/1.1 ") == 1
+
+    asyncio.run(run())
+
+
+def head_of(size: int, end: bytes = b"connection: close\r\n\r\n") -> bytes:
+    start = b"POST /echo HTTP/1.1\r\nhost: 127.0.0.1\r\na: "
+    return start + b"x" * (size - len(start) - len(end) - 2) + b"\r\n" + end
+
+
+@pytest.mark.parametrize("cut", [connection.MAX_HEAD + 10, 1, 8191, 8192, 8193, 32_767])
+@pytest.mark.parametrize("before", [b"", HEAD + b"\r\n"], ids=["first", "second"])
+def test_a_head_has_just_as_many_bytes_as_documented(cut: int, before: bytes) -> None:
+    async def run() -> None:
+        async with serving() as address:
+            for size, passes in ((connection.MAX_HEAD, True), (connection.MAX_HEAD + 1, False)):
+                end = b"connection: close\r\ncontent-length: 20000\r\n\r\n"
+                data = head_of(size, end) + b"y" * 20_000
+                reader, writer = await asyncio.open_connection(*address)
+                if before:
+                    writer.write(before)
+                    await asyncio.wait_for(reader.readuntil(b"ok"), 20)
+                replies = b""
+                with contextlib.suppress(ConnectionError):
+                    writer.write(data[:cut])
+                    await writer.drain()
+                    writer.write(data[cut:])
+                    replies = await asyncio.wait_for(reader.read(), 20)
+                assert (b"<POST " + b"y" * 20_000 + b">" in replies) == passes, size
+                assert bool(replies) == passes
+                writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "before", [HEAD + b"\r\n", b"POST /echo HTTP/1.1\r\nhost: 127.0.0.1\r\n" + b"".join(BODIES["trailers"])]
+)
+def test_a_head_right_behind_another_request_is_bounded_too(before: bytes) -> None:
+    async def run() -> None:
+        async with serving() as address:
+            replies = await talk(address, before + head_of(connection.MAX_HEAD + 1))
+            assert b"<POST >" not in replies
+            assert b"<POST >" in await talk(address, before + head_of(connection.MAX_HEAD - connection.PIECE))
 
     asyncio.run(run())
 
@@ -193,7 +322,7 @@ def test_where_all_are_waiting_for_us_more_are_told_so() -> None:
             held = []
             for _ in range(2):
                 _, writer = await asyncio.open_connection(*address)
-                writer.write(b"GET /forever HTTP/1.1\r\nhost: x\r\n\r\n")
+                writer.write(b"GET /forever HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
                 held.append(writer)
             await until(lambda: len(running.server_state.tasks) == 2)
             refused = await talk(address, b"")
@@ -213,9 +342,9 @@ def test_where_all_are_waiting_for_us_more_are_told_so() -> None:
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
-        (HEAD + b"a: b\r\n" * (server.MAX_HEADERS - 1) + b"\r\n", 200),
-        (HEAD + b"a: b\r\n" * server.MAX_HEADERS + b"\r\n", 400),
-        ((HEAD + b"\r\n") * (server.MAX_PIPELINED + 2), 400),
+        (HEAD + b"a: b\r\n" * (connection.MAX_HEADERS - 1) + b"\r\n", 200),
+        (HEAD + b"a: b\r\n" * connection.MAX_HEADERS + b"\r\n", 400),
+        ((HEAD + b"\r\n") * (connection.MAX_PIPELINED + 2), 400),
     ],
     ids=["most headers", "too many headers", "too many requests"],
 )
@@ -232,7 +361,7 @@ def test_what_takes_memory_is_counted(request_: bytes, status: int) -> None:
 
 def test_the_last_bytes_of_a_reply_have_to_be_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are fewer than asyncio, left alone, would tell us of."""
-    monkeypatch.setattr(server, "REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(connection, "REQUEST_TIMEOUT_S", 0.5)
 
     async def run() -> None:
         async with started(1) as (running, address):
@@ -257,13 +386,61 @@ def test_the_last_bytes_of_a_reply_have_to_be_read_too(monkeypatch: pytest.Monke
     asyncio.run(asyncio.wait_for(run(), 20))
 
 
-def test_connections_fit_the_limit_of_file_descriptors() -> None:
+@contextlib.contextmanager
+def file_limit(files: int) -> Iterator[None]:
+    """That many file descriptors for this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        assert server.possible_connections() == 128
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_connections_share_the_file_descriptors_that_are_left() -> None:
+    used = len(list(Path("/proc/self/fd").iterdir())) - 1
+    with file_limit(used + 100):
+        assert server.share_connections(0, 1) == [97]
+        assert server.share_connections(10, 1) == [77]
+        assert server.share_connections(0, 2) == [84, 12]
+    with file_limit(used + 5_000):
+        assert server.share_connections(3, 2) == [server.MAX_CONNECTIONS, server.MAX_SCRAPERS]
+    with file_limit(used + 5):
+        assert server.share_connections(0, 1) == [server.MIN_CONNECTIONS]
+    with (
+        file_limit(used + 4),
+        pytest.raises(MinerError, match=rf"is {used + 4}, but at least {used + 5} are needed; raise"),
+    ):
+        server.share_connections(0, 1)
+
+
+@pytest.mark.parametrize(("files", "exporter"), [(16, False), (24, True), (32, True), (64, False), (64, True)])
+def test_with_few_file_descriptors_idle_connections_keep_nobody_out(files: int, exporter: bool) -> None:
+    flags = ["--metrics-port", "0"] if exporter else []
+    process = with_file_limit(files, "--port", "0", "--workers", "1", *flags)
+    with process as miner, contextlib.ExitStack() as held:
+        ports = [miner.port, *([miner.metrics_port] if exporter else [])]
+        for _ in range(40):
+            for port in ports:
+                held.enter_context(socket.create_connection(("127.0.0.1", port)))
+        for _ in range(3):
+            assert miner.call("GET", "/health") == (200, {"status": "ready"})
+            if exporter:
+                assert miner.metrics()["miner_store_ok", frozenset()] == 1
+        job = {"job_id": "j", "mining_hash": "00" * 32, "difficulty": "1"}
+        assert miner.call("POST", "/mine", job)[0] == 200
+        assert miner.result("j")["status"] == "completed"
+        assert miner.stop() == 0
+        assert not [line for line in miner.log if " INFO " not in line]
+
+
+@pytest.mark.parametrize("files", [10, server.MIN_FILES - 1])
+def test_too_few_file_descriptors_are_one_line_that_says_how_many_are_needed(files: int) -> None:
+    with with_file_limit(files, "--port", "0", "--workers", "1") as miner:
+        line = miner.wait_for_line("the limit of open files is")
+        assert f" is {files}, but at least {server.MIN_FILES} are needed; raise it " in line
+        assert miner.process.wait(20) == 1
+        assert miner.log[-1] == line
 
 
 def test_a_socket_that_cannot_be_had_is_one_line() -> None:
@@ -276,3 +453,20 @@ def test_a_socket_that_cannot_be_had_is_one_line() -> None:
 def test_ipv6_endpoints_have_brackets() -> None:
     with server.listen("::1", 0, "--port") as sock:
         assert server.endpoint(sock) == f"[::1]:{sock.getsockname()[1]}"
+
+
+def test_idle_connections_leave_file_descriptors_to_a_pool() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as pool, contextlib.ExitStack() as held:
+        pool.settimeout(20)
+        where = f"--pool=stratum+tcp://localhost:{pool.getsockname()[1]}"
+        with with_file_limit(20, "--port=0", "--workers=1", "--wallet=someone", where) as miner:
+            first, _ = pool.accept()
+            for _ in range(40):
+                held.enter_context(socket.create_connection(("127.0.0.1", miner.port)))
+            assert miner.call("GET", "/health")[0] == 200
+            first.close()
+            # The name is looked up again.
+            second, _ = pool.accept()
+            second.close()
+            assert miner.stop() == 0
+            assert not [line for line in miner.log if "open files" in line]

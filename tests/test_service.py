@@ -8,7 +8,6 @@ import http.client
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -26,11 +25,12 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance, unsupported_method
 
 from quantus_miner import pow as reference
+from quantus_miner.errors import printable
 from quantus_miner.model import MAX, Pow, limit_from_difficulty
 from quantus_miner.proto.jobbook import MAX_ACTIVE
 from quantus_miner.sources.http import MAX_SHOWN
 
-from .conftest import MinerProcess, vectors
+from .conftest import MinerProcess, vectors, with_file_limit
 
 HEADER = bytes(range(32)).hex()
 
@@ -137,7 +137,27 @@ def test_a_cancel_after_the_solution_leaves_it_readable(miner: MinerProcess) -> 
     assert solved["status"] == "completed"
 
 
-@pytest.mark.parametrize("job_id", ["a/b", "..", "%2e%2e", "näh", '"} 1\n# HELP x', "\\", "x" * 128, "\x00", "💎"])
+HOSTILE_IDS = [
+    *("a/b", "..", "%2e%2e", "näh", '"} 1\n# HELP x', "\\", "x" * 128, "\x00", "💎"),
+    *(
+        "\x1b[2J",
+        "\\x1b[2J",
+        "\a",
+        "\x7f",
+        "\x9b31m",
+        "\u202eabc",
+        "\u2066",
+        "\u200f",
+        "\u2028",
+        "\ufeff",
+        "\U000e0001",
+        "\n",
+        "\\n",
+    ),
+]
+
+
+@pytest.mark.parametrize("job_id", HOSTILE_IDS)
 def test_hostile_job_ids_are_just_names(miner: MinerProcess, job_id: str) -> None:
     job = request(job_id=job_id, difficulty="1")
     assert miner.call("POST", "/mine", job) == (200, {"status": "accepted", "job_id": job_id})
@@ -145,8 +165,26 @@ def test_hostile_job_ids_are_just_names(miner: MinerProcess, job_id: str) -> Non
     while (reply := miner.call("GET", path))[1]["status"] == "running":
         pass
     assert (reply[0], reply[1]["status"], reply[1]["job_id"]) == (200, "completed", job_id)
-    labels = frozenset({"engine": "cpu-fast", "job_id": job_id, "status": "completed"}.items())
+    label = printable(job_id.replace("\\", "\\\\"))
+    labels = frozenset({"engine": "cpu-fast", "job_id": label, "status": "completed"}.items())
     assert miner.metrics()["miner_job_status", labels] == 1
+    # Nothing that could steer a terminal goes out as it came in.
+    assert all(line.isprintable() for line in miner.scrape().split("\n"))
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", miner.port, timeout=20)) as connection:
+        for method, url in (("GET", path), ("POST", path.replace("result", "cancel")), ("GET", path + "nope")):
+            connection.request(method, url)
+            text = connection.getresponse().read().decode()
+            assert text.isprintable()
+            assert json.loads(text)["job_id"].startswith(job_id)
+    assert all(line.isprintable() for line in miner.log)
+
+
+def test_job_ids_that_look_alike_when_escaped_stay_apart_in_the_metrics() -> None:
+    with MinerProcess("--port", "0", "--metrics-port", "0", "--workers", "1") as miner:
+        for job_id in HOSTILE_IDS:
+            assert miner.call("POST", "/mine", request(job_id=job_id, difficulty="1"))[0] == 200
+        seen = {dict(labels).get("job_id") for name, labels in miner.metrics() if name == "miner_job_status"}
+        assert len(seen) == len(HOSTILE_IDS)
 
 
 def test_bad_requests_get_one_clear_reply_and_the_service_goes_on(miner: MinerProcess) -> None:
@@ -184,7 +222,7 @@ def test_bad_requests_get_one_clear_reply_and_the_service_goes_on(miner: MinerPr
 
 def test_a_request_that_breaks_off_does_no_harm(miner: MinerProcess) -> None:
     for text in (
-        b"POST /mine HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{",
+        b"POST /mine HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{",
         b"\xff\r\n\r\n",
     ):
         with socket.create_connection(("127.0.0.1", miner.port)) as connection:
@@ -254,12 +292,7 @@ def test_a_job_that_nobody_polls_expires() -> None:
 
 
 def test_more_connections_than_file_descriptors_keep_nobody_out() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (96, hard))  # what we start inherits it
-    try:
-        process = MinerProcess("--port", "0", "--metrics-port", "0")
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    process = with_file_limit(96, "--port", "0", "--metrics-port", "0")
     with process as miner, contextlib.ExitStack() as held:
         for port in (miner.port, miner.metrics_port):
             for _ in range(200):
@@ -290,6 +323,15 @@ def test_series_do_not_grow_with_jobs_and_a_running_one_keeps_its_own() -> None:
         ]
 
 
+def test_polls_without_the_token_keep_no_job_alive() -> None:
+    flags = ("--port", "0", "--workers", "1", "--job-expiry-s", "1", "--api-token", "s3cret")
+    with MinerProcess(*flags) as miner:
+        job = request(difficulty=str(MAX))
+        assert miner.call("POST", "/mine", job, {"authorization": "Bearer s3cret"})[0] == 200
+        while not any("cancelled as expired" in line for line in miner.log):
+            assert miner.call("GET", f"/result/{job['job_id']}")[0] == 401
+
+
 def test_a_token_guards_what_changes_state(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("s3cret\n")
@@ -303,9 +345,19 @@ def test_a_token_guards_what_changes_state(tmp_path: Path) -> None:
         ):
             assert miner.call("POST", "/mine", job, headers)[0] == 401
             assert miner.call("POST", "/cancel/x", None, headers)[0] == 401
+            assert miner.call("GET", "/result/x", None, headers)[0] == 401
         good = {"authorization": "Bearer s3cret"}
         assert miner.call("POST", "/mine", job, good)[0] == 200
-        assert miner.result(job["job_id"])["status"] == "completed"
+        path = f"/result/{job['job_id']}"
+        while miner.call("GET", path, None, good)[1]["status"] == "running":
+            pass
+        assert miner.call("GET", path, None, good)[1]["status"] == "completed"
+        assert miner.call("GET", path)[1] == {
+            "status": "error",
+            "job_id": "",
+            "message": "a valid bearer token is required",
+        }
+        assert miner.call("GET", "/health")[0] == 200
         assert miner.call("POST", f"/cancel/{job['job_id']}", None, good)[0] == 200
         assert "s3cret" not in "\n".join(miner.log)
 
@@ -327,14 +379,14 @@ def test_a_signal_during_hashing_ends_the_service_in_order(number: signal.Signal
 def test_a_signal_ends_the_service_whatever_clients_are_doing() -> None:
     # The worker sleeps between two batches, for days.
     throttle = ("--engine=cpu-chain-manipulator", "--manip-solved-blocks=999999999")
-    upload = b"POST /mine HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+    upload = b"POST /mine HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
     with MinerProcess("--port=0", "--metrics-port=0", *throttle) as miner:
         miner.call("POST", "/mine", request(difficulty=str(MAX)))
         ports = (miner.port, miner.metrics_port)
         uploading, scraping = (socket.create_connection(("127.0.0.1", port)) for port in ports)
         with uploading, scraping:
             uploading.sendall(upload)
-            scraping.sendall(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n" * 50)
+            scraping.sendall(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 50)
             assert miner.call("GET", "/health")[0] == 200
             assert miner.stop() == 0
     assert not [line for line in miner.log if "Traceback" in line or "ERROR" in line]

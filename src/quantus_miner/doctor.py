@@ -144,7 +144,7 @@ def examine(host: Host, load: Callable[[], Settings]) -> Iterator[Finding]:
     yield from _engine(host, settings)
     yield from _port("job API", settings.bind, settings.port)
     if settings.metrics_port is not None:
-        yield from _port("metrics", settings.bind, settings.metrics_port)
+        yield from _port("metrics", settings.metrics_bind, settings.metrics_port)
     yield from _sources(settings)
 
 

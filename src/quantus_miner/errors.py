@@ -3,6 +3,8 @@
 
 def printable(text: str) -> str:
     """``text`` with all escaped that could end the line or steer a terminal: much that is said comes from outside."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

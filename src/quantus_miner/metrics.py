@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from quantus_miner import __version__
+from quantus_miner.errors import printable
 from quantus_miner.model import Status
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class MinerCollector(Collector):
             kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
             family = kind(row.name, row.help, labels=row.labels)
             for labels, value in values.get(row.name, {}).items():
-                family.add_metric(labels, value)
+                family.add_metric([_label(text) for text in labels], value)
             yield family
 
     def _miner_values(self) -> dict[str, Values]:
@@ -241,6 +242,11 @@ class MinerCollector(Collector):
             },
             "miner_source_latency_seconds": {(link.name,): link.latency_s for link in links},
         }
+
+
+def _label(text: str) -> str:
+    """Return a label's value without characters that could steer a terminal; different texts stay different."""
+    return printable(text.replace("\\", "\\\\"))
 
 
 def create_app(collectors: Iterable[Collector]) -> ASGIApp:

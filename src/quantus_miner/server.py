@@ -4,53 +4,92 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
+import logging
 import resource
 import socket
 from functools import partial
-from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.datastructures import Headers
+from starlette.responses import Response
 
 from quantus_miner import units
+from quantus_miner.connection import BoundedProtocol, make_room
 from quantus_miner.errors import MinerError
 from quantus_miner.proto.api import encode_reply
+from quantus_miner.proto.hosts import LOCAL_NAMES, misdirected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+log = logging.getLogger("miner.server")
+
 MAX_CONNECTIONS: Final = 512
 """Connections that a server holds at once."""
-MAX_HEAD: Final = 32_768
-"""Bytes of a request's head, and of whatever else is no body."""
-PIECE: Final = 8_192
-"""Bytes that are parsed at a time."""
-MAX_HEADERS: Final = 100
-"""Header fields of a request, trailers included: each takes many times the bytes that it has on the wire."""
-MAX_PIPELINED: Final = 8
-"""Requests that wait on a connection for the replies to those before them."""
-REQUEST_TIMEOUT_S: Final = 15.0
-"""Seconds that a client may take to send a request, to begin one, and to read a reply."""
+MAX_SCRAPERS: Final = 32
+"""Connections that the metrics exporter holds at once."""
+MIN_CONNECTIONS: Final = 2
+"""Connections without which the job API is of no use."""
+MIN_FILES: Final = 16
+"""File descriptors without which the service cannot start, whatever its settings."""
+RESERVED_FILES: Final = 2
+"""File descriptors for what opens one or two for a moment: the store, a scrape."""
+LINK_FILES: Final = 2
+"""File descriptors for each node and pool: its connection, and one for looking up its name beside the old one."""
 SOCKET_BUFFER: Final = 65_536
 """Bytes of each of the kernel's two buffers of a connection, which counts twice that: it would go up to megabytes."""
 BACKLOG: Final = 1024
 """Connections that wait in the kernel to be accepted."""
-ACCEPTS: Final = 8
-"""Connections accepted at a time: those that are turned away have a file descriptor until then too."""
+ACCEPT_PAUSE_S: Final = 0.1
+"""Seconds to wait before the next connection is accepted if there is no file descriptor for it."""
 
 
-def possible_connections() -> int:
-    """Connections that a server can hold under this process's limit of file descriptors: half of it at most."""
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, files // 2)
+def check_files() -> None:
+    """Raise MinerError if this process may open too few files to start the service at all."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < MIN_FILES:
+        raise _too_few_files(limit, MIN_FILES)
+
+
+def share_connections(links: int, ports: int) -> list[int]:
+    """Return how many connections the job API, and the exporter if there is one (``ports`` 2), can hold.
+
+    They share the file descriptors that are left now, less those that the other parts of the program need later:
+    ``links`` connections to nodes and pools, the store, look-ups. Raises MinerError if that leaves too few.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = [MAX_CONNECTIONS, MAX_SCRAPERS][:ports]
+    if limit == resource.RLIM_INFINITY:
+        return most
+    # Each port has, for a moment, one connection more than it may hold.
+    spent = len(list(Path("/proc/self/fd").iterdir())) - 1 + RESERVED_FILES + LINK_FILES * links + ports
+    left = limit - spent
+    least = [MIN_CONNECTIONS, 1][:ports]
+    if left < sum(least):
+        raise _too_few_files(limit, spent + sum(least))
+    scrapers = [max(1, min(MAX_SCRAPERS, left // 8))][: ports - 1]
+    return [min(MAX_CONNECTIONS, left - sum(scrapers)), *scrapers]
+
+
+def _too_few_files(limit: int, needed: int) -> MinerError:
+    raise_it = "raise it with ulimit -n, or LimitNOFILE= in a systemd unit"
+    return MinerError(f"the limit of open files is {limit}, but at least {needed} are needed; {raise_it}")
 
 
 def listen(address: str, port: int, setting: str) -> socket.socket:
     """A listening TCP socket. Raises MinerError in one line, which names ``setting``, where that is refused."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    # The protocol has to be named: asyncio sets TCP_NODELAY only on sockets that say they are TCP.
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    where = units.endpoint(address, port)
+    try:
+        # The protocol has to be named: asyncio sets TCP_NODELAY only on sockets that say they are TCP.
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:  # a system without IPv6
+        raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Each connection inherits these.
@@ -60,8 +99,16 @@ def listen(address: str, port: int, setting: str) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise MinerError(f"{setting}: cannot listen on {address}:{port}: {error.strerror}") from None
+        raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}") from None
     return sock
+
+
+def host_names(address: str) -> frozenset[str]:
+    """Return the names of this machine under which a socket that listens on ``address`` can be reached."""
+    if ipaddress.ip_address(address).is_loopback:
+        return LOCAL_NAMES
+    name = socket.gethostname().lower()
+    return LOCAL_NAMES | {name, name.partition(".")[0]}
 
 
 def endpoint(sock: socket.socket) -> str:
@@ -70,144 +117,36 @@ def endpoint(sock: socket.socket) -> str:
     return units.endpoint(host, port)
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """A connection that a hostile client cannot make large or hold for ever; uvicorn bounds neither.
+def _for_hosts(app: ASGIApp, names: frozenset[str]) -> ASGIApp:
+    """Return ``app`` behind a check of the Host header."""
 
-    What is no body (heads, trailers, chunk sizes, noise between requests) is bounded in bytes; a request, and whatever
-    comes outside of one, in time; so is a reply that the client does not read. Bodies are bounded where they are read.
-    Beyond ``most`` connections the one that has kept us waiting the longest makes room.
-    """
-
-    def __init__(self, most: int, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as uvicorn's own
-        super().__init__(*args, **options)
-        self._most = most
-        self._overhead = 0
-        self.since = self.loop.time()
-        self._deadline: asyncio.TimerHandle | None = None
-        self._unread: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
-        """A client has connected, and has to say what it wants."""
-        super().connection_made(transport)
-        # So that ``pause_writing`` is called whenever the client has not read all, however little is left.
-        transport.set_write_buffer_limits(0)
-        if len(self.connections) > self._most and not self._make_room():
-            self._refuse(503, "too many connections")
+    async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+        if problem := misdirected(Headers(scope=scope).getlist("host"), names):
+            log.warning("Refused a request: %s", problem)
+            await Response(encode_reply("error", "", problem), 421, media_type="application/json")(scope, receive, send)
         else:
-            self._expect_request()
+            await app(scope, receive, send)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        self._request_arrived()
-        self.resume_writing()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes from the client; those of bodies do not count."""
-        # In pieces, so that little is parsed beyond the bound: a chunk of one byte costs as much time as a large one.
-        for start in range(0, len(data), PIECE):
-            piece = data[start : start + PIECE]
-            self._overhead += len(piece)
-            super().data_received(piece)
-            if self._overhead > MAX_HEAD:
-                self.transport.abort()
-            if self.transport.is_closing():
-                return
-        if self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
-            # uvicorn's own timer for idle connections ends with the next byte, whatever that is.
-            self._expect_request()
-
-    def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        super().on_message_begin()
-        self._expect_request()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header field, or a trailer."""
-        super().on_header(name, value)
-        if len(self.headers) > MAX_HEADERS:
-            raise ValueError("too many header fields")
-
-    def on_headers_complete(self) -> None:
-        """All of a head is there."""
-        super().on_headers_complete()
-        if len(self.pipeline) > MAX_PIPELINED:
-            raise ValueError("too many requests at once")
-
-    def on_body(self, body: bytes) -> None:
-        """A part of a body."""
-        self._overhead -= len(body)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """All of a request is there."""
-        super().on_message_complete()
-        self._request_arrived()
-        self._overhead = 0
-        self.since = self.loop.time()
-
-    def pause_writing(self) -> None:
-        """The client does not read what we write."""
-        super().pause_writing()
-        self._unread = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        """The client reads again."""
-        super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
-
-    def send_400_response(self, msg: str) -> None:
-        """What uvicorn answers to bytes that are not HTTP, in JSON as everything else."""
-        self._refuse(400, msg)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """An upgrade is an offer, and we do not take it: nothing to warn of."""
-
-    @property
-    def waits_for_client(self) -> bool:
-        """Whether it is the client's turn: to send a request, or the rest of one, or to read a reply."""
-        answered = self.cycle is None or self.cycle.response_complete
-        return answered or self._deadline is not None or self._unread is not None
-
-    def _make_room(self) -> bool:
-        """Cuts off the connection that has waited for its client the longest; False where none but this one does."""
-        others = (other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self)
-        waiting = [other for other in others if other.waits_for_client]
-        if not waiting:
-            return False
-        longest = min(waiting, key=lambda other: other.since)
-        longest.transport.abort()
-        self.connections.discard(longest)
-        return True
-
-    def _refuse(self, status: int, message: str) -> None:
-        body = encode_reply("error", "", message)
-        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nconnection: close\r\n"
-        head += f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        self.transport.write(head.encode() + body)
-        self.transport.close()
-
-    def _expect_request(self) -> None:
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
-
-    def _request_arrived(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+    return checked
 
 
 class Server(uvicorn.Server):
-    """Serves one ASGI application on one socket, ``connections`` at once, until ``stop``."""
+    """Serves one ASGI application on one socket until ``stop``.
 
-    def __init__(self, app: Any, sock: socket.socket, connections: int = MAX_CONNECTIONS) -> None:  # noqa: ANN401 - any ASGI application
+    ``connections``: how many are held at once. ``names``: host names that requests may ask for, beside IP addresses.
+    """
+
+    def __init__(
+        self,
+        app: Any,  # noqa: ANN401 - any ASGI application
+        sock: socket.socket,
+        connections: int = MAX_CONNECTIONS,
+        names: frozenset[str] = LOCAL_NAMES,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
-                app,
+                _for_hosts(app, names),
                 http=partial(BoundedProtocol, connections),  # type: ignore[arg-type]  # makes protocols all the same
-                backlog=ACCEPTS,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -217,15 +156,50 @@ class Server(uvicorn.Server):
             )
         )
         self._socket = sock
+        self._accepting: asyncio.Task[None] | None = None
+        self.servers = []
         self.ready = asyncio.Event()
         """Set once connections are accepted."""
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begins to accept connections."""
-        await super().startup(sockets)
-        # asyncio takes one number for how many it accepts at a time and for how many wait.
-        self._socket.listen(BACKLOG)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - as uvicorn's own
+        """Begin to accept connections."""
+        await self.lifespan.startup()
+        self._socket.setblocking(False)
+        self._accepting = asyncio.create_task(self._accept())
+        self.started = True
         self.ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop to accept connections and end those that are open."""
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.wait([self._accepting])
+        await super().shutdown(sockets)
+
+    async def _accept(self) -> None:
+        """Accept one connection after the other, so that hardly more are open than may be held.
+
+        asyncio's own servers accept many before the first of them is looked at, and none for a second once file
+        descriptors have run out.
+        """
+        loop = asyncio.get_running_loop()
+
+        def create() -> asyncio.Protocol:
+            return self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._socket)
+            except ConnectionError:  # the client has gone already
+                continue
+            except OSError as error:
+                log.warning("Cannot accept a connection: %s", error.strerror)
+                # The connection that makes room is closed by the loop.
+                await asyncio.sleep(0 if make_room(self.server_state.connections) else ACCEPT_PAUSE_S)
+            else:
+                await loop.connect_accepted_socket(create, connection)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

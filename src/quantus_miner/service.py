@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner")
 
 TICK_S: Final = 1.0
-SCRAPERS: Final = 32
-"""Connections that the metrics exporter holds at once."""
 GRACE_S: Final = 0.3
 """Seconds that requests under way get at the end."""
 
@@ -50,6 +48,7 @@ def run(settings: Settings) -> None:
     """Runs the service until SIGTERM or SIGINT. Raises MinerError where it cannot start."""
     log.info("Starting external miner service...")
     log.info("Effective config: %s", settings.summary())
+    server.check_files()
     effective = detect_cpus()
     workers = 0
     if any(name.startswith("cpu-") for name in settings.engine):
@@ -128,20 +127,24 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     live = LiveSource(miner, links, priority=priority[0], store=store) if links else None
     source = HttpSource(miner, store, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1])
     api_socket = server.listen(settings.bind, settings.port, "--port")
-    connections = server.possible_connections()
-    servers = [server.Server(source.app, api_socket, connections)]
+    apps = [(source.app, api_socket, settings.bind)]
     if settings.metrics_port is None:
         log.info("Metrics disabled (no --metrics-port provided)")
     else:
-        metrics_socket = server.listen(settings.bind, settings.metrics_port, "--metrics-port")
+        metrics_socket = server.listen(settings.metrics_bind, settings.metrics_port, "--metrics-port")
         links_stats = live.stats if live else tuple
         collector = metrics.MinerCollector(
             miner.stats, source.stats, links_stats, lambda: store.ok, effective.count, Telemetry().read
         )
-        servers.append(server.Server(metrics.create_app([collector]), metrics_socket, min(SCRAPERS, connections // 4)))
+        apps.append((metrics.create_app([collector]), metrics_socket, settings.metrics_bind))
         log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
     if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:
         log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", settings.bind)
+
+    servers = [
+        server.Server(app, sock, connections, server.host_names(address) | frozenset(settings.allowed_hosts or ()))
+        for (app, sock, address), connections in zip(apps, server.share_connections(len(links), len(apps)), strict=True)
+    ]
 
     source.restore(jobs)
     notifier = Notifier(os.environ)

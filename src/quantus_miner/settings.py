@@ -18,13 +18,13 @@ from quantus_miner import units
 from quantus_miner.errors import SettingError
 from quantus_miner.logs import parse_filter
 from quantus_miner.proto.address import parse_wallet, parse_worker
+from quantus_miner.proto.hosts import parse_names
 from quantus_miner.proto.messages import parse_fingerprint, parse_token
 from quantus_miner.proto.pool_url import PoolUrl, parse_pool_url
 
 ENGINE_NAMES: Final = ("cpu-fast", "cpu-baseline", "cpu-chain-manipulator", "gpu-cuda", "gpu-opencl")
 LOG_FORMATS: Final = ("auto", "text", "journald", "json")
 PRIORITIES: Final = ("live", "equal", "http")
-NODE_PORT: Final = 9833
 U64: Final = 2**64 - 1
 
 Parser = Callable[[str], Any]
@@ -83,14 +83,6 @@ def _choice(*choices: str) -> Parser:
     return parse
 
 
-def _endpoint(text: str) -> tuple[str, int]:
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]{1,253}))(?::([0-9]{1,5}))?", text)
-    port = int(match[3] or NODE_PORT) if match else 0
-    if match is None or not 1 <= port <= 65535:
-        raise ValueError(f"HOST:PORT, such as 127.0.0.1:{NODE_PORT} or [::1]:{NODE_PORT}")
-    return match[1] or match[2], port
-
-
 def _pools(text: str) -> tuple[PoolUrl, ...]:
     return tuple(parse_pool_url(part.strip()) for part in text.split(","))
 
@@ -142,7 +134,8 @@ SETTINGS: Final = (
     Setting(
         "port", _integer(0, 65535), "9833", "TCP port of the HTTP job API; 0 picks a free one.", "PORT", short="-p"
     ),
-    Setting("bind", _address, "127.0.0.1", "Address that the job API and the metrics exporter listen on.", "ADDRESS"),
+    Setting("bind", _address, "127.0.0.1", "Address that the job API listens on.", "ADDRESS"),
+    Setting("allowed_hosts", parse_names, None, "More names under which clients may ask for the miner.", "NAME[,NAME]"),
     Setting("engine", _engines, "cpu-fast", "Engine, or several separated by commas.", "NAME[,NAME]"),
     Setting("kernel", _word, None, "CPU kernel of the fast engines; unset: the fastest for this processor.", "NAME"),
     Setting("workers", _integer(0, 1_000_000), None, "CPU workers; unset: about half of the effective CPUs.", "N"),
@@ -157,9 +150,8 @@ SETTINGS: Final = (
         "Degrees Celsius at which a GPU pauses, until 3 degrees below; unset: none.",
         "DEGREES",
     ),
-    Setting(
-        "metrics_port", _integer(0, 65535), None, "TCP port of the Prometheus exporter; unset: no exporter.", "PORT"
-    ),
+    Setting("metrics_port", _integer(0, 65535), None, "TCP port of the Prometheus exporter; unset: none.", "PORT"),
+    Setting("metrics_bind", _address, "127.0.0.1", "Address that the Prometheus exporter listens on.", "ADDRESS"),
     Setting(
         "progress_chunk_ms",
         _integer(1, 60_000),
@@ -196,7 +188,13 @@ SETTINGS: Final = (
         "cpu-chain-manipulator: most solved blocks that count; 0: no cap.",
         "N",
     ),
-    Setting("node_addr", _endpoint, None, "Mine for the live node at this UDP address; unset: for none.", "HOST:PORT"),
+    Setting(
+        "node_addr",
+        units.parse_endpoint,
+        None,
+        "Mine for the live node at this UDP address; unset: for none.",
+        "HOST:PORT",
+    ),
     Setting("auth_token", parse_token, None, "Token of the node, from its miner-auth-token.", "TOKEN", secret=True),
     Setting("auth_token_file", _path, None, "File that holds the node's token.", "FILE"),
     Setting(
@@ -225,7 +223,12 @@ SETTINGS: Final = (
         "NAME",
     ),
     Setting(
-        "api_token", _token, None, "Bearer token that /mine and /cancel require; unset: none.", "TOKEN", secret=True
+        "api_token",
+        _token,
+        None,
+        "Bearer token that /mine, /result and /cancel require; unset: none.",
+        "TOKEN",
+        secret=True,
     ),
     Setting("api_token_file", _path, None, "File that holds the API token.", "FILE"),
     Setting(
@@ -259,6 +262,7 @@ class Settings:
 
     port: int
     bind: str
+    allowed_hosts: tuple[str, ...] | None
     engine: tuple[str, ...]
     kernel: str | None
     workers: int | None
@@ -266,6 +270,7 @@ class Settings:
     gpu_duty: int
     gpu_temp_limit: int | None
     metrics_port: int | None
+    metrics_bind: str
     progress_chunk_ms: int
     job_expiry_s: int
     manip_solved_blocks: int | None

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+NODE_PORT: Final = 9833
+"""Port of a node, if none is given."""
+
 
 def hash_rate(hashes_per_second: float) -> str:
     """``1.23 MH/s``: three significant digits and an SI prefix."""
@@ -17,3 +23,12 @@ def hash_rate(hashes_per_second: float) -> str:
 def endpoint(host: str, port: int) -> str:
     """``host:port``, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Return host and port of ``host:port``, or of ``host`` alone. Raises ValueError that says what is allowed."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]{1,253}))(?::([0-9]{1,5}))?", text)
+    port = int(match[3] or NODE_PORT) if match else 0
+    if match is None or not 1 <= port <= 65535:
+        raise ValueError(f"HOST:PORT, such as 127.0.0.1:{NODE_PORT} or [::1]:{NODE_PORT}")
+    return match[1] or match[2], port

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import logging
 import math
 import re
@@ -22,6 +23,7 @@ import msgspec
 from aioquic.quic.configuration import QuicConfiguration
 
 from quantus_miner import doctor, native
+from quantus_miner.connection import BoundedProtocol
 from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
 from quantus_miner.dev.judge import Judge
@@ -37,9 +39,9 @@ from quantus_miner.miner import Miner
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Order, Pow, Progress, Solution, Status
 from quantus_miner.pow.block import SealedBlock
 from quantus_miner.pow.order import last_position
-from quantus_miner.proto import address, api, frames, lines, messages, node, pool_url, stratum, stratum_miner
+from quantus_miner.proto import address, api, frames, hosts, lines, messages, node, pool_url, stratum, stratum_miner
 from quantus_miner.proto.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame
-from quantus_miner.server import BoundedProtocol, Server
+from quantus_miner.server import Server
 from quantus_miner.settings import SETTINGS, load
 from quantus_miner.sources.http import HttpSource
 from quantus_miner.store import database, history
@@ -89,7 +91,43 @@ def http_connection(data: bytes) -> None:
     api_ = _job_api()
     replies = api_.loop.run_until_complete(api_.exchange(data))
     assert not api_.errors, api_.errors
-    assert not replies or re.match(rb"HTTP/1\.1 (100|200|400|401|404|408|409|413|415|503) ", replies), replies[:80]
+    statuses = rb"HTTP/1\.1 (100|200|400|401|403|404|408|409|413|415|421|503) "
+    assert not replies or re.match(statuses, replies), replies[:80]
+    assert all(line.isprintable() for line in replies.decode().split("\r\n"))
+
+
+def http_upgrade(data: bytes) -> None:
+    """The rest of a head, a body and what follows: an offered upgrade must change nothing of what they mean."""
+    if len(data) > 6_000:  # so that all is parsed at once
+        return
+    api_ = _job_api()
+    offer = b"connection: Upgrade\r\nupgrade: h2c\r\n"
+    meant = []
+    for more in (b"", offer):
+        head = b"POST /mine HTTP/1.1\r\n" + more + b"host: localhost\r\ncontent-type: application/json\r\n"
+        replies = api_.loop.run_until_complete(api_.exchange(head + data))
+        meant.append(re.findall(rb'HTTP/1\.1 \d+|"(?:status|job_id|message)":"[^"]*"', replies))
+    assert meant[0] == meant[1], meant
+    assert not api_.errors, api_.errors
+
+
+def http_hosts(data: bytes) -> None:
+    text, _, more = data.decode("latin-1").partition("\n")
+    names = frozenset({"localhost", "rig1.lan"})
+    for problem in (
+        hosts.misdirected([text, *more.split("\n")], names),
+        hosts.from_other_page(text, more.split("\n"), [text]),
+    ):
+        assert problem is None or (problem.isprintable() and len(problem) < 500)
+    own = re.sub(r":[0-9]*\Z", "", text).lower().removesuffix(".")
+    if own not in {*names, ""} and hosts.misdirected([text], names) is None:
+        ipaddress.ip_address(own.strip("[]"))
+    try:
+        allowed = hosts.parse_names(text)
+    except ValueError as error:
+        assert str(error).isprintable()
+        return
+    assert hosts.misdirected(allowed, frozenset(allowed)) is None
 
 
 class _JobApi(logging.Handler):
@@ -592,7 +630,7 @@ def _tree(names: Sequence[str], data: bytes, *, whole: bool = False) -> Path:
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        *(http_body, http_connection, node_message, node_miner, node_node),
+        *(http_body, http_connection, http_hosts, http_upgrade, node_message, node_miner, node_node),
         *(stratum_line, stratum_from_pool, stratum_from_miner),
         *(cpu_list, cgroup_files, cpuinfo_file, sysfs_files, service_files, notify_environment),
         *(settings_environment, settings_file, secret_files, pool_urls, wallets),

@@ -62,17 +62,31 @@ def encode_result(job_id: str, status: Status, solution: Solution | None, hashes
     """The MiningResult of a known job. ``elapsed``: seconds."""
     nonce = None if solution is None else f"{solution.nonce:x}"
     work = None if solution is None else f"{solution.nonce:0128x}"
-    return msgspec.json.encode(MiningResult(status, job_id, nonce, work, hashes, float(elapsed)))
+    return _encode(MiningResult(status, job_id, nonce, work, hashes, float(elapsed)))
 
 
 def encode_unknown_result(job_id: str) -> bytes:
     """The MiningResult of a job that is not known."""
-    return msgspec.json.encode(MiningResult("not_found", job_id, None, None, 0, 0.0))
+    return _encode(MiningResult("not_found", job_id, None, None, 0, 0.0))
 
 
 def encode_reply(status: str, job_id: str, message: str | None = None) -> bytes:
     """The reply of /mine and /cancel, and of every error beside them."""
-    return msgspec.json.encode(MineResponse(status, job_id, message))
+    return _encode(MineResponse(status, job_id, message))
+
+
+def _encode(reply: MiningResult | MineResponse) -> bytes:
+    r"""Return the JSON of a reply, with all escaped as \uXXXX that could steer a terminal: ids are the client's."""
+    text = msgspec.json.encode(reply).decode()
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else _escape(c) for c in text)
+    return text.encode()
+
+
+def _escape(character: str) -> str:
+    """Return one or, beyond the Basic Multilingual Plane, two JSON escapes."""
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True))
 
 
 def _job(fields: dict[str, str | None], random_start: int) -> Job:

@@ -81,6 +81,7 @@ DOCUMENT: Final[dict[str, Any]] = {
                     _200="The job is accepted.",
                     _400="The request is not valid; message says why.",
                     _401="A token is required.",
+                    _403="The request comes from a web page.",
                     _408="The body did not arrive in time.",
                     _409="A job with this id exists; it goes on untouched.",
                     _413="The body is too large.",
@@ -92,8 +93,10 @@ DOCUMENT: Final[dict[str, Any]] = {
         "/result/{job_id}": {
             "get": {
                 "summary": "Where a job stands",
+                "security": _TOKEN,
                 "parameters": [_JOB_ID],
-                "responses": _replies("MiningResult", _200="The job.", _404="No such job: status not_found."),
+                "responses": _replies("MiningResult", _200="The job.", _404="No such job: status not_found.")
+                | _replies("MineResponse", _401="A token is required.", _403="The request comes from a web page."),
             }
         },
         "/cancel/{job_id}": {
@@ -102,7 +105,11 @@ DOCUMENT: Final[dict[str, Any]] = {
                 "security": _TOKEN,
                 "parameters": [_JOB_ID],
                 "responses": _replies(
-                    "MineResponse", _200="The job has ended.", _401="A token is required.", _404="No such job."
+                    "MineResponse",
+                    _200="The job has ended.",
+                    _401="A token is required.",
+                    _403="The request comes from a web page.",
+                    _404="No such job.",
                 ),
             }
         },

@@ -20,6 +20,7 @@ from starlette.routing import Match, Route
 from quantus_miner import __version__
 from quantus_miner.model import Status
 from quantus_miner.proto import api
+from quantus_miner.proto.hosts import from_other_page
 from quantus_miner.proto.jobbook import BookFullError, DuplicateJobError, Event, JobBook, Record
 from quantus_miner.proto.openapi import OPENAPI
 from quantus_miner.sources.bookkeeper import Bookkeeper
@@ -67,8 +68,8 @@ ENDINGS: Final = {Status.COMPLETED: Event.SOLVED, Status.FAILED: Event.EXHAUSTED
 class HttpSource:
     """Jobs over HTTP, owned by the event loop's thread; only ``stats`` may be called from any. ``tick`` once a second.
 
-    ``token``: what /mine and /cancel require as a bearer token; None: nothing. ``expiry_s``: seconds after which a
-    running job that nobody polls is cancelled. ``priority``: of its jobs among those of other sources.
+    ``token``: what /mine, /result and /cancel require as a bearer token; None: nothing. ``expiry_s``: seconds after
+    which a running job that nobody polls is cancelled. ``priority``: of its jobs among those of other sources.
     """
 
     def __init__(
@@ -196,6 +197,9 @@ class HttpSource:
         return _json(200, api.encode_reply("accepted", job.id))
 
     async def _result(self, request: Request) -> Response:
+        # A poll keeps a job running, and lets a solution be forgotten sooner.
+        if refusal := self._refuse_stranger(request):
+            return refusal
         job_id: str = request.path_params["job_id"]
         record = self._book.get(job_id)
         if record is None:
@@ -276,6 +280,12 @@ class HttpSource:
         self._ended[record.work.engine or self._miner.engine_names, label] += 1
 
     def _refuse_stranger(self, request: Request) -> Response | None:
+        """Return the reply to a request that a web page made, or that lacks the token; None if it may go on."""
+        headers = request.headers
+        host, origins, sites = headers.get("host", ""), headers.getlist("origin"), headers.getlist("sec-fetch-site")
+        if problem := from_other_page(host, origins, sites):
+            log.warning("Refused a request: %s", problem)
+            return _error(403, "", problem)
         if self._token is None:
             return None
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -472,7 +472,7 @@ def test_pidof_and_ps_know_the_process_and_no_secret() -> None:
     secret = "s3cret-0123456789"  # noqa: S105 - a test's
     flags = ("--port", "0", "--api-token", secret, f"--auth-token={secret}", "--worker-name", "rig")
     with MinerProcess(*flags) as miner:
-        miner.wait_for_line("Starting external miner service")
+        miner.wait_for_line("Server starting on")
         process = Path(f"/proc/{miner.process.pid}")
         shown = [part.decode() for part in (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")]
         expected = ["quantus-miner", *flags[:3], "***", "--auth-token=***", *flags[5:]]

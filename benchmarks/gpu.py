@@ -144,11 +144,11 @@ def limits(engine: GpuEngine, multiprocessors: int, rates: dict[Order, float], s
     from benchmarks import gpu_limit
     from quantus_miner.gpu import cuda
 
-    measured = gpu_limit.measure(engine.device.index, multiprocessors, seconds)
+    measured = gpu_limit.measure(engine.device, multiprocessors, seconds)
     for name, limit in measured.items():
         print(f"limit of {name:9} {limit.a_clock:6.1f} a clock a multiprocessor {limit.a_second / 1e12:7.2f} T/s")
     seconds_each = {name: 1 / limit.a_second for name, limit in measured.items()}
-    arch = cuda.architecture(engine.device.index)
+    arch = cuda.architecture(cuda.card(engine.device))
     for order, kinds in instructions(arch).items():
         share = {
             "alu": sass.clocks(kinds, arch)["alu"] / 2 * seconds_each["add"],  # 2 an addition

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import threading
 import types
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -398,6 +400,122 @@ def test_a_lost_device_costs_no_nonce_and_comes_back(
     assert len(watched) == 2
     assert caplog.text.count("has lost its device: unplugged") == 1
     assert caplog.text.count("has its device back") == 1
+
+
+def test_a_device_is_opened_by_what_it_is_and_not_by_its_index(
+    cpu: Device, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opencl = drivers.load("gpu-opencl")
+    opencl.open_device(replace(cpu, index=cpu.index + 7), folder).close()
+    for other in (replace(cpu, pci="0000:01:00.0"), replace(cpu, platform="x"), replace(cpu, name="x")):
+        with pytest.raises(DeviceLostError, match=r"OpenCL: no driver lists .* any more"):
+            opencl.open_device(other, folder)
+
+    # Of two equal devices one is gone: it could be either.
+    handle = opencl._handles()[cpu.index]
+    monkeypatch.setattr(opencl, "_handles", lambda: [handle, handle])
+    twins = opencl.devices()
+    assert [(twin.index, twin.ordinal, twin.equals) for twin in twins] == [(0, 0, 2), (1, 1, 2)]
+    opencl.open_device(twins[1], folder).close()
+    monkeypatch.setattr(opencl, "_handles", lambda: [handle])
+    for twin in twins:
+        with pytest.raises(DeviceLostError, match="no driver lists"):
+            opencl.open_device(twin, folder)
+
+
+def test_a_device_that_answers_nothing_does_not_hide_the_others(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    opencl = drivers.load("gpu-opencl")
+    import pyopencl
+
+    class Gone:
+        def __getattr__(self, name: str) -> Any:
+            raise pyopencl.LogicError(name, -2)
+
+    handle = opencl._handles()[cpu.index]
+    monkeypatch.setattr(opencl, "_handles", lambda: [Gone(), handle])
+    assert opencl.devices() == [replace(cpu, index=1)]
+
+
+@pytest.mark.parametrize("platforms", ["none", "no devices"])
+def test_a_device_that_vanished_is_tried_again_and_told(
+    cpu: Device,
+    folder: Path,
+    watched: list[Watched],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    platforms: str,
+) -> None:
+    monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.0)
+    opencl = drivers.load("gpu-opencl")
+    handles, tries = opencl._handles, iter(range(3))
+
+    def vanished() -> Any:
+        if not watched or next(tries, None) is None:
+            return handles()
+        if platforms == "none":
+            raise DriverError("no OpenCL driver is installed")
+        return []
+
+    monkeypatch.setattr(opencl, "_handles", vanished)
+    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1)
+    engine.open()
+    watched[-1].fail_at = len(watched[-1].launches) + 1
+    miner = Miner([engine], chunk_s=0.05)
+    with caplog.at_level(logging.INFO, "miner"):
+        miner.start()
+        assert exhaust(miner, 40_000) == 40_000
+        assert miner.close(WAIT_S)
+    assert next(tries, None) is None
+    assert "retired" not in caplog.text
+    assert caplog.text.count("has lost its device") == caplog.text.count("has its device back") == 1
+
+
+@pytest.mark.parametrize(
+    ("extensions", "attributes", "expected"),
+    [
+        ("cl_khr_pci_bus_info cl_nv_device_attribute_query", {}, "0001:65:02.3"),
+        ("cl_nv_device_attribute_query", {"pci_domain_id_nv": 2}, "0002:0a:03.1"),
+        ("cl_nv_device_attribute_query", {}, "0000:0a:03.1"),
+        ("cl_amd_device_attribute_query", {}, "0000:c3:00.1"),
+        ("cl_khr_fp64", {}, None),
+    ],
+)
+def test_what_drivers_say_of_pci_addresses(
+    cpu: Device, monkeypatch: pytest.MonkeyPatch, extensions: str, attributes: dict[str, int], expected: str | None
+) -> None:
+    opencl = drivers.load("gpu-opencl")
+    import pyopencl
+
+    class Handle:
+        int_ptr = 7
+
+        def __getattr__(self, name: str) -> Any:
+            answers = {
+                "extensions": extensions,
+                "pci_slot_id_nv": 3 << 3 | 1,
+                "pci_bus_id_nv": 10,
+                "topology_amd": types.SimpleNamespace(bus=-61, device=0, function=1),
+            } | attributes
+            if name not in answers:
+                raise pyopencl.LogicError(name, -30)
+            return answers[name]
+
+    def ask(handle: int, number: int, size: int, place: Any, _: None) -> int:
+        assert (handle, number, size) == (7, 0x410F, 16)
+        place[:] = (1, 0x65, 2, 3)
+        return 0
+
+    monkeypatch.setattr(opencl, "_ask", ask)
+    assert opencl._pci(Handle()) == expected
+
+
+def test_pyopencl_and_we_call_the_same_library(cpu: Device) -> None:
+    opencl = drivers.load("gpu-opencl")
+    units = (ctypes.c_uint32 * 1)()
+    handle = opencl._handles()[cpu.index]
+    assert opencl._ask(handle.int_ptr, 0x1002, 4, units, None) == 0  # CL_DEVICE_MAX_COMPUTE_UNITS
+    assert units[0] == handle.max_compute_units
+    assert opencl._ask(handle.int_ptr, 0x410F, 16, (ctypes.c_uint32 * 4)(), None) != 0  # a CPU has no PCI address
 
 
 def exhaust(miner: Miner, count: int) -> int:
@@ -819,8 +937,10 @@ def test_the_calls_of_the_cuda_driver(cuda: Any, tmp_path: Path) -> None:
     )
     assert ended.stderr == ""
     assert ended.stdout.splitlines() == [
-        "Device(index=0, name='Card 0', kind='gpu', pci='0000:65:00.0', driver='CUDA 12.8')",
-        "Device(index=1, name='Card 1', kind='gpu', pci='0000:66:00.0', driver='CUDA 12.8')",
+        "0 Card 0 gpu 0000:65:00.0 CUDA 12.8",
+        "1 Card 1 gpu 0000:66:00.0 CUDA 12.8",
+        # By its address, whatever its index is now.
+        "DeviceLostError('CUDA: CUDA_ERROR_INVALID_VALUE')",
         "132 multiprocessors",
         # Offsets that the driver's kernel takes for candidates: multiples of 1000 for walks, of 7 for the others.
         "Readout(seconds=0.0015, candidates=3, offsets=[1000, 2000, 3000])",
@@ -833,6 +953,7 @@ def test_the_calls_of_the_cuda_driver(cuda: Any, tmp_path: Path) -> None:
 
 DRIVE_CUDA = """
 import sys, threading
+from dataclasses import replace
 from pathlib import Path
 from quantus_miner.errors import DeviceLostError
 from quantus_miner.gpu import cuda
@@ -840,8 +961,13 @@ from quantus_miner.model import Order
 
 words, folder = tuple(2**64 - 1 - i for i in range(14)), Path(sys.argv[1])
 devices = cuda.devices()
-print(*map(repr, devices), sep="\\n")
-launcher = cuda.open_device(devices[1], folder)
+for device in devices:
+    print(device.index, device.name, device.kind, device.pci, device.driver)
+try:
+    cuda.open_device(replace(devices[1], pci="0000:67:00.0"), folder)
+except DeviceLostError as error:
+    print(repr(error))
+launcher = cuda.open_device(replace(devices[1], index=0), folder)
 print(launcher.multiprocessors, "multiprocessors")
 launcher.launch(Order.WALK, words, 2**64 - 100, 1, 3000, 5)
 launcher.launch(Order.COUNTING, words, 2**64 - 100, 2**32 - 10, 10, 1)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quantus_miner import bench, native
+from quantus_miner import pow as reference
 from quantus_miner.devices import describe
 from quantus_miner.engines import Control, create_engines, unavailable_reason
 from quantus_miner.engines import gpu as gpu_engine
@@ -123,6 +124,12 @@ def cpu() -> Device:
     """The OpenCL device that the CPU is."""
     pytest.importorskip("pocl_binary_distribution", reason="OpenCL on the CPU (PoCL) has no wheel for this platform")
     return next(device for device in drivers.load("gpu-opencl").devices() if device.kind == "cpu")
+
+
+@pytest.fixture(scope="module")
+def opencl(cpu: Device) -> Any:
+    """Its driver."""
+    return drivers.load("gpu-opencl")
 
 
 @pytest.fixture(scope="module")
@@ -269,33 +276,81 @@ def test_a_stop_ends_a_search_and_what_was_launched_counts(
 
 
 class CountingControl(Control):
-    """Writes down the sleeps instead of sleeping."""
+    """Writes down the sleeps, among the launches, instead of sleeping."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: list[str]) -> None:
         super().__init__()
+        self.events = events
         self.sleeps: list[float] = []
 
     def sleep(self, seconds: float) -> bool:
         self.sleeps.append(seconds)
-        return False
+        self.events.append("sleep")
+        return self.stopped
 
 
-def test_a_duty_below_100_sleeps_after_each_launch_with_nothing_in_flight(
-    cpu: Device, folder: Path, watched: list[Watched]
-) -> None:
-    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1, duty=25)
-    engine.open()
-    took: list[float] = []
+class Duty:
+    """A device that works for a quarter of the time; its clock stands still. What it does goes to ``events``."""
 
-    def note(readout: Readout) -> Readout:
-        took.append(readout.seconds)
+    def __init__(self, cpu: Device, folder: Path, watched: list[Watched]) -> None:
+        open_device = partial(open_watched, cpu, folder, watched)
+        self.engine = GpuEngine("gpu-opencl", cpu, open_device, blocks=1, duty=25, clock=lambda: 1000.0)
+        self.events: list[str] = []
+        self.took: list[float] = []
+        self.engine.open()
+        watched[-1].lie = self.note
+
+    def note(self, readout: Readout) -> Readout:
+        self.took.append(readout.seconds)
+        self.events.append("launch")
         return readout
 
-    watched[-1].lie = note
-    control = CountingControl()
-    search(engine, a_job(Order.WALK, MAX), 0, 10_000, control)
-    assert control.sleeps == pytest.approx([3 * seconds for seconds in took])
+
+def test_a_duty_below_100_sleeps_between_launches_with_nothing_in_flight(
+    cpu: Device, folder: Path, watched: list[Watched]
+) -> None:
+    duty = Duty(cpu, folder, watched)
+    control = CountingControl(duty.events)
+    search(duty.engine, a_job(Order.WALK, MAX), 0, 10_000, control)
+    launches = len(duty.took)
+    assert launches > 2
+    assert duty.events == ["sleep", "launch"] * launches  # the first one for the self test's last launch
+    assert control.sleeps[1:] == pytest.approx([3 * seconds for seconds in duty.took[:-1]])
     assert watched[-1].most_in_flight == 1
+
+
+def test_a_hit_is_reported_before_the_sleep_of_its_launch(cpu: Device, folder: Path, watched: list[Watched]) -> None:
+    duty = Duty(cpu, folder, watched)
+    control = CountingControl(duty.events)
+    job, start = a_job(Order.WALK, 200), 1 << 40
+    found, end = [], start + 5000
+    while start < end:
+        duty.events.clear()
+        outcome = search(duty.engine, job, start, end - start, control)
+        start += outcome.tested
+        if outcome.nonce is not None:
+            found.append(start - 1)
+            assert duty.events[-1:] != ["sleep"]
+    assert found == hits_of(job, 1 << 40, 5000)
+    # What has to be slept is not forgotten over a search that ends, nor over one that is stopped.
+    duty.events.clear()
+    stopped = CountingControl(duty.events)
+    stopped.stop()
+    assert duty.engine.search(job, 0, 100, stopped) == (0, None)
+    search(duty.engine, job, 0, 1, control)
+    assert duty.events == ["sleep", "launch"]
+
+
+def test_a_stop_cuts_the_sleep_short_and_launches_nothing(cpu: Device, folder: Path, watched: list[Watched]) -> None:
+    duty = Duty(cpu, folder, watched)
+
+    class Stopping(CountingControl):
+        def sleep(self, seconds: float) -> bool:
+            self.stop()
+            return super().sleep(seconds)
+
+    assert duty.engine.search(a_job(Order.WALK, MAX), 0, 10_000, Stopping(duty.events)) == (0, None)
+    assert duty.events == ["sleep"]
 
 
 def test_a_hot_card_pauses_until_it_is_cool(cpu: Device, folder: Path, watched: list[Watched]) -> None:
@@ -361,14 +416,90 @@ def test_a_device_that_finds_nothing_fails_the_self_test(cpu: Device, folder: Pa
     assert watched[-1].closed
 
 
-def test_wrong_candidates_are_counted_and_dropped(
-    engine: GpuEngine, watched: list[Watched], caplog: pytest.LogCaptureFixture
+def test_a_few_false_positives_are_counted_and_dropped(
+    engine: GpuEngine, watched: list[Watched], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The reference in Python, which keeps all other threads waiting, is not asked.
+    monkeypatch.setattr(reference, "evaluate", lambda *_: pytest.fail("asked the reference"))
     job = a_job(Order.WALK, MAX)
     watched[-1].lie = lambda readout: Readout(readout.seconds, 2, (5, 2**31))
     assert search(engine, job, 0, 100) == (100, None)
     assert engine.wrong == 2
-    assert caplog.text.count("takes for a candidate") == 1
+    assert caplog.text.count("reported a false positive") == 1
+
+
+def test_false_positives_among_many_hits_are_forgotten(engine: GpuEngine, watched: list[Watched]) -> None:
+    job, count, seen = a_job(Order.WALK, 2), 3000, [0]
+
+    def lie(readout: Readout) -> Readout:
+        seen[0] += readout.candidates
+        if seen[0] < gpu_engine.CANDIDATES_TO_FORGET:
+            return readout
+        seen[0] = 0
+        return Readout(readout.seconds, readout.candidates + 1, (*readout.offsets, 2**31))
+
+    watched[-1].lie = lie
+    assert search_all(engine, job, 0, count) == hits_of(job, 0, count)
+    assert engine.wrong > gpu_engine.FALSE_POSITIVES
+
+
+def test_what_is_valid_in_its_first_64_bits_only_is_no_false_positive(
+    engine: GpuEngine, watched: list[Watched]
+) -> None:
+    hit = hits_of(a_job(Order.WALK, 1000), 0, 20_000)[0]
+    value = reference.evaluate(Pow.POSEIDON2, HEADER, nonce_at(Order.WALK, hit))
+    job = Job("a", Pow.POSEIDON2, HEADER, value - 1, (NonceRange(0, MAX),), Order.WALK)
+    for _ in range(10):
+        assert search(engine, job, hit, 1) == (1, None)
+    assert engine.wrong == 0
+    watched[-1].lie = lambda readout: Readout(readout.seconds, 1, (hit + 1,))
+    assert search(engine, job, hit + 1, 1) == (1, None)
+    assert engine.wrong == 1
+
+
+def test_a_device_with_many_false_positives_is_set_aside(cpu: Device, folder: Path, watched: list[Watched]) -> None:
+    now = [1000.0]
+    open_device = partial(open_watched, cpu, folder, watched)
+    engine = GpuEngine("gpu-opencl", cpu, open_device, blocks=1, clock=lambda: now[0])
+    engine.open()
+    job = a_job(Order.WALK, MAX)
+    for number, seconds in enumerate((60, 600, 3600, 3600), 1):
+        opened, wrong = len(watched), engine.wrong
+        watched[-1].lie = lambda readout: Readout(readout.seconds, 100, range(100))
+        message = f"it reported 5 false positives within few candidates.* tested again after {seconds} s"
+        with pytest.raises(DeviceLostError, match=message):
+            search(engine, job, 0, 100)
+        assert engine.wrong == wrong + gpu_engine.FALSE_POSITIVES  # and no more are looked at
+        assert watched[-1].closed
+        now[0] += seconds - 0.5
+        with pytest.raises(DeviceLostError, match=message):
+            search(engine, job, 0, 100)
+        assert (engine.fault or "").startswith("it reported 5 false positives")
+        assert len(watched) == opened == number
+        now[0] += 0.5
+        assert search(engine, job, 0, 100) == (100, None)  # after the self test
+        assert engine.fault is None
+        assert len(watched) == opened + 1
+
+
+def test_others_mine_on_while_a_device_is_set_aside_and_it_is_told_once(
+    cpu: Device, folder: Path, watched: list[Watched], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.0)
+    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1)
+    engine.open()
+    false = range(2**31, 2**31 + 100)
+    watched[-1].lie = lambda readout: Readout(readout.seconds, min(100, watched[-1].launches[-1][-1]), false)
+    miner = Miner([engine, CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.02)
+    miner.start()
+    while miner.stats().gpu_devices:
+        assert exhaust(miner, 100_000) == 100_000
+    assert exhaust(miner, 300_000) == 300_000
+    (gpu,) = miner.stats().gpus
+    assert (gpu.up, gpu.wrong) == (False, 5)
+    assert miner.close(WAIT_S)
+    assert caplog.text.count("false positives") == caplog.text.count("has lost its device") == 1
+    assert len(watched) == 1
 
 
 def test_more_candidates_than_nonces_is_a_lost_device(engine: GpuEngine, watched: list[Watched]) -> None:
@@ -403,9 +534,8 @@ def test_a_lost_device_costs_no_nonce_and_comes_back(
 
 
 def test_a_device_is_opened_by_what_it_is_and_not_by_its_index(
-    cpu: Device, folder: Path, monkeypatch: pytest.MonkeyPatch
+    cpu: Device, opencl: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opencl = drivers.load("gpu-opencl")
     opencl.open_device(replace(cpu, index=cpu.index + 7), folder).close()
     for other in (replace(cpu, pci="0000:01:00.0"), replace(cpu, platform="x"), replace(cpu, name="x")):
         with pytest.raises(DeviceLostError, match=r"OpenCL: no driver lists .* any more"):
@@ -423,8 +553,9 @@ def test_a_device_is_opened_by_what_it_is_and_not_by_its_index(
             opencl.open_device(twin, folder)
 
 
-def test_a_device_that_answers_nothing_does_not_hide_the_others(cpu: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    opencl = drivers.load("gpu-opencl")
+def test_a_device_that_answers_nothing_does_not_hide_the_others(
+    cpu: Device, opencl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import pyopencl
 
     class Gone:
@@ -439,6 +570,7 @@ def test_a_device_that_answers_nothing_does_not_hide_the_others(cpu: Device, mon
 @pytest.mark.parametrize("platforms", ["none", "no devices"])
 def test_a_device_that_vanished_is_tried_again_and_told(
     cpu: Device,
+    opencl: Any,
     folder: Path,
     watched: list[Watched],
     monkeypatch: pytest.MonkeyPatch,
@@ -446,7 +578,6 @@ def test_a_device_that_vanished_is_tried_again_and_told(
     platforms: str,
 ) -> None:
     monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.0)
-    opencl = drivers.load("gpu-opencl")
     handles, tries = opencl._handles, iter(range(3))
 
     def vanished() -> Any:
@@ -481,9 +612,13 @@ def test_a_device_that_vanished_is_tried_again_and_told(
     ],
 )
 def test_what_drivers_say_of_pci_addresses(
-    cpu: Device, monkeypatch: pytest.MonkeyPatch, extensions: str, attributes: dict[str, int], expected: str | None
+    cpu: Device,
+    opencl: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    extensions: str,
+    attributes: dict[str, int],
+    expected: str | None,
 ) -> None:
-    opencl = drivers.load("gpu-opencl")
     import pyopencl
 
     class Handle:
@@ -509,8 +644,7 @@ def test_what_drivers_say_of_pci_addresses(
     assert opencl._pci(Handle()) == expected
 
 
-def test_pyopencl_and_we_call_the_same_library(cpu: Device) -> None:
-    opencl = drivers.load("gpu-opencl")
+def test_pyopencl_and_we_call_the_same_library(cpu: Device, opencl: Any) -> None:
     units = (ctypes.c_uint32 * 1)()
     handle = opencl._handles()[cpu.index]
     assert opencl._ask(handle.int_ptr, 0x1002, 4, units, None) == 0  # CL_DEVICE_MAX_COMPUTE_UNITS

@@ -737,6 +737,43 @@ def test_bench_of_a_device_that_fails_says_so(engine: GpuEngine, watched: list[W
         bench.measure(engine, Pow.POSEIDON2, 0.05, lambda *_: None)
 
 
+def test_bench_of_a_hot_device_counts_the_time_that_it_worked(
+    engine: GpuEngine, watched: list[Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "PAUSE_S", 0.02)
+    readings = iter([70.0] * 3 + [90.0] * 5)
+    engine._thermostat = Thermostat("a card", 80, lambda: next(readings, 70.0), iter(range(10**9)).__next__)
+    result = bench.measure(engine, Pow.POSEIDON2, 0.5, lambda *_: None)
+    assert next(readings, None) is None
+    assert result.paused >= 3 * 0.02
+    assert result.hash_rate == result.hashes / result.seconds
+    # It goes on where it ended: each launched nonce counts once.
+    tested = [offset for _, _, first, size in watched[-1].launches for offset in range(first, first + size)]
+    assert len(set(tested)) == len(tested) == result.hashes
+    assert re.search(r"\d s of work, \d\.\d s too hot\)", bench.row(result, []))
+
+
+def test_bench_of_a_device_that_is_always_too_hot_says_so(
+    engine: GpuEngine, watched: list[Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "PAUSE_S", 0.01)
+    engine._thermostat = Thermostat("a card", 80, lambda: 90.0, iter(range(10**9)).__next__)
+    with pytest.raises(
+        DevicePausedError, match=r"did not run opencl on device .* too hot for --gpu-temp-limit all the"
+    ):
+        bench.measure(engine, Pow.POSEIDON2, 0.1, lambda *_: None)
+    assert watched[-1].launches == []
+
+
+def test_bench_ends_with_the_error_of_a_worker(engine: GpuEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Outcome:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(engine, "search", fail)
+    with pytest.raises(ZeroDivisionError):
+        bench.measure(engine, Pow.POSEIDON2, 3600, lambda *_: None)
+
+
 def test_a_binary_that_the_driver_does_not_take_is_compiled_anew(
     cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -753,52 +790,140 @@ def settings(tmp_path: Path, engine: str, **flags: str) -> Any:
 
 def test_a_cpu_has_to_be_named(cpu: Device, tmp_path: Path) -> None:
     if unavailable_reason("gpu-opencl") is not None:
-        with pytest.raises(EngineUnavailableError, match="its drivers know no GPU; use cpu-fast or cpu-baseline"):
+        with pytest.raises(EngineUnavailableError) as caught:
             create_engines(settings(tmp_path, "gpu-opencl"), 1)
+        said = str(caught.value)
+        assert said.startswith(
+            "engine 'gpu-opencl' is not available: its drivers list no GPU; to mine on a CPU through it"
+        )
+        assert f" name its index with --gpu-devices: {cpu.index} is {cpu.name} (cpu)" in said
+        assert said.endswith("; use cpu-fast or cpu-baseline")
     (engine,) = create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=str(cpu.index)), 1)
     assert (engine.name, engine.device, engine.workers) == ("gpu-opencl", cpu, 1)
     assert cpu.name in (engine.kernel(Pow.POSEIDON2) or "")
     assert engine.kernel(Pow.SHA3) is None
 
 
-def test_devices_that_are_not_there(cpu: Device, tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailableError, match="it has no device 77"):
+def test_devices_that_are_not_there(cpu: Device, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(EngineUnavailableError, match=rf"has no device 77, only: .*{cpu.index} is .* \(cpu\); use cpu"):
         create_engines(settings(tmp_path, "gpu-opencl", gpu_devices="77"), 1)
-    with pytest.raises(SettingError, match=r"there is no device 0000:ff:00\.0; name one that"):
-        create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=f"{cpu.index},ff:00.0"), 1)
+    # A card that fell off the bus does not keep the others from mining.
+    (engine,) = create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=f"{cpu.index},ff:00.0"), 1)
+    assert (engine.device, engine.fault) == (cpu, None)
+    assert caplog.messages == ["--gpu-devices: there is no device 0000:ff:00.0; the others mine without it"]
 
 
-def test_a_device_is_used_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    cards = {
-        "gpu-cuda": [Device(0, "one", "gpu", "0000:01:00.0", "1")],
-        "gpu-opencl": [Device(0, "one", "gpu", "0000:01:00.0", "1"), Device(1, "two", "gpu", "0000:02:00.0", "1")],
-    }
+def cards(monkeypatch: pytest.MonkeyPatch, listed: dict[str, list[Device] | str]) -> None:
+    """Has the drivers list these, or say why they cannot."""
+
+    def devices(name: str) -> list[Device]:
+        found = listed[name]
+        if isinstance(found, str):
+            raise DriverError(found)
+        return found
+
     monkeypatch.setattr(
-        drivers, "load", lambda name: types.SimpleNamespace(devices=lambda: cards[name], open_device=min)
+        drivers, "load", lambda name: types.SimpleNamespace(devices=lambda: devices(name), open_device=min)
     )
     monkeypatch.setattr(GpuEngine, "open", lambda _: None)
-    for chosen, expected in (("all", ["one", "two"]), ("0,1", ["one", "two"]), ("02:00.0,01:00.0", ["one", "two"])):
-        engines = create_engines(settings(tmp_path, "gpu-cuda,gpu-opencl", gpu_devices=chosen), 1)
-        assert [(engine.name, engine.device.name) for engine in engines if isinstance(engine, GpuEngine)] == list(
-            zip(("gpu-cuda", "gpu-opencl"), expected, strict=True)
-        )
+
+
+def engines_of(tmp_path: Path, names: str, **flags: str) -> list[tuple[str, str | None]]:
+    engines = create_engines(settings(tmp_path, names, **flags), 1)
+    return [(engine.name, None if engine.device is None else engine.device.name) for engine in engines]
+
+
+def card(index: int, name: str, pci: str | None, platform: str) -> Device:
+    return Device(index, name, "gpu", pci, "1", platform)
+
+
+def test_a_card_is_worked_by_one_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first, second = "0000:01:00.0", "0000:02:00.0"
+    cards(
+        monkeypatch,
+        {
+            "gpu-cuda": [card(0, "one", first, "CUDA")],
+            "gpu-opencl": [
+                card(0, "one", first, "NVIDIA CUDA"),
+                card(1, "two", second, "rusticl"),
+                card(2, "two", second, "AMD"),
+                card(3, "three", None, "AMD"),
+                card(4, "three", None, "AMD"),
+                card(5, "part", "0000:03:00.0", "Intel"),
+                card(6, "part", "0000:03:00.0", "Intel"),
+            ],
+        },
+    )
+    cuda, rest = ("gpu-cuda", "one"), [("gpu-opencl", name) for name in ("two", "three", "three", "part", "part")]
+    assert engines_of(tmp_path, "gpu-cuda,gpu-opencl") == [cuda, *rest]
+    assert engines_of(tmp_path, "gpu-opencl,gpu-cuda") == [("gpu-opencl", "one"), *rest]
+    assert engines_of(tmp_path, "gpu-cuda,gpu-opencl", gpu_devices="0,1,2") == [cuda, rest[0]]
+    assert engines_of(tmp_path, "gpu-cuda,gpu-opencl", gpu_devices="02:00.0,01:00.0") == [cuda, rest[0]]
+    assert engines_of(tmp_path, "gpu-cuda,gpu-opencl", gpu_devices="0") == [cuda]
+
+
+@pytest.mark.parametrize(
+    ("names", "running"),
+    [
+        ("gpu-cuda,gpu-opencl", [("gpu-cuda", "one")]),
+        ("gpu-opencl,gpu-cuda", [("gpu-cuda", "one")]),
+        ("gpu-opencl,cpu-baseline", [("cpu-baseline", None)]),
+    ],
+)
+def test_an_engine_without_a_device_is_left_out_if_another_runs(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    names: str,
+    running: list[tuple[str, str | None]],
+) -> None:
+    cards(
+        monkeypatch,
+        {"gpu-cuda": [card(0, "one", "0000:01:00.0", "CUDA")], "gpu-opencl": "no OpenCL driver is installed"},
+    )
+    assert engines_of(tmp_path, names) == running
+    assert caplog.messages == ["Engine gpu-opencl is left out: no OpenCL driver is installed"]
+
+
+def test_if_no_engine_can_run_each_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cards(monkeypatch, {"gpu-cuda": "the NVIDIA driver is not installed", "gpu-opencl": []})
+    with pytest.raises(EngineUnavailableError) as caught:
+        engines_of(tmp_path, "gpu-cuda,gpu-opencl")
+    assert str(caught.value) == (
+        "engine 'gpu-cuda' is not available: the NVIDIA driver is not installed;"
+        " engine 'gpu-opencl' is not available: its drivers list no GPU; use cpu-fast or cpu-baseline"
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "module"), [("gpu-cuda", "cuda.bindings"), ("gpu-opencl", "pyopencl")], ids=["cuda", "opencl"]
 )
-def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, module: str) -> None:
+@pytest.mark.parametrize("service", [False, True], ids=["venv", "service"])
+def test_a_missing_extra_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, module: str, service: bool
+) -> None:
     extra = name.removeprefix("gpu-")
-    monkeypatch.setitem(sys.modules, module, None)
+    for missing in (module, drivers.MODULES[extra]):
+        monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setitem(drivers.MODULES, "opencl" if extra == "cuda" else "cuda", "json")  # is there
     monkeypatch.delitem(sys.modules, f"quantus_miner.gpu.{extra}", raising=False)
     monkeypatch.delattr(f"quantus_miner.gpu.{extra}", raising=False)
+    if service:
+        monkeypatch.setattr(sys, "prefix", drivers.SERVICE_PREFIX)
+        hint = "to add it to the service, run `sudo make install EXTRAS=cuda,opencl` in the miner's source folder"
+    else:
+        hint = f"to add it, run `{sys.executable} -m pip install '.[{extra}]'` in the miner's source folder"
     with pytest.raises(EngineUnavailableError) as caught:
         create_engines(settings(tmp_path, name), 1)
     assert re.fullmatch(
-        rf"engine '{name}' is not available: {module}\S* is missing \(pip install 'quantus-miner\[{extra}\]'\);"
-        r" use cpu-fast or cpu-baseline",
+        rf"engine '{name}' is not available: \S+ is missing; {re.escape(hint)}; use cpu-fast or cpu-baseline",
         str(caught.value),
     )
+
+
+def test_the_service_is_where_the_hint_looks_for_it() -> None:
+    script = (Path(__file__).parents[1] / "systemd" / "install").read_text()
+    assert f"\nhome={drivers.SERVICE_PREFIX}\n" in script
 
 
 def test_a_card_without_a_thermometer_takes_no_limit(cpu: Device, tmp_path: Path) -> None:
@@ -890,10 +1015,17 @@ def test_bench_tunes_and_the_service_takes_it(cpu: Device, tmp_path: Path, monke
     rates = dict.fromkeys(tuning.CANDIDATES, 100.0) | {4: 100.2, 16: 110.0, 64: 110.1}
 
     def measured(engine: GpuEngine, *_: object) -> bench.BenchResult:
-        return bench.BenchResult("e", "k", "p", 1, 1, 1.0, rates[engine.blocks])
+        return bench.BenchResult("e", "k", "p", 1, 1, 1.0, rates[engine.blocks], 0.0)
 
     monkeypatch.setattr(bench, "measure", measured)
     assert bench.tune(engine, 1.0, lambda *_: None) == engine.blocks == 16
+
+
+def test_bench_leaves_out_an_engine_without_a_device() -> None:
+    ended = run("bench", "--engine", "gpu-opencl,cpu-baseline", "--gpu-devices", "77", "--seconds", "0.1")
+    assert ended.returncode == 0
+    assert re.fullmatch(r"  cpu-baseline .*\n", ended.stdout)
+    assert re.fullmatch(r"quantus-miner: engine 'gpu-opencl' is not available: .*\n", ended.stderr)
 
 
 def test_tune_is_for_gpus() -> None:

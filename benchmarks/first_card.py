@@ -209,7 +209,7 @@ def lose_and_return(engine: GpuEngine) -> None:
         cuda.done(driver.cuCtxSetCurrent(context))
         module = cuda.done(driver.cuModuleLoadData(cubin))
         trap = cuda.done(driver.cuModuleGetFunction(module, b"trap_now"))
-        driver.cuLaunchKernel(trap, 1, 1, 1, 1, 1, 1, 0, 0, ((), ()), 0)
+        driver.cuLaunchKernel(trap, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0)
         wait(lambda: not miner.stats().gpus[0].up)
         driver.cuDevicePrimaryCtxRelease(card)
         tested = miner.stats().hashes

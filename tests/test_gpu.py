@@ -27,7 +27,7 @@ from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.engines.gpu import GpuEngine
 from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError, SettingError
 from quantus_miner.gpu import binaries, drivers, telemetry, tuning
-from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Launcher, Readout
+from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Launcher, Readout, number_equals
 from quantus_miner.gpu.source import MAX_HITS
 from quantus_miner.gpu.telemetry import Readings, Telemetry, Thermostat
 from quantus_miner.miner import Miner
@@ -540,6 +540,9 @@ def test_a_device_is_opened_by_what_it_is_and_not_by_its_index(
     for other in (replace(cpu, pci="0000:01:00.0"), replace(cpu, platform="x"), replace(cpu, name="x")):
         with pytest.raises(DeviceLostError, match=r"OpenCL: no driver lists .* any more"):
             opencl.open_device(other, folder)
+
+    parts = number_equals(replace(cpu, index=index, pci="0000:01:00.0") for index in range(2))
+    assert [device.id for device in (*parts, cpu)] == ["0000:01:00.0/0", "0000:01:00.0/1", str(cpu.index)]
 
     # Of two equal devices one is gone: it could be either.
     handle = opencl._handles()[cpu.index]

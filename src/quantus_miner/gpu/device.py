@@ -42,8 +42,13 @@ class Device:
 
     @property
     def id(self) -> str:
-        """The PCI address, which stays the same when other devices come and go, else the index."""
-        return self.pci or str(self.index)
+        """The PCI address, which stays the same when other devices come and go, else the index.
+
+        A part of a card has its number behind the address.
+        """
+        if self.pci is None:
+            return str(self.index)
+        return self.pci if self.equals == 1 else f"{self.pci}/{self.ordinal}"
 
     @property
     def identity(self) -> tuple[object, ...]:

@@ -866,6 +866,39 @@ def test_a_card_is_worked_by_one_driver(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("broken", "running"),
+    [
+        (set(), [("gpu-cuda", None)]),
+        ({"CUDA"}, [("gpu-opencl", None)]),
+        ({"CUDA", "NVIDIA CUDA"}, [("gpu-opencl", None)]),
+        ({"CUDA", "NVIDIA CUDA", "other"}, [("gpu-cuda", "broken"), ("cpu-baseline", None)]),
+    ],
+)
+def test_a_card_that_one_driver_cannot_use_is_worked_by_another(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    broken: set[str],
+    running: list[tuple[str, str | None]],
+) -> None:
+    address = "0000:01:00.0"
+    platforms = [card(index, "one", address, platform) for index, platform in enumerate(("NVIDIA CUDA", "other"))]
+    cards(monkeypatch, {"gpu-cuda": [card(0, "one", address, "CUDA")], "gpu-opencl": platforms})
+
+    def open_device(engine: GpuEngine) -> None:
+        if engine.device.platform in broken:
+            engine.fault = "broken"
+            raise DeviceLostError("broken")
+
+    monkeypatch.setattr(GpuEngine, "open", open_device)
+    names = "gpu-cuda,gpu-opencl" + ",cpu-baseline" * (len(running) - 1)
+    engines = create_engines(settings(tmp_path, names), 1)
+    assert [(engine.name, engine.fault) for engine in engines] == running
+    assert len(caplog.messages) == len(broken) - (running[0][1] is not None)
+    assert all(re.fullmatch(r"Engine \S+ leaves device \d, one to gpu-\S+: broken", text) for text in caplog.messages)
+
+
+@pytest.mark.parametrize(
     ("names", "running"),
     [
         ("gpu-cuda,gpu-opencl", [("gpu-cuda", "one")]),

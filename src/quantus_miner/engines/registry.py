@@ -52,10 +52,10 @@ def create_engines(settings: Settings, workers: int) -> list[Engine]:
             reasons[name] = str(error)
             continue
         known |= {text for device in chosen for text in (str(device.index), device.pci) if text}
-        own = _without_taken(chosen, [engine.device for engine in engines if engine.device is not None])
-        if not own:
-            log.info("Engine %s is left out: the engines before it work with all of its devices", name)
-        engines += [_gpu_engine(name, settings, device) for device in own]
+        for device in chosen:
+            if not any(engine.fault is None and _same_card(engine, device) for engine in engines):
+                engines.append(_gpu_engine(name, settings, device))
+    engines = _one_driver_a_card(engines)
     left_out = dict(reasons)
     for engine in engines:
         if engine.fault is not None:
@@ -107,17 +107,26 @@ def _choose_devices(name: str, wanted: tuple[str, ...]) -> list[Device]:
     return chosen
 
 
-def _without_taken(devices: list[Device], taken: Sequence[Device]) -> list[Device]:
-    """Return ``devices`` without those that another platform lists, too: a card is worked by one driver only.
+def _same_card(engine: Engine, device: Device) -> bool:
+    """Return True if ``engine`` works with the card of ``device`` through another platform.
 
     Devices of one platform with the same PCI address are parts of a card.
     """
-    platforms = {device.pci: device.platform for device in taken if device.pci is not None}
-    return [
-        device
-        for device in devices
-        if device.pci is None or platforms.setdefault(device.pci, device.platform) == device.platform
-    ]
+    other = engine.device
+    return other is not None and other.pci == device.pci is not None and other.platform != device.platform
+
+
+def _one_driver_a_card(engines: Sequence[Engine]) -> list[Engine]:
+    """Return ``engines`` without those that cannot use a card which another one has."""
+    kept: list[Engine] = []
+    for engine in engines:
+        device = engine.device
+        rivals = [other for other in engines if device is not None and _same_card(other, device)]
+        if engine.fault is not None and any(other.fault is None or other in kept for other in rivals):
+            log.warning("Engine %s leaves %s to %s: %s", engine.name, device, rivals[0].name, engine.fault)
+        else:
+            kept.append(engine)
+    return kept
 
 
 def _gpu_engine(name: str, settings: Settings, device: Device) -> GpuEngine:

@@ -148,7 +148,7 @@ def instructions(arch: str) -> dict[Order, Counter[str]]:
     try:
         from quantus_miner.gpu import cuda
     except ImportError as error:
-        raise NotCountedError(f"{error.name} is missing; pip install 'quantus-miner[cuda]'") from None
+        raise NotCountedError(f"{error.name} is missing; pip install '.[cuda]'") from None
     listing = sass.disassemble(cuda.compile_for(arch))
     counted = {order: sass.instructions(listing, entry) for order, entry in ENTRIES.items()}
     for order, kinds in counted.items():

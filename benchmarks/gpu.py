@@ -40,11 +40,14 @@ from quantus_miner.pow.order import positions_from
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Iterable
 
     from quantus_miner.gpu.device import Launcher
     from quantus_miner.gpu.telemetry import Readings
 
 RUNS: Final = 5
+BARE_S: Final = 1.0
+"""Seconds of bare launches, at most."""
 SAMPLE_S: Final = 0.2
 """Between two looks at power and temperature."""
 DIFFICULTY: Final = 4096
@@ -55,11 +58,12 @@ SWITCHES: Final = 300
 
 
 class Run(NamedTuple):
-    """Nonces a second, and the means of what the card said meanwhile: watts, degrees Celsius; None: it does not say."""
+    """Nonces a second, and means of what the card said: watts, degrees Celsius, hertz; None if it does not say."""
 
     rate: float
     power: float | None
     temperature: float | None
+    clock: float | None
 
 
 def through_engine(engine: GpuEngine, order: Order, seconds: float, telemetry: Telemetry) -> Run:
@@ -77,9 +81,17 @@ def through_engine(engine: GpuEngine, order: Order, seconds: float, telemetry: T
         control.stop()
         tested = searching.result().tested
         rate = tested / (time.perf_counter() - began)
-    power = [now.power for now in readings if now.power is not None]
-    temperature = [now.temperature for now in readings if now.temperature is not None]
-    return Run(rate, statistics.fmean(power) if power else None, statistics.fmean(temperature) if temperature else None)
+    return Run(
+        rate,
+        _mean(now.power for now in readings),
+        _mean(now.temperature for now in readings),
+        _mean(now.sm_clock for now in readings),
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def bare(launcher: Launcher, order: Order, blocks: int, count: int, seconds: float) -> float:
@@ -99,15 +111,15 @@ def bare(launcher: Launcher, order: Order, blocks: int, count: int, seconds: flo
     return launches * count / (time.perf_counter() - began)
 
 
-def speed(engine: GpuEngine, launcher: Launcher, order: Order, seconds: float) -> float:
-    """Prints what the engine does, against the bare launcher in turn; the median in nonces a second."""
+def speed(engine: GpuEngine, launcher: Launcher, order: Order, seconds: float, runs_wanted: int = RUNS) -> Run:
+    """Prints what the engine does, against the bare launcher in turn. Return the median of each figure."""
     telemetry = Telemetry()
     size = int(through_engine(engine, order, seconds, telemetry).rate * LAUNCH_S)  # warms up, too
     count = max(BLOCK, min(size, MOST, 2 ** native.SPAN_BITS[order]))
     blocks = min(-(-count // BLOCK), engine.blocks * launcher.multiprocessors)
     runs, ratios = [], []
-    for _ in range(RUNS):
-        without = bare(launcher, order, blocks, count, seconds)
+    for _ in range(runs_wanted):
+        without = bare(launcher, order, blocks, count, min(seconds, BARE_S))
         runs.append(through_engine(engine, order, seconds, telemetry))
         ratios.append(runs[-1].rate / without)
     rates = sorted(run.rate for run in runs)
@@ -118,9 +130,17 @@ def speed(engine: GpuEngine, launcher: Launcher, order: Order, seconds: float) -
     if joules:
         watts = statistics.median(run.power for run in runs if run.power)
         line += f"   {watts:.0f} W   {statistics.median(joules):.3f} MH/J"
+    clocks = [run.clock for run in runs if run.clock is not None]
+    if clocks:
+        line += f"   {min(clocks) / 1e6:.0f} .. {max(clocks) / 1e6:.0f} MHz"
     degrees = [run.temperature for run in runs if run.temperature is not None]
     print(line + (f"   {max(degrees):.0f} degrees" if degrees else ""), flush=True)
-    return median
+    return Run(
+        median,
+        statistics.median(run.power for run in runs if run.power) if joules else None,
+        max(degrees, default=None),
+        statistics.median(clocks) if clocks else None,
+    )
 
 
 def instructions(arch: str) -> dict[Order, Counter[str]]:
@@ -128,7 +148,7 @@ def instructions(arch: str) -> dict[Order, Counter[str]]:
     try:
         from quantus_miner.gpu import cuda
     except ImportError as error:
-        raise NotCountedError(f"{error.name} is missing; pip install 'quantus-miner[cuda]'") from None
+        raise NotCountedError(f"{error.name} is missing; pip install '.[cuda]'") from None
     listing = sass.disassemble(cuda.compile_for(arch))
     counted = {order: sass.instructions(listing, entry) for order, entry in ENTRIES.items()}
     for order, kinds in counted.items():
@@ -144,11 +164,11 @@ def limits(engine: GpuEngine, multiprocessors: int, rates: dict[Order, float], s
     from benchmarks import gpu_limit
     from quantus_miner.gpu import cuda
 
-    measured = gpu_limit.measure(engine.device.index, multiprocessors, seconds)
+    measured = gpu_limit.measure(engine.device, multiprocessors, seconds)
     for name, limit in measured.items():
         print(f"limit of {name:9} {limit.a_clock:6.1f} a clock a multiprocessor {limit.a_second / 1e12:7.2f} T/s")
     seconds_each = {name: 1 / limit.a_second for name, limit in measured.items()}
-    arch = cuda.architecture(engine.device.index)
+    arch = cuda.architecture(cuda.card(engine.device))
     for order, kinds in instructions(arch).items():
         share = {
             "alu": sass.clocks(kinds, arch)["alu"] / 2 * seconds_each["add"],  # 2 an addition
@@ -220,7 +240,7 @@ def measure(name: str, index: int, seconds: float, nonces: int | None) -> bool:
         print(f"driver {device.driver}, {_compiler(name)}; compiled and tested in {took:.1f} s", flush=True)
         bench.tune(engine, seconds, lambda blocks, result: print(bench.tried(blocks, result), flush=True))
         print(f"tuned: {engine.blocks} blocks of {BLOCK} threads a multiprocessor")
-        rates = {order: speed(engine, launcher, order, seconds) for order in (Order.WALK, Order.COUNTING)}
+        rates = {order: speed(engine, launcher, order, seconds).rate for order in (Order.WALK, Order.COUNTING)}
         if nonces is None:
             nonces = 10**6 if device.kind == "cpu" else 10**9
         right = [exact(engine, order, nonces) for order in rates]

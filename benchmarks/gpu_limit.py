@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import statistics
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cuda.bindings import driver
 
-from quantus_miner.gpu.cuda import architecture, compile_text, done
+from quantus_miner.gpu.cuda import architecture, card, compile_text, done
+
+if TYPE_CHECKING:
+    from quantus_miner.gpu.device import Device
 
 BLOCK: Final = 1024
 """Threads of the one block that each multiprocessor gets."""
@@ -83,11 +86,11 @@ extern "C" __global__ void __launch_bounds__({BLOCK}) limit_{name}(u32 z, u32 tr
 """
 
 
-def measure(index: int, multiprocessors: int, seconds: float) -> dict[str, Limit]:
-    """By kernel, of card ``index``, each for about ``seconds``. Raises DeviceLostError."""
-    cubin = compile_text(source(), architecture(index))
-    card = done(driver.cuDeviceGet(index))
-    done(driver.cuCtxSetCurrent(done(driver.cuDevicePrimaryCtxRetain(card))))
+def measure(device: Device, multiprocessors: int, seconds: float) -> dict[str, Limit]:
+    """By kernel, of one card, each for about ``seconds``. Raises DeviceLostError."""
+    handle = card(device)
+    cubin = compile_text(source(), architecture(handle))
+    done(driver.cuCtxSetCurrent(done(driver.cuDevicePrimaryCtxRetain(handle))))
     try:
         module = done(driver.cuModuleLoadData(cubin))
         return {
@@ -95,8 +98,8 @@ def measure(index: int, multiprocessors: int, seconds: float) -> dict[str, Limit
             for name in STEPS
         }
     finally:
-        done(driver.cuDevicePrimaryCtxReset(card))
-        done(driver.cuDevicePrimaryCtxRelease(card))
+        done(driver.cuDevicePrimaryCtxReset(handle))
+        done(driver.cuDevicePrimaryCtxRelease(handle))
 
 
 def _measure(kernel: Any, multiprocessors: int, seconds: float) -> Limit:  # noqa: ANN401 - the bindings have no types

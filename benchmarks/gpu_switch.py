@@ -1,4 +1,4 @@
-"""How fast a GPU's worker is on a new job, and what it costs the host, on a device that only keeps time."""
+"""How fast a GPU's worker is on a new job, and what it costs the host: on a card, or on one that only keeps time."""
 
 from __future__ import annotations
 
@@ -30,30 +30,21 @@ RATE: Final = 1e9
 
 
 class SimulatedLauncher:
-    """A launch takes count / RATE after the one before it, and finds nothing. Notes when it is called and waits."""
+    """A launch takes count / RATE after the one before it, and finds nothing."""
 
     multiprocessors = 128
 
     def __init__(self) -> None:
-        self.words: tuple[int, ...] = ()
-        self.called = 0.0
-        """The last launch; perf_counter, as all times here."""
-        self.changed = threading.Condition()
         self.free = self.idle = 0.0
-        """When the last launch ends; seconds without one."""
-        self.cpu = 0.0
-        """The calling thread's CPU time at the last launch."""
+        """When the last launch ends, of perf_counter; seconds without one."""
         self._queued: deque[tuple[float, float]] = deque()
 
     def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:  # noqa: ARG002 - as in Launcher
         """See Launcher."""
-        now, seconds = time.perf_counter(), count / RATE
-        begin = max(now, self.free)
-        with self.changed:
-            self.idle += begin - self.free
-            self.free = begin + seconds
-            self.words, self.called, self.cpu = words, now, time.thread_time()
-            self.changed.notify_all()
+        seconds = count / RATE
+        begin = max(time.perf_counter(), self.free)
+        self.idle += begin - self.free
+        self.free = begin + seconds
         self._queued.append((self.free, seconds))
 
     def collect(self) -> Readout:
@@ -65,6 +56,39 @@ class SimulatedLauncher:
     def close(self) -> None:
         """See Launcher."""
 
+
+class WatchedLauncher:
+    """Passes everything on to another launcher, and notes when it is called."""
+
+    def __init__(self, inner: Launcher) -> None:
+        self.inner = inner
+        self.words: tuple[int, ...] = ()
+        self.called = 0.0
+        """When the last launch was called; perf_counter."""
+        self.cpu = 0.0
+        """The calling thread's CPU time at that moment."""
+        self.changed = threading.Condition()
+
+    @property
+    def multiprocessors(self) -> int:
+        """See Launcher."""
+        return self.inner.multiprocessors
+
+    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:
+        """See Launcher."""
+        self.inner.launch(order, words, top_limit, first, count, blocks)
+        with self.changed:
+            self.words, self.called, self.cpu = words, time.perf_counter(), time.thread_time()
+            self.changed.notify_all()
+
+    def collect(self) -> Readout:
+        """See Launcher."""
+        return self.inner.collect()
+
+    def close(self) -> None:
+        """See Launcher."""
+        self.inner.close()
+
     def wait_for_other(self, words: tuple[int, ...]) -> float:
         """When the first launch of other words than these was called."""
         with self.changed:
@@ -73,8 +97,9 @@ class SimulatedLauncher:
 
 
 def run(switches: int, seconds: float) -> None:
-    """Prints the time from a job's replacement to the new job's first launch, and the host's part in ``seconds``."""
-    launcher = SimulatedLauncher()
+    """Prints the figures of ``measure`` for a simulated device."""
+    simulated = SimulatedLauncher()
+    launcher = WatchedLauncher(simulated)
 
     def open_device() -> Launcher:
         return launcher
@@ -82,8 +107,14 @@ def run(switches: int, seconds: float) -> None:
     engine = GpuEngine("gpu-cuda", Device(0, "simulated", "gpu", None, ""), open_device, blocks=BLOCKS)
     with patch.object(gpu_engine, "self_test"):  # which a device that finds nothing cannot pass
         engine.open()
+    simulated.free = time.perf_counter()
+    print(f"simulated card, {units.hash_rate(RATE)}")
+    measure(engine, launcher, switches, seconds)
+
+
+def measure(engine: GpuEngine, launcher: WatchedLauncher, switches: int, seconds: float) -> None:
+    """Prints the host's part in ``seconds``, and the time from a job's replacement to the new job's first launch."""
     miner = Miner([engine], chunk_s=load({}, {}, None).progress_chunk_ms / 1e3)
-    launcher.free = time.perf_counter()
     miner.start()
     live = _submit(miner, None)
     time.sleep(1.0)  # for launches and slices of full size
@@ -92,14 +123,16 @@ def run(switches: int, seconds: float) -> None:
     dice, times, waits = random.Random(0), [], []  # noqa: S311 - not for secrets
     for _ in range(switches):
         time.sleep(dice.uniform(0.15, 0.25))  # at any moment of a launch
-        old, began, busy_until = launcher.words, time.perf_counter(), launcher.free
+        old, began = launcher.words, time.perf_counter()
+        if isinstance(launcher.inner, SimulatedLauncher):
+            waits.append(1e3 * (launcher.inner.free - began))
         live = _submit(miner, live)
         times.append(1e3 * (launcher.wait_for_other(old) - began))
-        waits.append(1e3 * (busy_until - began))
     miner.cancel(live)
     assert miner.close(10)
     _show(f"{switches} switches: replaced to first launch of the new job", times)
-    _show("  of that, launches of the old job in flight", waits)
+    if waits:
+        _show("  of that, launches of the old job in flight", waits)
 
 
 def _submit(miner: Miner, replaces: Search | None) -> Search:
@@ -109,17 +142,19 @@ def _submit(miner: Miner, replaces: Search | None) -> Search:
     return miner.submit(job, lambda _: None, replaces=replaces)
 
 
-def _cost(launcher: SimulatedLauncher, seconds: float) -> None:
-    """What the worker's thread and the device do in ``seconds`` of one job, from launch to launch."""
+def _cost(launcher: WatchedLauncher, seconds: float) -> None:
+    """What the worker's thread and a simulated device do in ``seconds`` of one job, from launch to launch."""
     marks = []
     for wait in (0.0, seconds):
         time.sleep(wait)
         with launcher.changed:
-            marks.append((launcher.called, launcher.cpu, launcher.idle))
+            idle = launcher.inner.idle if isinstance(launcher.inner, SimulatedLauncher) else 0.0
+            marks.append((launcher.called, launcher.cpu, idle))
     called, cpu, idle = (after - before for before, after in zip(*marks, strict=True))
-    print(f"simulated card, {units.hash_rate(RATE)}, {called:.1f} s of one job")
+    print(f"{called:.1f} s of one job")
     print(f"{'  CPU of its worker (wanted < 5 % of a core)':60} {100 * cpu / called:8.2f} %")
-    print(f"{'  card without work':60} {100 * idle / called:8.2f} %")
+    if isinstance(launcher.inner, SimulatedLauncher):
+        print(f"{'  card without work':60} {100 * idle / called:8.2f} %")
 
 
 def _show(name: str, times: list[float]) -> None:

@@ -3,7 +3,7 @@
 The blocks of a kernel and the ways between them come from the labels and branches of nvdisasm's listing, the loops from
 the branches back. ``poseidon2.cl`` has three loops, one in another: nonces, rounds, and the internal rounds between two
 of them. What the compiler makes of them is checked; anything else is a NotCountedError. Checked for sm_75, sm_80,
-sm_86, sm_89, sm_90, sm_100 and sm_120, with NVRTC 12.9 and nvdisasm 13.5.
+sm_86, sm_89, sm_90, sm_100 and sm_120, with NVRTC 12.9 and 13.5 and nvdisasm 13.5.
 """
 
 from __future__ import annotations

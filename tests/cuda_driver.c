@@ -23,6 +23,11 @@ int cuInit(unsigned flags) { return flags ? INVALID_VALUE : SUCCESS; }
 int cuDriverGetVersion(int *version) { return *version = 12080, SUCCESS; }
 int cuDeviceGetCount(int *count) { return *count = 2, SUCCESS; }
 int cuDeviceGet(int *device, int index) { return *device = index, index < 2 ? SUCCESS : INVALID_VALUE; }
+int cuDeviceGetByPCIBusId(int *device, const char *address) {
+    unsigned bus = 0;
+    if (sscanf(address, "0000:%x:00.0", &bus) != 1) return INVALID_VALUE;
+    return *device = (int)bus - 0x65, *device >= 0 && *device < 2 ? SUCCESS : INVALID_VALUE;
+}
 int cuDeviceGetName(char *name, int size, int device) { return snprintf(name, size, "Card %d", device), SUCCESS; }
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from benchmarks import gpu, gpu_switch, kernels, process, sass
+from benchmarks import first_card, gpu, gpu_switch, kernels, process, sass
 from benchmarks.counting import Counting, NotCountedError
 
 from quantus_miner import native
@@ -137,19 +137,50 @@ def test_the_machine_code_of_a_gpu_has_the_products_that_it_needs(arch: str) -> 
         assert needed <= sass.instructions(listing, entry)["wide"] < 1.05 * needed
 
 
+def test_the_first_run_on_a_card_goes_on_after_a_part_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    report = first_card.Report()
+    with report.part("a"):
+        raise ValueError("no such thing")
+    with report.part("b"):
+        print("done")
+    assert report.failed == ["a"]
+    said = capsys.readouterr().out
+    assert "FAILED: a: no such thing\n" in said
+    assert re.search(r"^== b\ndone\n-- \d", said, re.MULTILINE)
+
+
+def test_the_first_run_on_a_card_searches_the_golden_vectors(opencl_engine: GpuEngine) -> None:
+    first_card.golden(opencl_engine)
+    opencl_engine._is_valid = lambda *_: False  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="difficulty"):
+        first_card.golden(opencl_engine)
+
+
+def test_published_rates_are_scaled_by_multiprocessors_and_clock(capsys: pytest.CaptureFixture[str]) -> None:
+    multiprocessors, clock = first_card.RTX_4090
+    first_card.published(1375e6, clock / 2, 2 * multiprocessors)
+    assert re.search(r"closed source +1375 .. +1375 MH/s; ours is 1\.00 x$", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_a_simulated_card_changes_jobs(capsys: pytest.CaptureFixture[str]) -> None:
     gpu_switch.run(2, 0.1)
     assert re.findall(r"^2 switches: .* p50 +[0-9.]+ ms", capsys.readouterr().out, re.MULTILINE)
 
 
-@pytest.mark.usefixtures("opencl_on_cpu")
-def test_the_hits_of_a_gpu_are_compared_with_those_of_the_cpu(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def opencl_engine(opencl_on_cpu: None, tmp_path: Path) -> GpuEngine:
+    """On the CPU."""
     driver = drivers.load("gpu-opencl")
     device = next(device for device in driver.devices() if device.kind == "cpu")
     engine = GpuEngine("gpu-opencl", device, partial(driver.open_device, device, tmp_path), blocks=1)
     engine.open()
+    return engine
+
+
+def test_the_hits_of_a_gpu_are_compared_with_those_of_the_cpu(
+    opencl_engine: GpuEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = opencl_engine
     for order in Order:
         assert gpu.exact(engine, order, 64 * 200)
         assert "12,800 nonces" in capsys.readouterr().out

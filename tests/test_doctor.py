@@ -245,6 +245,17 @@ def test_the_environment_is_that_of_the_service(tmp_path: Path) -> None:
     }
 
 
+def test_an_engine_that_is_left_out_is_a_note(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "quantus_miner", "doctor", "--state-dir", str(tmp_path), "--port", "0"]
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("MINER_")}
+    command += ["--engine", "gpu-opencl,cpu-baseline", "--gpu-devices", "77"]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0
+    assert "note   engine: gpu-opencl is left out: " in ended.stdout
+    assert "ok     engine: cpu-baseline passed the self test" in ended.stdout
+    assert " WARN miner.gpu: Engine gpu-opencl is left out: " in ended.stderr
+
+
 def test_the_command_ends_with_1_if_something_is_wrong(tmp_path: Path) -> None:
     environ = {name: text for name, text in os.environ.items() if not name.startswith("MINER_")}
     command = [sys.executable, "-m", "quantus_miner", "doctor", "--state-dir", str(tmp_path), "--port", "0"]

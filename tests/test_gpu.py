@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import threading
 import types
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quantus_miner import bench, native
+from quantus_miner import pow as reference
 from quantus_miner.devices import describe
 from quantus_miner.engines import Control, create_engines, unavailable_reason
 from quantus_miner.engines import gpu as gpu_engine
@@ -24,7 +27,7 @@ from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.engines.gpu import GpuEngine
 from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError, SettingError
 from quantus_miner.gpu import binaries, drivers, telemetry, tuning
-from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Launcher, Readout
+from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Launcher, Readout, number_equals
 from quantus_miner.gpu.source import MAX_HITS
 from quantus_miner.gpu.telemetry import Readings, Telemetry, Thermostat
 from quantus_miner.miner import Miner
@@ -120,6 +123,12 @@ class Watched:
 def cpu(opencl_on_cpu: None) -> Device:
     """The OpenCL device that the CPU is."""
     return next(device for device in drivers.load("gpu-opencl").devices() if device.kind == "cpu")
+
+
+@pytest.fixture(scope="module")
+def opencl(cpu: Device) -> Any:
+    """Its driver."""
+    return drivers.load("gpu-opencl")
 
 
 @pytest.fixture(scope="module")
@@ -266,33 +275,81 @@ def test_a_stop_ends_a_search_and_what_was_launched_counts(
 
 
 class CountingControl(Control):
-    """Writes down the sleeps instead of sleeping."""
+    """Writes down the sleeps, among the launches, instead of sleeping."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: list[str]) -> None:
         super().__init__()
+        self.events = events
         self.sleeps: list[float] = []
 
     def sleep(self, seconds: float) -> bool:
         self.sleeps.append(seconds)
-        return False
+        self.events.append("sleep")
+        return self.stopped
 
 
-def test_a_duty_below_100_sleeps_after_each_launch_with_nothing_in_flight(
-    cpu: Device, folder: Path, watched: list[Watched]
-) -> None:
-    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1, duty=25)
-    engine.open()
-    took: list[float] = []
+class Duty:
+    """A device that works for a quarter of the time; its clock stands still. What it does goes to ``events``."""
 
-    def note(readout: Readout) -> Readout:
-        took.append(readout.seconds)
+    def __init__(self, cpu: Device, folder: Path, watched: list[Watched]) -> None:
+        open_device = partial(open_watched, cpu, folder, watched)
+        self.engine = GpuEngine("gpu-opencl", cpu, open_device, blocks=1, duty=25, clock=lambda: 1000.0)
+        self.events: list[str] = []
+        self.took: list[float] = []
+        self.engine.open()
+        watched[-1].lie = self.note
+
+    def note(self, readout: Readout) -> Readout:
+        self.took.append(readout.seconds)
+        self.events.append("launch")
         return readout
 
-    watched[-1].lie = note
-    control = CountingControl()
-    search(engine, a_job(Order.WALK, MAX), 0, 10_000, control)
-    assert control.sleeps == pytest.approx([3 * seconds for seconds in took])
+
+def test_a_duty_below_100_sleeps_between_launches_with_nothing_in_flight(
+    cpu: Device, folder: Path, watched: list[Watched]
+) -> None:
+    duty = Duty(cpu, folder, watched)
+    control = CountingControl(duty.events)
+    search(duty.engine, a_job(Order.WALK, MAX), 0, 10_000, control)
+    launches = len(duty.took)
+    assert launches > 2
+    assert duty.events == ["sleep", "launch"] * launches  # the first one for the self test's last launch
+    assert control.sleeps[1:] == pytest.approx([3 * seconds for seconds in duty.took[:-1]])
     assert watched[-1].most_in_flight == 1
+
+
+def test_a_hit_is_reported_before_the_sleep_of_its_launch(cpu: Device, folder: Path, watched: list[Watched]) -> None:
+    duty = Duty(cpu, folder, watched)
+    control = CountingControl(duty.events)
+    job, start = a_job(Order.WALK, 200), 1 << 40
+    found, end = [], start + 5000
+    while start < end:
+        duty.events.clear()
+        outcome = search(duty.engine, job, start, end - start, control)
+        start += outcome.tested
+        if outcome.nonce is not None:
+            found.append(start - 1)
+            assert duty.events[-1:] != ["sleep"]
+    assert found == hits_of(job, 1 << 40, 5000)
+    # What has to be slept is not forgotten over a search that ends, nor over one that is stopped.
+    duty.events.clear()
+    stopped = CountingControl(duty.events)
+    stopped.stop()
+    assert duty.engine.search(job, 0, 100, stopped) == (0, None)
+    search(duty.engine, job, 0, 1, control)
+    assert duty.events == ["sleep", "launch"]
+
+
+def test_a_stop_cuts_the_sleep_short_and_launches_nothing(cpu: Device, folder: Path, watched: list[Watched]) -> None:
+    duty = Duty(cpu, folder, watched)
+
+    class Stopping(CountingControl):
+        def sleep(self, seconds: float) -> bool:
+            self.stop()
+            return super().sleep(seconds)
+
+    assert duty.engine.search(a_job(Order.WALK, MAX), 0, 10_000, Stopping(duty.events)) == (0, None)
+    assert duty.events == ["sleep"]
 
 
 def test_a_hot_card_pauses_until_it_is_cool(cpu: Device, folder: Path, watched: list[Watched]) -> None:
@@ -358,14 +415,90 @@ def test_a_device_that_finds_nothing_fails_the_self_test(cpu: Device, folder: Pa
     assert watched[-1].closed
 
 
-def test_wrong_candidates_are_counted_and_dropped(
-    engine: GpuEngine, watched: list[Watched], caplog: pytest.LogCaptureFixture
+def test_a_few_false_positives_are_counted_and_dropped(
+    engine: GpuEngine, watched: list[Watched], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The reference in Python, which keeps all other threads waiting, is not asked.
+    monkeypatch.setattr(reference, "evaluate", lambda *_: pytest.fail("asked the reference"))
     job = a_job(Order.WALK, MAX)
     watched[-1].lie = lambda readout: Readout(readout.seconds, 2, (5, 2**31))
     assert search(engine, job, 0, 100) == (100, None)
     assert engine.wrong == 2
-    assert caplog.text.count("takes for a candidate") == 1
+    assert caplog.text.count("reported a false positive") == 1
+
+
+def test_false_positives_among_many_hits_are_forgotten(engine: GpuEngine, watched: list[Watched]) -> None:
+    job, count, seen = a_job(Order.WALK, 2), 3000, [0]
+
+    def lie(readout: Readout) -> Readout:
+        seen[0] += readout.candidates
+        if seen[0] < gpu_engine.CANDIDATES_TO_FORGET:
+            return readout
+        seen[0] = 0
+        return Readout(readout.seconds, readout.candidates + 1, (*readout.offsets, 2**31))
+
+    watched[-1].lie = lie
+    assert search_all(engine, job, 0, count) == hits_of(job, 0, count)
+    assert engine.wrong > gpu_engine.FALSE_POSITIVES
+
+
+def test_what_is_valid_in_its_first_64_bits_only_is_no_false_positive(
+    engine: GpuEngine, watched: list[Watched]
+) -> None:
+    hit = hits_of(a_job(Order.WALK, 1000), 0, 20_000)[0]
+    value = reference.evaluate(Pow.POSEIDON2, HEADER, nonce_at(Order.WALK, hit))
+    job = Job("a", Pow.POSEIDON2, HEADER, value - 1, (NonceRange(0, MAX),), Order.WALK)
+    for _ in range(10):
+        assert search(engine, job, hit, 1) == (1, None)
+    assert engine.wrong == 0
+    watched[-1].lie = lambda readout: Readout(readout.seconds, 1, (hit + 1,))
+    assert search(engine, job, hit + 1, 1) == (1, None)
+    assert engine.wrong == 1
+
+
+def test_a_device_with_many_false_positives_is_set_aside(cpu: Device, folder: Path, watched: list[Watched]) -> None:
+    now = [1000.0]
+    open_device = partial(open_watched, cpu, folder, watched)
+    engine = GpuEngine("gpu-opencl", cpu, open_device, blocks=1, clock=lambda: now[0])
+    engine.open()
+    job = a_job(Order.WALK, MAX)
+    for number, seconds in enumerate((60, 600, 3600, 3600), 1):
+        opened, wrong = len(watched), engine.wrong
+        watched[-1].lie = lambda readout: Readout(readout.seconds, 100, range(100))
+        message = f"it reported 5 false positives within few candidates.* tested again after {seconds} s"
+        with pytest.raises(DeviceLostError, match=message):
+            search(engine, job, 0, 100)
+        assert engine.wrong == wrong + gpu_engine.FALSE_POSITIVES  # and no more are looked at
+        assert watched[-1].closed
+        now[0] += seconds - 0.5
+        with pytest.raises(DeviceLostError, match=message):
+            search(engine, job, 0, 100)
+        assert (engine.fault or "").startswith("it reported 5 false positives")
+        assert len(watched) == opened == number
+        now[0] += 0.5
+        assert search(engine, job, 0, 100) == (100, None)  # after the self test
+        assert engine.fault is None
+        assert len(watched) == opened + 1
+
+
+def test_others_mine_on_while_a_device_is_set_aside_and_it_is_told_once(
+    cpu: Device, folder: Path, watched: list[Watched], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.0)
+    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1)
+    engine.open()
+    false = range(2**31, 2**31 + 100)
+    watched[-1].lie = lambda readout: Readout(readout.seconds, min(100, watched[-1].launches[-1][-1]), false)
+    miner = Miner([engine, CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.02)
+    miner.start()
+    while miner.stats().gpu_devices:
+        assert exhaust(miner, 100_000) == 100_000
+    assert exhaust(miner, 300_000) == 300_000
+    (gpu,) = miner.stats().gpus
+    assert (gpu.up, gpu.wrong) == (False, 5)
+    assert miner.close(WAIT_S)
+    assert caplog.text.count("false positives") == caplog.text.count("has lost its device") == 1
+    assert len(watched) == 1
 
 
 def test_more_candidates_than_nonces_is_a_lost_device(engine: GpuEngine, watched: list[Watched]) -> None:
@@ -397,6 +530,128 @@ def test_a_lost_device_costs_no_nonce_and_comes_back(
     assert len(watched) == 2
     assert caplog.text.count("has lost its device: unplugged") == 1
     assert caplog.text.count("has its device back") == 1
+
+
+def test_a_device_is_opened_by_what_it_is_and_not_by_its_index(
+    cpu: Device, opencl: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opencl.open_device(replace(cpu, index=cpu.index + 7), folder).close()
+    for other in (replace(cpu, pci="0000:01:00.0"), replace(cpu, platform="x"), replace(cpu, name="x")):
+        with pytest.raises(DeviceLostError, match=r"OpenCL: no driver lists .* any more"):
+            opencl.open_device(other, folder)
+
+    parts = number_equals(replace(cpu, index=index, pci="0000:01:00.0") for index in range(2))
+    assert [device.id for device in (*parts, cpu)] == ["0000:01:00.0/0", "0000:01:00.0/1", str(cpu.index)]
+
+    # Of two equal devices one is gone: it could be either.
+    handle = opencl._handles()[cpu.index]
+    monkeypatch.setattr(opencl, "_handles", lambda: [handle, handle])
+    twins = opencl.devices()
+    assert [(twin.index, twin.ordinal, twin.equals) for twin in twins] == [(0, 0, 2), (1, 1, 2)]
+    opencl.open_device(twins[1], folder).close()
+    monkeypatch.setattr(opencl, "_handles", lambda: [handle])
+    for twin in twins:
+        with pytest.raises(DeviceLostError, match="no driver lists"):
+            opencl.open_device(twin, folder)
+
+
+def test_a_device_that_answers_nothing_does_not_hide_the_others(
+    cpu: Device, opencl: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyopencl
+
+    class Gone:
+        def __getattr__(self, name: str) -> Any:
+            raise pyopencl.LogicError(name, -2)
+
+    handle = opencl._handles()[cpu.index]
+    monkeypatch.setattr(opencl, "_handles", lambda: [Gone(), handle])
+    assert opencl.devices() == [replace(cpu, index=1)]
+
+
+@pytest.mark.parametrize("platforms", ["none", "no devices"])
+def test_a_device_that_vanished_is_tried_again_and_told(
+    cpu: Device,
+    opencl: Any,
+    folder: Path,
+    watched: list[Watched],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    platforms: str,
+) -> None:
+    monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.0)
+    handles, tries = opencl._handles, iter(range(3))
+
+    def vanished() -> Any:
+        if not watched or next(tries, None) is None:
+            return handles()
+        if platforms == "none":
+            raise DriverError("no OpenCL driver is installed")
+        return []
+
+    monkeypatch.setattr(opencl, "_handles", vanished)
+    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1)
+    engine.open()
+    watched[-1].fail_at = len(watched[-1].launches) + 1
+    miner = Miner([engine], chunk_s=0.05)
+    with caplog.at_level(logging.INFO, "miner"):
+        miner.start()
+        assert exhaust(miner, 40_000) == 40_000
+        assert miner.close(WAIT_S)
+    assert next(tries, None) is None
+    assert "retired" not in caplog.text
+    assert caplog.text.count("has lost its device") == caplog.text.count("has its device back") == 1
+
+
+@pytest.mark.parametrize(
+    ("extensions", "attributes", "expected"),
+    [
+        ("cl_khr_pci_bus_info cl_nv_device_attribute_query", {}, "0001:65:02.3"),
+        ("cl_nv_device_attribute_query", {"pci_domain_id_nv": 2}, "0002:0a:03.1"),
+        ("cl_nv_device_attribute_query", {}, "0000:0a:03.1"),
+        ("cl_amd_device_attribute_query", {}, "0000:c3:00.1"),
+        ("cl_khr_fp64", {}, None),
+    ],
+)
+def test_what_drivers_say_of_pci_addresses(
+    cpu: Device,
+    opencl: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    extensions: str,
+    attributes: dict[str, int],
+    expected: str | None,
+) -> None:
+    import pyopencl
+
+    class Handle:
+        int_ptr = 7
+
+        def __getattr__(self, name: str) -> Any:
+            answers = {
+                "extensions": extensions,
+                "pci_slot_id_nv": 3 << 3 | 1,
+                "pci_bus_id_nv": 10,
+                "topology_amd": types.SimpleNamespace(bus=-61, device=0, function=1),
+            } | attributes
+            if name not in answers:
+                raise pyopencl.LogicError(name, -30)
+            return answers[name]
+
+    def ask(handle: int, number: int, size: int, place: Any, _: None) -> int:
+        assert (handle, number, size) == (7, 0x410F, 16)
+        place[:] = (1, 0x65, 2, 3)
+        return 0
+
+    monkeypatch.setattr(opencl, "_ask", ask)
+    assert opencl._pci(Handle()) == expected
+
+
+def test_pyopencl_and_we_call_the_same_library(cpu: Device, opencl: Any) -> None:
+    units = (ctypes.c_uint32 * 1)()
+    handle = opencl._handles()[cpu.index]
+    assert opencl._ask(handle.int_ptr, 0x1002, 4, units, None) == 0  # CL_DEVICE_MAX_COMPUTE_UNITS
+    assert units[0] == handle.max_compute_units
+    assert opencl._ask(handle.int_ptr, 0x410F, 16, (ctypes.c_uint32 * 4)(), None) != 0  # a CPU has no PCI address
 
 
 def exhaust(miner: Miner, count: int) -> int:
@@ -484,6 +739,43 @@ def test_bench_of_a_device_that_fails_says_so(engine: GpuEngine, watched: list[W
         bench.measure(engine, Pow.POSEIDON2, 0.05, lambda *_: None)
 
 
+def test_bench_of_a_hot_device_counts_the_time_that_it_worked(
+    engine: GpuEngine, watched: list[Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "PAUSE_S", 0.02)
+    readings = iter([70.0] * 3 + [90.0] * 5)
+    engine._thermostat = Thermostat("a card", 80, lambda: next(readings, 70.0), iter(range(10**9)).__next__)
+    result = bench.measure(engine, Pow.POSEIDON2, 0.5, lambda *_: None)
+    assert next(readings, None) is None
+    assert result.paused >= 3 * 0.02
+    assert result.hash_rate == result.hashes / result.seconds
+    # It goes on where it ended: each launched nonce counts once.
+    tested = [offset for _, _, first, size in watched[-1].launches for offset in range(first, first + size)]
+    assert len(set(tested)) == len(tested) == result.hashes
+    assert re.search(r"\d s of work, \d\.\d s too hot\)", bench.row(result, []))
+
+
+def test_bench_of_a_device_that_is_always_too_hot_says_so(
+    engine: GpuEngine, watched: list[Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "PAUSE_S", 0.01)
+    engine._thermostat = Thermostat("a card", 80, lambda: 90.0, iter(range(10**9)).__next__)
+    with pytest.raises(
+        DevicePausedError, match=r"did not run opencl on device .* too hot for --gpu-temp-limit all the"
+    ):
+        bench.measure(engine, Pow.POSEIDON2, 0.1, lambda *_: None)
+    assert watched[-1].launches == []
+
+
+def test_bench_ends_with_the_error_of_a_worker(engine: GpuEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Outcome:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(engine, "search", fail)
+    with pytest.raises(ZeroDivisionError):
+        bench.measure(engine, Pow.POSEIDON2, 3600, lambda *_: None)
+
+
 def test_a_binary_that_the_driver_does_not_take_is_compiled_anew(
     cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -500,52 +792,173 @@ def settings(tmp_path: Path, engine: str, **flags: str) -> Any:
 
 def test_a_cpu_has_to_be_named(cpu: Device, tmp_path: Path) -> None:
     if unavailable_reason("gpu-opencl") is not None:
-        with pytest.raises(EngineUnavailableError, match="its drivers know no GPU; use cpu-fast or cpu-baseline"):
+        with pytest.raises(EngineUnavailableError) as caught:
             create_engines(settings(tmp_path, "gpu-opencl"), 1)
+        said = str(caught.value)
+        assert said.startswith(
+            "engine 'gpu-opencl' is not available: its drivers list no GPU; to mine on a CPU through it"
+        )
+        assert f" name its index with --gpu-devices: {cpu.index} is {cpu.name} (cpu)" in said
+        assert said.endswith("; use cpu-fast or cpu-baseline")
     (engine,) = create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=str(cpu.index)), 1)
     assert (engine.name, engine.device, engine.workers) == ("gpu-opencl", cpu, 1)
     assert cpu.name in (engine.kernel(Pow.POSEIDON2) or "")
     assert engine.kernel(Pow.SHA3) is None
 
 
-def test_devices_that_are_not_there(cpu: Device, tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailableError, match="it has no device 77"):
+def test_devices_that_are_not_there(cpu: Device, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(EngineUnavailableError, match=rf"has no device 77, only: .*{cpu.index} is .* \(cpu\); use cpu"):
         create_engines(settings(tmp_path, "gpu-opencl", gpu_devices="77"), 1)
-    with pytest.raises(SettingError, match=r"there is no device 0000:ff:00\.0; name one that"):
-        create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=f"{cpu.index},ff:00.0"), 1)
+    # A card that fell off the bus does not keep the others from mining.
+    (engine,) = create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=f"{cpu.index},ff:00.0"), 1)
+    assert (engine.device, engine.fault) == (cpu, None)
+    assert caplog.messages == ["--gpu-devices: there is no device 0000:ff:00.0; the others mine without it"]
 
 
-def test_a_device_is_used_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    cards = {
-        "gpu-cuda": [Device(0, "one", "gpu", "0000:01:00.0", "1")],
-        "gpu-opencl": [Device(0, "one", "gpu", "0000:01:00.0", "1"), Device(1, "two", "gpu", "0000:02:00.0", "1")],
-    }
+def cards(monkeypatch: pytest.MonkeyPatch, listed: dict[str, list[Device] | str]) -> None:
+    """Has the drivers list these, or say why they cannot."""
+
+    def devices(name: str) -> list[Device]:
+        found = listed[name]
+        if isinstance(found, str):
+            raise DriverError(found)
+        return found
+
     monkeypatch.setattr(
-        drivers, "load", lambda name: types.SimpleNamespace(devices=lambda: cards[name], open_device=min)
+        drivers, "load", lambda name: types.SimpleNamespace(devices=lambda: devices(name), open_device=min)
     )
     monkeypatch.setattr(GpuEngine, "open", lambda _: None)
-    for chosen, expected in (("all", ["one", "two"]), ("0,1", ["one", "two"]), ("02:00.0,01:00.0", ["one", "two"])):
-        engines = create_engines(settings(tmp_path, "gpu-cuda,gpu-opencl", gpu_devices=chosen), 1)
-        assert [(engine.name, engine.device.name) for engine in engines if isinstance(engine, GpuEngine)] == list(
-            zip(("gpu-cuda", "gpu-opencl"), expected, strict=True)
-        )
+
+
+def engines_of(tmp_path: Path, names: str, **flags: str) -> list[tuple[str, str | None]]:
+    engines = create_engines(settings(tmp_path, names, **flags), 1)
+    return [(engine.name, None if engine.device is None else engine.device.name) for engine in engines]
+
+
+def card(index: int, name: str, pci: str | None, platform: str) -> Device:
+    return Device(index, name, "gpu", pci, "1", platform)
+
+
+def test_a_card_is_worked_by_one_driver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first, second = "0000:01:00.0", "0000:02:00.0"
+    cards(
+        monkeypatch,
+        {
+            "gpu-cuda": [card(0, "one", first, "CUDA")],
+            "gpu-opencl": [
+                card(0, "one", first, "NVIDIA CUDA"),
+                card(1, "two", second, "rusticl"),
+                card(2, "two", second, "AMD"),
+                card(3, "three", None, "AMD"),
+                card(4, "three", None, "AMD"),
+                card(5, "part", "0000:03:00.0", "Intel"),
+                card(6, "part", "0000:03:00.0", "Intel"),
+            ],
+        },
+    )
+    cuda, rest = ("gpu-cuda", "one"), [("gpu-opencl", name) for name in ("two", "three", "three", "part", "part")]
+    assert engines_of(tmp_path, "gpu-cuda,gpu-opencl") == [cuda, *rest]
+    assert engines_of(tmp_path, "gpu-opencl,gpu-cuda") == [("gpu-opencl", "one"), *rest]
+    assert engines_of(tmp_path, "gpu-cuda,gpu-opencl", gpu_devices="0,1,2") == [cuda, rest[0]]
+    assert engines_of(tmp_path, "gpu-cuda,gpu-opencl", gpu_devices="02:00.0,01:00.0") == [cuda, rest[0]]
+    assert engines_of(tmp_path, "gpu-cuda,gpu-opencl", gpu_devices="0") == [cuda]
+
+
+@pytest.mark.parametrize(
+    ("broken", "running"),
+    [
+        (set(), [("gpu-cuda", None)]),
+        ({"CUDA"}, [("gpu-opencl", None)]),
+        ({"CUDA", "NVIDIA CUDA"}, [("gpu-opencl", None)]),
+        ({"CUDA", "NVIDIA CUDA", "other"}, [("gpu-cuda", "broken"), ("cpu-baseline", None)]),
+    ],
+)
+def test_a_card_that_one_driver_cannot_use_is_worked_by_another(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    broken: set[str],
+    running: list[tuple[str, str | None]],
+) -> None:
+    address = "0000:01:00.0"
+    platforms = [card(index, "one", address, platform) for index, platform in enumerate(("NVIDIA CUDA", "other"))]
+    cards(monkeypatch, {"gpu-cuda": [card(0, "one", address, "CUDA")], "gpu-opencl": platforms})
+
+    def open_device(engine: GpuEngine) -> None:
+        if engine.device.platform in broken:
+            engine.fault = "broken"
+            raise DeviceLostError("broken")
+
+    monkeypatch.setattr(GpuEngine, "open", open_device)
+    names = "gpu-cuda,gpu-opencl" + ",cpu-baseline" * (len(running) - 1)
+    engines = create_engines(settings(tmp_path, names), 1)
+    assert [(engine.name, engine.fault) for engine in engines] == running
+    assert len(caplog.messages) == len(broken) - (running[0][1] is not None)
+    assert all(re.fullmatch(r"Engine \S+ leaves device \d, one to gpu-\S+: broken", text) for text in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("names", "running"),
+    [
+        ("gpu-cuda,gpu-opencl", [("gpu-cuda", "one")]),
+        ("gpu-opencl,gpu-cuda", [("gpu-cuda", "one")]),
+        ("gpu-opencl,cpu-baseline", [("cpu-baseline", None)]),
+    ],
+)
+def test_an_engine_without_a_device_is_left_out_if_another_runs(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    names: str,
+    running: list[tuple[str, str | None]],
+) -> None:
+    cards(
+        monkeypatch,
+        {"gpu-cuda": [card(0, "one", "0000:01:00.0", "CUDA")], "gpu-opencl": "no OpenCL driver is installed"},
+    )
+    assert engines_of(tmp_path, names) == running
+    assert caplog.messages == ["Engine gpu-opencl is left out: no OpenCL driver is installed"]
+
+
+def test_if_no_engine_can_run_each_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cards(monkeypatch, {"gpu-cuda": "the NVIDIA driver is not installed", "gpu-opencl": []})
+    with pytest.raises(EngineUnavailableError) as caught:
+        engines_of(tmp_path, "gpu-cuda,gpu-opencl")
+    assert str(caught.value) == (
+        "engine 'gpu-cuda' is not available: the NVIDIA driver is not installed;"
+        " engine 'gpu-opencl' is not available: its drivers list no GPU; use cpu-fast or cpu-baseline"
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "module"), [("gpu-cuda", "cuda.bindings"), ("gpu-opencl", "pyopencl")], ids=["cuda", "opencl"]
 )
-def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, module: str) -> None:
+@pytest.mark.parametrize("service", [False, True], ids=["venv", "service"])
+def test_a_missing_extra_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, module: str, service: bool
+) -> None:
     extra = name.removeprefix("gpu-")
-    monkeypatch.setitem(sys.modules, module, None)
+    for missing in (module, drivers.MODULES[extra]):
+        monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setitem(drivers.MODULES, "opencl" if extra == "cuda" else "cuda", "json")  # is there
     monkeypatch.delitem(sys.modules, f"quantus_miner.gpu.{extra}", raising=False)
     monkeypatch.delattr(f"quantus_miner.gpu.{extra}", raising=False)
+    if service:
+        monkeypatch.setattr(sys, "prefix", drivers.SERVICE_PREFIX)
+        hint = "to add it to the service, run `sudo make install EXTRAS=cuda,opencl` in the miner's source folder"
+    else:
+        hint = f"to add it, run `{sys.executable} -m pip install '.[{extra}]'` in the miner's source folder"
     with pytest.raises(EngineUnavailableError) as caught:
         create_engines(settings(tmp_path, name), 1)
     assert re.fullmatch(
-        rf"engine '{name}' is not available: {module}\S* is missing \(pip install 'quantus-miner\[{extra}\]'\);"
-        r" use cpu-fast or cpu-baseline",
+        rf"engine '{name}' is not available: \S+ is missing; {re.escape(hint)}; use cpu-fast or cpu-baseline",
         str(caught.value),
     )
+
+
+def test_the_service_is_where_the_hint_looks_for_it() -> None:
+    script = (Path(__file__).parents[1] / "systemd" / "install").read_text()
+    assert f"\nhome={drivers.SERVICE_PREFIX}\n" in script
 
 
 def test_a_card_without_a_thermometer_takes_no_limit(cpu: Device, tmp_path: Path) -> None:
@@ -637,10 +1050,17 @@ def test_bench_tunes_and_the_service_takes_it(cpu: Device, tmp_path: Path, monke
     rates = dict.fromkeys(tuning.CANDIDATES, 100.0) | {4: 100.2, 16: 110.0, 64: 110.1}
 
     def measured(engine: GpuEngine, *_: object) -> bench.BenchResult:
-        return bench.BenchResult("e", "k", "p", 1, 1, 1.0, rates[engine.blocks])
+        return bench.BenchResult("e", "k", "p", 1, 1, 1.0, rates[engine.blocks], 0.0)
 
     monkeypatch.setattr(bench, "measure", measured)
     assert bench.tune(engine, 1.0, lambda *_: None) == engine.blocks == 16
+
+
+def test_bench_leaves_out_an_engine_without_a_device() -> None:
+    ended = run("bench", "--engine", "gpu-opencl,cpu-baseline", "--gpu-devices", "77", "--seconds", "0.1")
+    assert ended.returncode == 0
+    assert re.fullmatch(r"  cpu-baseline .*\n", ended.stdout)
+    assert re.fullmatch(r"quantus-miner: engine 'gpu-opencl' is not available: .*\n", ended.stderr)
 
 
 def test_tune_is_for_gpus() -> None:
@@ -771,9 +1191,13 @@ def test_readings_have_our_units_and_what_a_card_does_not_say_is_none(monkeypatc
 
 @pytest.fixture(scope="module")
 def cuda() -> Any:
-    for module in ("cuda.bindings.nvrtc", "nvidia.cuda_nvrtc"):
-        pytest.importorskip(module, reason=f"{module} has no wheel for this platform")
-    return pytest.importorskip("quantus_miner.gpu.cuda")
+    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings has no wheel for this platform")
+    driver = pytest.importorskip("quantus_miner.gpu.cuda")
+    try:
+        driver.nvrtc.nvrtcVersion()
+    except RuntimeError:
+        pytest.skip("NVRTC has no wheel for this platform")
+    return driver
 
 
 @pytest.mark.parametrize("arch", ["sm_75", "sm_120"])
@@ -784,9 +1208,11 @@ def test_nvrtc_makes_a_cubin(cuda: Any, arch: str) -> None:
     assert b"search_counting" in cubin
 
 
-@pytest.mark.parametrize(("arch", "older"), [("sm_900", "sm_121"), ("sm_102", "sm_101")])
-def test_a_card_that_nvrtc_does_not_know_gets_ptx(cuda: Any, arch: str, older: str) -> None:
-    ptx = cuda.compile_for(arch)
+@pytest.mark.parametrize("number", [900, 102])
+def test_a_card_that_nvrtc_does_not_know_gets_ptx(cuda: Any, number: int) -> None:
+    known = cuda.done(cuda.nvrtc.nvrtcGetSupportedArchs())
+    older = f"sm_{max(other for other in known if other < number)}"
+    ptx = cuda.compile_for(f"sm_{number}")
     assert f"\n.target {older}\n".encode() in ptx
     assert ptx.count(b".visible .entry search_") == 2
     assert ptx.endswith(b"\0")  # as the driver wants it
@@ -818,8 +1244,10 @@ def test_the_calls_of_the_cuda_driver(cuda: Any, tmp_path: Path) -> None:
     )
     assert ended.stderr == ""
     assert ended.stdout.splitlines() == [
-        "Device(index=0, name='Card 0', kind='gpu', pci='0000:65:00.0', driver='CUDA 12.8')",
-        "Device(index=1, name='Card 1', kind='gpu', pci='0000:66:00.0', driver='CUDA 12.8')",
+        "0 Card 0 gpu 0000:65:00.0 CUDA 12.8",
+        "1 Card 1 gpu 0000:66:00.0 CUDA 12.8",
+        # By its address, whatever its index is now.
+        "DeviceLostError('CUDA: CUDA_ERROR_INVALID_VALUE')",
         "132 multiprocessors",
         # Offsets that the driver's kernel takes for candidates: multiples of 1000 for walks, of 7 for the others.
         "Readout(seconds=0.0015, candidates=3, offsets=[1000, 2000, 3000])",
@@ -832,6 +1260,7 @@ def test_the_calls_of_the_cuda_driver(cuda: Any, tmp_path: Path) -> None:
 
 DRIVE_CUDA = """
 import sys, threading
+from dataclasses import replace
 from pathlib import Path
 from quantus_miner.errors import DeviceLostError
 from quantus_miner.gpu import cuda
@@ -839,8 +1268,13 @@ from quantus_miner.model import Order
 
 words, folder = tuple(2**64 - 1 - i for i in range(14)), Path(sys.argv[1])
 devices = cuda.devices()
-print(*map(repr, devices), sep="\\n")
-launcher = cuda.open_device(devices[1], folder)
+for device in devices:
+    print(device.index, device.name, device.kind, device.pci, device.driver)
+try:
+    cuda.open_device(replace(devices[1], pci="0000:67:00.0"), folder)
+except DeviceLostError as error:
+    print(repr(error))
+launcher = cuda.open_device(replace(devices[1], index=0), folder)
 print(launcher.multiprocessors, "multiprocessors")
 launcher.launch(Order.WALK, words, 2**64 - 100, 1, 3000, 5)
 launcher.launch(Order.COUNTING, words, 2**64 - 100, 2**32 - 10, 10, 1)

@@ -11,7 +11,7 @@ import msgspec
 
 from quantus_miner import units
 from quantus_miner.engines import Control
-from quantus_miner.errors import DeviceLostError
+from quantus_miner.errors import DevicePausedError
 from quantus_miner.gpu import tuning
 from quantus_miner.model import Job, Pow
 from quantus_miner.pow.order import fastest_order, positions_from
@@ -26,10 +26,15 @@ PROGRESS_S: Final = 0.1
 SLICE: Final = 2**63
 MARGIN: Final = 1.005
 """What is less is noise."""
+PAUSE_S: Final = 1.0
+"""Between two tries of a device that is too hot."""
 
 
 class BenchResult(msgspec.Struct, frozen=True):
-    """One measurement. ``hashes``: nonces of all workers; ``hash_rate``: ``hashes / seconds``."""
+    """One measurement. ``hashes``: nonces of all workers; ``hash_rate``: ``hashes / seconds``.
+
+    ``seconds``: the time that they worked. ``paused``: seconds that the device was too hot for its limit.
+    """
 
     engine: str
     kernel: str
@@ -38,6 +43,7 @@ class BenchResult(msgspec.Struct, frozen=True):
     hashes: int
     seconds: float
     hash_rate: float
+    paused: float
 
 
 class BenchReport(msgspec.Struct, frozen=True):
@@ -47,44 +53,63 @@ class BenchReport(msgspec.Struct, frozen=True):
 
 
 def measure(engine: Engine, pow_: Pow, seconds: float, progress: Callable[[float, float], None]) -> BenchResult:
-    """Runs all workers of ``engine`` for ``seconds``, on a random header and a target that nothing meets.
+    """Run all workers of ``engine`` for ``seconds``, on a random header and a target that nothing meets.
 
-    ``progress(elapsed, hash_rate)`` is called about ten times a second. Raises DeviceLostError.
+    ``progress(elapsed, hash_rate)`` is called about ten times a second. Raises DeviceLostError, and DevicePausedError
+    if the device was too hot all the time.
     """
     header = secrets.token_bytes(32)
     controls = [Control() for _ in range(engine.workers)]
     ready = threading.Barrier(engine.workers + 1)
-    lost: list[DeviceLostError] = []
+    failures: list[Exception] = []
+    worked, paused = [0.0] * engine.workers, [0.0] * engine.workers
 
     def work(index: int) -> None:
-        order = fastest_order(pow_)
+        control, order = controls[index], fastest_order(pow_)
         # Each worker keeps to nonces that begin with its own byte.
         ranges = positions_from(order, bytes([index % 256]), secrets.randbits(200))
         job = Job("bench", pow_, header, 0, ranges, order)
         ready.wait()
-        try:
-            engine.search(job, ranges[0].start, SLICE, controls[index])
-        except DeviceLostError as error:
-            lost.append(error)
+        while True:
+            began, hashes = time.perf_counter(), control.hashes
+            try:
+                engine.search(job, ranges[0].start + hashes, SLICE, control)
+            except DevicePausedError:
+                if control.hashes > hashes:
+                    worked[index] += time.perf_counter() - began
+                    began = time.perf_counter()
+                control.sleep(PAUSE_S)
+                paused[index] += time.perf_counter() - began
+            except Exception as error:
+                failures.append(error)
+                return
+            else:
+                worked[index] += time.perf_counter() - began
+            if control.stopped:
+                return
 
     threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(engine.workers)]
     for thread in threads:
         thread.start()
     ready.wait()
     began = time.perf_counter()
-    while (elapsed := time.perf_counter() - began) < seconds:
+    while (elapsed := time.perf_counter() - began) < seconds and not failures:
         progress(elapsed, sum(control.hashes for control in controls) / elapsed)
         time.sleep(min(PROGRESS_S, seconds - elapsed))
-    hashes = sum(control.hashes for control in controls)
-    elapsed = time.perf_counter() - began
     for control in controls:
         control.stop()
     for thread in threads:
         thread.join()
-    if lost:
-        raise lost[0]
+    if failures:
+        raise failures[0]
     kernel = engine.kernel(pow_) or ""
-    return BenchResult(engine.name, kernel, pow_, engine.workers, hashes, elapsed, hashes / elapsed)
+    hashes, took = sum(control.hashes for control in controls), max(worked)
+    if not hashes and max(paused):
+        raise DevicePausedError(
+            f"engine {engine.name} did not run {kernel}: it was too hot for --gpu-temp-limit all the time;"
+            " let it cool down, raise the limit or measure for longer"
+        )
+    return BenchResult(engine.name, kernel, pow_, engine.workers, hashes, took, hashes / took, max(paused))
 
 
 def tune(engine: GpuEngine, seconds: float, progress: Callable[[int, BenchResult], None]) -> int:
@@ -111,8 +136,9 @@ def tried(blocks: int, result: BenchResult) -> str:
 def row(result: BenchResult, results: list[BenchResult]) -> str:
     """``result`` as a line for people, with its ratio to cpu-baseline if that is among ``results``."""
     baseline = next((other.hash_rate for other in results if other.engine == "cpu-baseline"), None)
+    hot = f" of work, {result.paused:.1f} s too hot" if result.paused else ""
     ratio = f"  {result.hash_rate / baseline:6.2f} x cpu-baseline" if baseline else ""
     return (
         f"  {result.engine:22} {units.hash_rate(result.hash_rate):>12}{ratio}"
-        f"  ({result.pow}, kernel {result.kernel}, {result.workers} workers, {result.seconds:.1f} s)"
+        f"  ({result.pow}, kernel {result.kernel}, {result.workers} workers, {result.seconds:.1f} s{hot})"
     )

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from quantus_miner import __version__, logs, units
-from quantus_miner.errors import MinerError
+from quantus_miner.errors import EngineUnavailableError, MinerError
 from quantus_miner.model import Pow
 from quantus_miner.settings import SETTINGS, Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from quantus_miner.engines import Engine
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -114,7 +116,17 @@ def bench(pow_: str, seconds: float, tune: bool, as_json: bool, **given: str | N
     count = choose_workers(settings.workers, detect_cpus())
     results = []
     # One at a time: each engine gets all the workers, and none disturbs another's measurement.
-    engines = [part for name in settings.engine for part in create_engines(replace(settings, engine=(name,)), count)]
+    engines: list[Engine] = []
+    unavailable = []
+    for name in settings.engine:
+        try:
+            engines += create_engines(replace(settings, engine=(name,)), count)
+        except EngineUnavailableError as error:
+            unavailable.append(error)
+    if not engines:
+        raise unavailable[0]
+    for reason in unavailable:
+        click.echo(f"quantus-miner: {reason}", err=True)
     proof = Pow(pow_)
     if tune and not any(isinstance(part, GpuEngine) for part in engines):
         raise click.UsageError("--tune goes with --engine gpu-cuda or gpu-opencl")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner.engines import create_engines
+from quantus_miner.engines import create_engines, unavailable_reason
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.host import cgroup, cpus, topology
 
@@ -260,8 +260,12 @@ def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
     faults = [f"{engine.name} on {engine.device}: {engine.fault}" for engine in engines if engine.fault is not None]
     for fault in faults:
         yield Finding("engine", fault, "The others mine without it; leave it out of --gpu-devices until it is repaired")
+    running = dict.fromkeys(engine.name for engine in engines)
+    for name in settings.engine:
+        if name not in running and (reason := unavailable_reason(name, settings.gpu_devices)) is not None:
+            yield Finding("engine", f"{name} is left out: {reason}", "The others mine without it", wrong=False)
     if not faults:
-        yield Finding("engine", f"{', '.join(settings.engine)} passed the self test")
+        yield Finding("engine", f"{', '.join(running)} passed the self test")
 
 
 def _port(about: str, address: str, port: int) -> Iterator[Finding]:

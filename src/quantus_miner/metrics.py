@@ -84,7 +84,7 @@ METRICS: Final = (
         "miner_source_latency_seconds", "gauge", ("source",), "Time from sending the last judged share to its verdict."
     ),
     Row("miner_gpu_info", "gauge", ("device", "engine", "name"), "1 for each device of a GPU engine."),
-    Row("miner_gpu_up", "gauge", ("device", "engine"), "1 while the device works, 0 while it is lost."),
+    Row("miner_gpu_up", "gauge", ("device", "engine"), "1 while the device works, 0 while it is lost or set aside."),
     Row(
         "miner_gpu_device_hash_rate",
         "gauge",
@@ -95,7 +95,7 @@ METRICS: Final = (
         "miner_gpu_wrong_candidates_total",
         "counter",
         ("device", "engine"),
-        "Nonces that a device took for candidates and that are none.",
+        "False positives: nonces that a device reported and that are not valid.",
     ),
     Row("miner_gpu_temperature_celsius", "gauge", ("device",), "Temperature of the chip."),
     Row("miner_gpu_power_watts", "gauge", ("device",), "Power that the card draws."),

@@ -57,7 +57,7 @@ def run(settings: Settings) -> None:
             "Using %d worker thread(s) for mining (effective logical CPUs available: %d)", workers, effective.count
         )
     engines = create_engines(settings, workers)
-    log.info("Using engine: %s", ", ".join(settings.engine))
+    log.info("Using engine: %s", ", ".join(dict.fromkeys(engine.name for engine in engines)))
     for engine in engines:
         if engine.fault is not None:
             log.error(

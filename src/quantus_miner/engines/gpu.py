@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import native
-from quantus_miner import pow as reference
 from quantus_miner.engines.selftest import self_test
 from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError
 from quantus_miner.gpu.device import IN_FLIGHT
@@ -34,6 +34,12 @@ MOST: Final = 2**31
 """Nonces of a launch."""
 EXPECTED_HITS: Final = 64
 """Candidates of a launch on average, at most: so far below MAX_HITS that more than that practically never come."""
+FALSE_POSITIVES: Final = 5
+"""So many close together, and the device is set aside. About one candidate in 1.5 million is a false positive."""
+CANDIDATES_TO_FORGET: Final = 100
+"""True candidates after which one false positive no longer counts: devices with more than 1 % of them are set aside."""
+ASIDE_S: Final = (60.0, 600.0, 3600.0)
+"""Seconds until a device that was set aside is tested again: after the first, the second and every later time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,8 @@ class GpuEngine:
     """Searches on one device, for one thread. ``open_device`` loads the kernels, and loads them again after a loss.
 
     What was launched for a job and not reported is kept between two searches: a search that goes on where the last one
-    ended, behind a hit, takes it up. ``duty``: percent of the time that the device works.
+    ended, behind a hit, takes it up. ``duty``: percent of the time that the device works. A device that reports many
+    false positives is set aside: it counts as lost, and is not opened for a while.
     """
 
     workers = 1
@@ -64,15 +71,21 @@ class GpuEngine:
         blocks: int,
         duty: int = 100,
         thermostat: Thermostat | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.device = device
         self.blocks = blocks
         self.fault: str | None = None
-        self.wrong = 0  # candidates that are none
+        self.wrong = 0  # false positives
         self._open_device = open_device
         self._duty = duty
         self._thermostat = thermostat
+        self._clock = clock
+        self._rest_until = 0.0
+        self._suspicion = 0  # goes up with false positives, down with true candidates
+        self._times_aside = 0
+        self._aside_until = 0.0
         self._scalar = native.find_kernel(Pow.POSEIDON2, "scalar")
         self._launcher: Launcher | None = None
         self._in_flight: deque[_Launch] = deque()  # those of an earlier seek among them
@@ -90,7 +103,13 @@ class GpuEngine:
         return f"{self.name.removeprefix('gpu-')} on {self.device}"
 
     def open(self) -> Launcher:
-        """Loads the kernels and tests them. Raises DeviceLostError, or DevicePausedError if it is too hot for that."""
+        """Load the kernels and test them.
+
+        Raises DeviceLostError, also while the device is set aside, and DevicePausedError if it is too hot.
+        """
+        if self._clock() < self._aside_until:
+            raise DeviceLostError(self.fault or "set aside")
+        self._suspicion = 0
         try:
             self._launcher = launcher = self._open_device()
             self._in_flight.clear()
@@ -140,15 +159,20 @@ class GpuEngine:
             hot = self._thermostat is not None and self._thermostat.too_hot()
             if hot and not working:
                 raise DevicePausedError("too hot")
-            if not hot and not control.stopped:
+            if not hot and not control.stopped and not self._rests(control):
                 self._fill(launcher, prepared, end)
             if self._in_flight:
-                self._collect(launcher, job, prepared, control)
+                self._collect(launcher, job, prepared)
 
     def _seek(self, position: int) -> None:
         """What is launched next is at ``position``; what is in flight is of no use."""
         self._seeks += 1
         self._read = self._launched = position
+
+    def _rests(self, control: Control) -> bool:
+        """Sleep for as long as ``duty`` asks before the next launch. Return True if the sleep was cut short."""
+        left = self._rest_until - self._clock()
+        return left > 0 and not self._in_flight and control.sleep(left)
 
     def _fill(self, launcher: Launcher, prepared: native.NativeJob, end: int) -> None:
         """Launches, in order of position and not beyond ``end``, until as many are in flight as may be."""
@@ -161,16 +185,16 @@ class GpuEngine:
             self._in_flight.append(_Launch(self._seeks, self._launched, span.offset, count))
             self._launched += count
 
-    def _collect(self, launcher: Launcher, job: Job, prepared: native.NativeJob, control: Control) -> None:
+    def _collect(self, launcher: Launcher, job: Job, prepared: native.NativeJob) -> None:
         """Waits for the oldest launch and takes what it found."""
         launch = self._in_flight.popleft()
         seconds, candidates, offsets = launcher.collect()
         if self._duty < 100:
-            control.sleep(seconds * (100 / self._duty - 1))
+            self._rest_until = self._clock() + seconds * (100 / self._duty - 1)
         if launch.seek != self._seeks:
             return
         if candidates > launch.count:
-            raise DeviceLostError(f"{candidates} candidates among {launch.count} nonces")
+            raise self._set_aside(f"it reported {candidates} candidates among {launch.count} nonces")
         if candidates > MAX_HITS:
             # Once more, in two.
             self._size = launch.count // 2
@@ -181,7 +205,7 @@ class GpuEngine:
         for offset in sorted(set(offsets)):
             position = launch.start - launch.first + offset
             if not launch.start <= position < self._read:
-                self._report_wrong(f"position {position:x}, which is not of its launch")
+                self._on_false_positive(f"position {position:x}, which is not of its launch")
             elif self._is_valid(job, prepared, position):
                 self._hits.append(position)
 
@@ -192,18 +216,37 @@ class GpuEngine:
             self._size = max(BLOCK, min(wanted, GROWTH * self._size, MOST))
 
     def _is_valid(self, job: Job, prepared: native.NativeJob, position: int) -> bool:
-        """Whether the candidate is a valid nonce, by a kernel of the CPU."""
-        if native.search(self._scalar, prepared, position, 1, native.Control()).nonce is not None:
-            return True
-        nonce = nonce_at(job.order, position)
-        if reference.evaluate(job.pow, job.header, nonce) >> 448 > job.limit >> 448:
-            self._report_wrong(f"nonce {nonce:x} for job {job.id!r}")
-        return False
+        """Check a candidate with a kernel of the CPU. Return True if its nonce is valid. Raises DeviceLostError."""
+        valid = self._meets(prepared, position)
+        if not valid and (nonce := nonce_at(job.order, position)) != 0:  # 0 is never valid
+            # The device compares the first 64 bits of hash and target.
+            rounded = native.prepare(replace(job, limit=job.limit | (1 << 448) - 1))
+            if not self._meets(rounded, position):
+                self._on_false_positive(f"nonce {nonce:x} for job {job.id!r}")
+                return False
+        self._suspicion = max(0, self._suspicion - 1)
+        return valid
 
-    def _report_wrong(self, candidate: str) -> None:
+    def _meets(self, prepared: native.NativeJob, position: int) -> bool:
+        return native.search(self._scalar, prepared, position, 1, native.Control()).nonce is not None
+
+    def _on_false_positive(self, candidate: str) -> None:
+        """Count it. Raises DeviceLostError if there are so many that the device has to be set aside."""
         if not self.wrong:
-            log.warning("Engine %s (%s) takes for a candidate: %s", self.name, self.kernel(Pow.POSEIDON2), candidate)
+            log.warning(
+                "Engine %s (%s) reported a false positive: %s", self.name, self.kernel(Pow.POSEIDON2), candidate
+            )
         self.wrong += 1
+        self._suspicion += CANDIDATES_TO_FORGET
+        if self._suspicion > (FALSE_POSITIVES - 1) * CANDIDATES_TO_FORGET:
+            raise self._set_aside(f"it reported {FALSE_POSITIVES} false positives within few candidates")
+
+    def _set_aside(self, reason: str) -> DeviceLostError:
+        """Keep the device from being opened for a while. Return the error to raise."""
+        seconds = ASIDE_S[min(self._times_aside, len(ASIDE_S) - 1)]
+        self._times_aside += 1
+        self._aside_until = self._clock() + seconds
+        return DeviceLostError(f"{reason}: its clocks may be too high; it is tested again after {seconds:.0f} s")
 
     def _lose(self, error: DeviceLostError) -> None:
         self.fault = str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,19 +18,21 @@ from quantus_miner.gpu.device import DriverError
 from quantus_miner.gpu.telemetry import Telemetry, Thermostat
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Mapping, Sequence
 
     from quantus_miner.engines.base import Engine
     from quantus_miner.gpu.device import Device
     from quantus_miner.settings import Settings
 
+log = logging.getLogger("miner.gpu")
+
 
 def create_engines(settings: Settings, workers: int) -> list[Engine]:
-    """The engines that ``settings.engine`` names; the CPU engines share ``workers`` threads evenly.
+    """Return the engines that ``settings.engine`` names; the CPU engines share ``workers`` threads evenly.
 
-    Of a GPU engine there is one for each device; those that cannot be used now have a ``fault``. Raises
-    EngineUnavailableError where one cannot run here, a CPU engine fails its self test, or all engines have a fault;
-    SettingError where there are more CPU engines than workers or a kernel or a device is unknown.
+    A GPU engine gives one for each of its devices; a device that cannot be used now has a ``fault``. A GPU engine
+    without a device is left out and logged. Raises EngineUnavailableError if a CPU engine fails its self test, or if
+    no engine is without a fault; SettingError if there are more CPU engines than workers or the kernel is unknown.
     """
     names = settings.engine
     cpu_names = [name for name in names if name.startswith("cpu-")]
@@ -37,54 +40,93 @@ def create_engines(settings: Settings, workers: int) -> list[Engine]:
         raise SettingError(f"--engine: {len(cpu_names)} CPU engines need {len(cpu_names)} workers, there are {workers}")
     shares = {name: len(range(turn, workers, len(cpu_names))) for turn, name in enumerate(cpu_names)}
     engines: list[Engine] = []
-    devices: list[Device] = []
+    known = {"all"}
+    reasons: dict[str, str] = {}  # why an engine has no device, or cannot use it
     for name in names:
         if name in shares:
             engines.append(_create(name, settings, shares[name]))
-        else:
-            try:
-                chosen = _choose_devices(name, settings.gpu_devices, [device.pci for device in devices])
-            except DriverError as error:
-                raise _unavailable(name, str(error)) from None
-            engines += [_gpu_engine(name, settings, device) for device in chosen]
-            devices += chosen
-    known = {"all", *(str(device.index) for device in devices), *(device.pci for device in devices)}
-    if len(cpu_names) < len(names) and (unknown := [name for name in settings.gpu_devices if name not in known]):
-        raise SettingError(f"--gpu-devices: there is no device {unknown[0]}; name one that quantus-miner devices lists")
-    faults = [(engine.name, engine.fault) for engine in engines if engine.fault is not None]
-    if len(faults) == len(engines):
-        raise _unavailable(*faults[0])
+            continue
+        try:
+            chosen = _choose_devices(name, settings.gpu_devices)
+        except DriverError as error:
+            reasons[name] = str(error)
+            continue
+        known |= {text for device in chosen for text in (str(device.index), device.pci) if text}
+        for device in chosen:
+            if not any(engine.fault is None and _same_card(engine, device) for engine in engines):
+                engines.append(_gpu_engine(name, settings, device))
+    engines = _one_driver_a_card(engines)
+    left_out = dict(reasons)
+    for engine in engines:
+        if engine.fault is not None:
+            reasons.setdefault(engine.name, engine.fault)
+    if all(engine.fault is not None for engine in engines):
+        raise _unavailable(reasons)
+    for name, reason in left_out.items():
+        log.warning("Engine %s is left out: %s", name, reason)
+    if known != {"all"}:
+        for text in settings.gpu_devices:
+            if text not in known:
+                log.warning("--gpu-devices: there is no device %s; the others mine without it", text)
     return engines
 
 
-def _unavailable(name: str, reason: str) -> EngineUnavailableError:
-    return EngineUnavailableError(f"engine '{name}' is not available: {reason}; use cpu-fast or cpu-baseline")
+def _unavailable(reasons: Mapping[str, str]) -> EngineUnavailableError:
+    said = "; ".join(f"engine '{name}' is not available: {reason}" for name, reason in reasons.items())
+    return EngineUnavailableError(f"{said}; use cpu-fast or cpu-baseline")
 
 
-def unavailable_reason(name: str) -> str | None:
-    """Why the engine called ``name`` cannot run on this machine; None where it can."""
+def unavailable_reason(name: str, gpu_devices: tuple[str, ...] = ("all",)) -> str | None:
+    """Return why the engine called ``name`` cannot run on this machine, or None if it can."""
     if not name.startswith("gpu-"):
         return None
     try:
-        _choose_devices(name, ("all",), ())
+        _choose_devices(name, gpu_devices)
     except DriverError as error:
         return str(error)
     return None
 
 
-def _choose_devices(name: str, wanted: tuple[str, ...], taken: Collection[str | None]) -> list[Device]:
-    """Those of ``wanted`` that no engine has ``taken``, one at least, or DriverError. All: those that are no CPUs."""
+def _choose_devices(name: str, wanted: tuple[str, ...]) -> list[Device]:
+    """Return those devices that ``wanted`` names, at least one; ``all`` are those that are not CPUs.
+
+    Raises DriverError, which lists what there is.
+    """
     devices = drivers.load(name).devices()
+    listed = ", ".join(f"{device.index} is {device.name} ({device.kind})" for device in devices)
     if wanted == ("all",):
         chosen = [device for device in devices if device.kind != "cpu"]
-        missing = "its drivers know no GPU"
+        missing = "its drivers list no GPU"
+        if devices:
+            missing += f"; to mine on a CPU through it, name its index with --gpu-devices: {listed}"
     else:
         chosen = [device for device in devices if str(device.index) in wanted or device.pci in wanted]
-        missing = f"it has no device {', '.join(wanted)}"
-    chosen = [device for device in chosen if device.pci is None or device.pci not in taken]
+        missing = f"it has no device {', '.join(wanted)}, only: {listed}" if devices else "its drivers list no device"
     if not chosen:
         raise DriverError(missing)
     return chosen
+
+
+def _same_card(engine: Engine, device: Device) -> bool:
+    """Return True if ``engine`` works with the card of ``device`` through another platform.
+
+    Devices of one platform with the same PCI address are parts of a card.
+    """
+    other = engine.device
+    return other is not None and other.pci == device.pci is not None and other.platform != device.platform
+
+
+def _one_driver_a_card(engines: Sequence[Engine]) -> list[Engine]:
+    """Return ``engines`` without those that cannot use a card which another one has."""
+    kept: list[Engine] = []
+    for engine in engines:
+        device = engine.device
+        rivals = [other for other in engines if device is not None and _same_card(other, device)]
+        if engine.fault is not None and any(other.fault is None or other in kept for other in rivals):
+            log.warning("Engine %s leaves %s to %s: %s", engine.name, device, rivals[0].name, engine.fault)
+        else:
+            kept.append(engine)
+    return kept
 
 
 def _gpu_engine(name: str, settings: Settings, device: Device) -> GpuEngine:

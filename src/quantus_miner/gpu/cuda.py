@@ -11,7 +11,7 @@ from cuda.bindings import driver, nvrtc
 
 from quantus_miner.errors import DeviceLostError
 from quantus_miner.gpu import binaries
-from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Readout, pci_address
+from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Readout, number_equals, pci_address
 from quantus_miner.gpu.source import BLOCK, ENTRIES, MAX_HITS, OPTIONS, source
 
 if TYPE_CHECKING:
@@ -30,22 +30,37 @@ def devices() -> list[Device]:
         done(driver.cuInit(0))
         version = done(driver.cuDriverGetVersion())
         spoken = f"CUDA {version // 1000}.{version % 1000 // 10}"
-        return [_device(index, spoken) for index in range(done(driver.cuDeviceGetCount()))]
-    except RuntimeError:  # what the bindings raise where the library is missing
+        count = done(driver.cuDeviceGetCount())
+    except RuntimeError:  # what the bindings raise if the library is missing
         raise DriverError("the NVIDIA driver is not installed") from None
     except DeviceLostError as error:
         raise DriverError(f"the NVIDIA driver finds no card that it can use ({error})") from None
+    found = []
+    for index in range(count):
+        with suppress(DeviceLostError):  # a card that failed does not hide the others
+            found.append(_device(index, spoken))
+    return number_equals(found)
 
 
 def open_device(device: Device, cache: Path) -> CudaLauncher:
-    """Compiles the kernels for ``device``, or takes them from the folder ``cache``. Raises DeviceLostError."""
-    return CudaLauncher(device.index, cache)
+    """Compiles the kernels for ``device``, or takes them from the folder ``cache``.
+
+    Raises DeviceLostError, also if the driver no longer has the device.
+    """
+    try:
+        return CudaLauncher(card(device), cache)
+    except RuntimeError as error:
+        raise DeviceLostError(f"CUDA: {error}") from None
 
 
-def architecture(index: int) -> str:
-    """That of card ``index``, such as sm_89. Raises DeviceLostError."""
+def card(device: Device) -> Any:  # noqa: ANN401 - the bindings have no types
+    """The driver's handle of ``device``, found by its PCI address. Raises DeviceLostError."""
     done(driver.cuInit(0))
-    card = done(driver.cuDeviceGet(index))
+    return done(driver.cuDeviceGetByPCIBusId(str(device.pci).encode()))
+
+
+def architecture(card: Any) -> str:  # noqa: ANN401
+    """That of a card, such as sm_89. Raises DeviceLostError."""
     major = done(driver.cuDeviceGetAttribute(_Attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, card))
     minor = done(driver.cuDeviceGetAttribute(_Attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, card))
     return f"sm_{major}{minor}"
@@ -98,7 +113,7 @@ def _device(index: int, driver_version: str) -> Device:
         )
     ]
     name = done(driver.cuDeviceGetName(256, handle)).split(b"\0")[0].decode(errors="replace")
-    return Device(index, name, "gpu", pci_address(*place), driver_version)
+    return Device(index, name, "gpu", pci_address(*place), driver_version, "CUDA")
 
 
 def _out(call: Any, program: Any, size: int) -> bytes:  # noqa: ANN401 - the bindings have no types
@@ -128,9 +143,9 @@ class _Slot(NamedTuple):
 class CudaLauncher:
     """See Launcher. Works on the card's primary context, which nothing else in this process uses."""
 
-    def __init__(self, index: int, cache: Path) -> None:
-        arch = architecture(index)
-        self._device = done(driver.cuDeviceGet(index))
+    def __init__(self, card: Any, cache: Path) -> None:  # noqa: ANN401
+        arch = architecture(card)
+        self._device = card
         count = _Attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
         self.multiprocessors = done(driver.cuDeviceGetAttribute(count, self._device))
         self._context = done(driver.cuDevicePrimaryCtxRetain(self._device))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from quantus_miner.model import Order
 
@@ -20,21 +21,56 @@ class DriverError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device. ``index``: its place in what the driver lists. ``pci``: such as 0000:65:00.0, None where unknown."""
+    """One device, as it was listed once.
+
+    ``index``: its place in the list of its engine. ``pci``: such as 0000:65:00.0, None if unknown. ``platform``: the
+    driver that lists it. ``ordinal`` of ``equals``: its place among the devices of its platform with the same name
+    and PCI address.
+    """
 
     index: int
     name: str
     kind: Literal["gpu", "accelerator", "cpu"]
     pci: str | None
     driver: str
+    platform: str = ""
+    ordinal: int = 0
+    equals: int = 1
 
     def __str__(self) -> str:
         return f"device {self.index}, {self.name}"
 
     @property
     def id(self) -> str:
-        """The PCI address, which stays where others come and go, else the index."""
-        return self.pci or str(self.index)
+        """The PCI address, which stays the same when other devices come and go, else the index.
+
+        A part of a card has its number behind the address.
+        """
+        if self.pci is None:
+            return str(self.index)
+        return self.pci if self.equals == 1 else f"{self.pci}/{self.ordinal}"
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Tells this device from all others, whatever their indices become.
+
+        If one of several equal devices without a PCI address is gone, none of them has an identity that is known:
+        there is no telling which of them are left.
+        """
+        return self.platform, self.name, self.pci, self.ordinal, self.equals
+
+
+def number_equals(devices: Iterable[Device]) -> list[Device]:
+    """Return ``devices`` with their ``ordinal`` and ``equals``."""
+    listed = list(devices)
+    equals = Counter((device.platform, device.name, device.pci) for device in listed)
+    seen: Counter[tuple[str, str, str | None]] = Counter()
+    numbered = []
+    for device in listed:
+        key = device.platform, device.name, device.pci
+        numbered.append(replace(device, ordinal=seen[key], equals=equals[key]))
+        seen[key] += 1
+    return numbered
 
 
 class Readout(NamedTuple):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Final, Protocol
 
 from quantus_miner.gpu.device import DriverError
 
@@ -10,6 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quantus_miner.gpu.device import Device, Launcher
+
+MODULES: Final = {"cuda": "cuda", "opencl": "pyopencl"}
+"""What each extra brings."""
+SERVICE_PREFIX: Final = "/opt/quantus-miner"
+"""Where ``make install`` puts the program, see systemd/install."""
 
 
 class Driver(Protocol):
@@ -23,7 +30,7 @@ class Driver(Protocol):
 
 
 def load(engine: str) -> Driver:
-    """The driver of ``engine``, gpu-cuda or gpu-opencl. Raises DriverError where its extra is not installed."""
+    """Return the driver of ``engine``, gpu-cuda or gpu-opencl. Raises DriverError if its extra is not installed."""
     try:
         if engine == "gpu-cuda":
             from quantus_miner.gpu import cuda
@@ -31,6 +38,15 @@ def load(engine: str) -> Driver:
             return cuda
         from quantus_miner.gpu import opencl
     except ImportError as error:
-        extra = engine.removeprefix("gpu-")
-        raise DriverError(f"{error.name or error} is missing (pip install 'quantus-miner[{extra}]')") from None
+        raise DriverError(f"{error.name or error} is missing; {_install(engine.removeprefix('gpu-'))}") from None
     return opencl
+
+
+def _install(extra: str) -> str:
+    """Say how to install ``extra`` where this program runs."""
+    if sys.prefix == SERVICE_PREFIX:
+        # The folder is made anew each time, with the extras that are named.
+        present = {name for name, module in MODULES.items() if importlib.util.find_spec(module)}
+        extras = ",".join(sorted({extra, *present}))
+        return f"to add it to the service, run `sudo make install EXTRAS={extras}` in the miner's source folder"
+    return f"to add it, run `{sys.executable} -m pip install '.[{extra}]'` in the miner's source folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 import warnings
@@ -18,7 +19,7 @@ import pyopencl as cl
 
 from quantus_miner.errors import DeviceLostError
 from quantus_miner.gpu import binaries
-from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Readout, pci_address
+from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Readout, number_equals, pci_address
 from quantus_miner.gpu.source import BLOCK, ENTRIES, MAX_HITS, OPTIONS, source
 
 if TYPE_CHECKING:
@@ -33,29 +34,51 @@ warnings.filterwarnings("ignore", category=cl.CompilerWarning)
 LONGEST_PAUSE_S: Final = 0.001
 """Between two looks at a launch under way. Waiting is left to no driver: some keep a CPU busy at it."""
 _ARGUMENTS: Final = (*(np.uint64,) * 15, np.uint32, np.uint32, None)
+_PCI_BUS_INFO_KHR: Final = 0x410F
+"""Of the extension cl_khr_pci_bus_info: domain, bus, device, function."""
+_ask = ctypes.CDLL(cl._cl.__file__).clGetDeviceInfo  # noqa: SLF001 - the very library that pyopencl calls
+_ask.argtypes = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)
 
 
 def devices() -> list[Device]:
     """All that the installed drivers list. Raises DriverError if there is no driver."""
-    return [
-        Device(
-            index,
-            device.name.strip(),
-            "gpu" if device.type & cl.device_type.GPU else "cpu" if device.type & cl.device_type.CPU else "accelerator",
-            _pci(device),
-            device.driver_version.strip(),
-        )
-        for index, device in enumerate(_devices())
-    ]
+    return [device for device, _ in _listed()]
 
 
 def open_device(device: Device, cache: Path) -> OpenClLauncher:
-    """Compiles the kernels for ``device``, or takes them from the folder ``cache``. Raises DeviceLostError."""
+    """Compiles the kernels for ``device``, or takes them from the folder ``cache``.
+
+    Raises DeviceLostError, also if the drivers no longer list the device.
+    """
     with _lost():
-        return OpenClLauncher(_devices()[device.index], cache)
+        for found, handle in _listed():
+            if found.identity == device.identity:
+                return OpenClLauncher(handle, cache)
+        raise DeviceLostError(f"OpenCL: no driver lists {device.name} (PCI {device.pci or '?'}) any more")
 
 
-def _devices() -> list[cl.Device]:
+def _listed() -> list[tuple[Device, cl.Device]]:
+    found: dict[int, tuple[Device, cl.Device]] = {}
+    for index, handle in enumerate(_handles()):
+        with suppress(cl.Error):  # a device that is gone may still be listed
+            found[index] = _device(index, handle), handle
+    numbered = number_equals(device for device, _ in found.values())
+    return [(device, found[device.index][1]) for device in numbered]
+
+
+def _device(index: int, handle: cl.Device) -> Device:
+    kinds = handle.type
+    return Device(
+        index,
+        handle.name.strip(),
+        "gpu" if kinds & cl.device_type.GPU else "cpu" if kinds & cl.device_type.CPU else "accelerator",
+        _pci(handle),
+        handle.driver_version.strip(),
+        handle.platform.name.strip(),
+    )
+
+
+def _handles() -> list[cl.Device]:
     try:
         platforms = cl.get_platforms()
     except cl.Error:
@@ -69,12 +92,18 @@ def _devices() -> list[cl.Device]:
 
 def _pci(device: cl.Device) -> str | None:
     with suppress(cl.Error):
+        if "cl_khr_pci_bus_info" in device.extensions:
+            place = (ctypes.c_uint32 * 4)()
+            if _ask(device.int_ptr, _PCI_BUS_INFO_KHR, ctypes.sizeof(place), place, None) == 0:
+                return pci_address(*place)
         if "cl_nv_device_attribute_query" in device.extensions:
-            slot = device.pci_slot_id_nv
-            return pci_address(device.pci_domain_id_nv, device.pci_bus_id_nv, slot >> 3, slot & 7)
+            slot, domain = device.pci_slot_id_nv, 0
+            with suppress(cl.Error):  # drivers before 2019 do not say
+                domain = device.pci_domain_id_nv
+            return pci_address(domain, device.pci_bus_id_nv, slot >> 3, slot & 7)
         if "cl_amd_device_attribute_query" in device.extensions:
-            place = device.topology_amd
-            return pci_address(0, place.bus & 0xFF, place.device, place.function)
+            topology = device.topology_amd
+            return pci_address(0, topology.bus & 0xFF, topology.device, topology.function)
     return None
 
 
@@ -82,7 +111,7 @@ def _pci(device: cl.Device) -> str | None:
 def _lost() -> Iterator[None]:
     try:
         yield
-    except cl.Error as error:
+    except (cl.Error, DriverError) as error:
         raise DeviceLostError(f"OpenCL: {' '.join(str(error).split())[:500]}") from None
 
 

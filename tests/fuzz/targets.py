@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from aioquic.quic.configuration import QuicConfiguration
 
-from quantus_miner import doctor, native
+from quantus_miner import doctor, native, rpc
 from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
 from quantus_miner.dev.judge import Judge
@@ -517,6 +517,31 @@ def block_file(data: bytes) -> None:
         assert str(error).isprintable()
     else:
         assert 0 <= block.nonce <= MAX
+        assert SealedBlock.parse(_as_a_node_replies(block)) == block
+
+
+def _as_a_node_replies(block: SealedBlock) -> bytes:
+    header = block.header
+    seal = "0x05706f775f0101" + block.nonce.to_bytes(64).hex()
+    fields = {
+        "parentHash": f"0x{header.parent_hash.hex()}",
+        "number": hex(header.number),
+        "stateRoot": f"0x{header.state_root.hex()}",
+        "extrinsicsRoot": f"0x{header.extrinsics_root.hex()}",
+        "zkTreeRoot": f"0x{header.zk_tree_root.hex()}",
+        "digest": {"logs": [*(f"0x{log.hex()}" for log in header.digest_logs), seal]},
+    }
+    stated = {"hash": block.hash.hex(), "mining_hash": block.mining_hash.hex()}
+    return msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "result": {"block": stated | {"header": fields}}})
+
+
+def rpc_reply(data: bytes) -> None:
+    """What a node's JSON-RPC server sends to ``verify``."""
+    try:
+        rpc.parse_result(data)
+    except (ValueError, rpc.RpcError) as error:
+        assert str(error).isprintable()
+        assert len(str(error)) < 12 * rpc.MAX_REASON
 
 
 def miner_reply(data: bytes) -> None:
@@ -595,7 +620,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         *(stratum_line, stratum_from_pool, stratum_from_miner),
         *(cpu_list, cgroup_files, cpuinfo_file, sysfs_files, service_files, notify_environment),
         *(settings_environment, settings_file, secret_files, pool_urls, wallets),
-        *(store_file, kernels_file, tuning_file, solved_blocks_file, block_file, miner_reply, node_files, miner_url),
+        *(store_file, kernels_file, tuning_file, solved_blocks_file, block_file, rpc_reply),
+        *(miner_reply, node_files, miner_url),
     )
 }
 """By name. Nothing that a target raises is right."""

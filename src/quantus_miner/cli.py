@@ -171,16 +171,17 @@ def devices() -> None:
 def doctor(**given: str | None) -> None:
     """Look for what usually goes wrong with the service; exit code 1 if something is."""
     from quantus_miner import doctor as doctor_
+    from quantus_miner import unit
 
-    unit = doctor_.unit_properties()
-    environ = doctor_.service_environment(os.environ, unit)
+    properties = unit.unit_properties()
+    environ = unit.service_environment(os.environ, properties)
 
     def settings() -> Settings:
-        extra = serve.make_context("serve", doctor_.extra_flags(environ)).params
+        extra = serve.make_context("serve", unit.extra_flags(environ)).params
         flags = {name: text for part in (extra, given) for name, text in part.items() if text}
         return load_settings({"log": "warn"} | flags, environ)
 
-    findings = list(doctor_.examine(doctor_.Host(environ, unit), settings))
+    findings = list(doctor_.examine(unit.Host(environ, properties), settings))
     for finding in findings:
         for line in finding.lines():
             click.echo(line)

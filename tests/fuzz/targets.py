@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from aioquic.quic.configuration import QuicConfiguration
 
-from quantus_miner import doctor, native, rpc
+from quantus_miner import doctor, native, rpc, unit
 from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
 from quantus_miner.dev.judge import Judge
@@ -355,12 +355,12 @@ def service_files(data: bytes) -> None:
         (root / name).read_text(encoding="utf-8", errors="surrogateescape") if (root / name).exists() else ""
         for name in names[2:]
     )
-    host = doctor.Host(doctor.service_environment({"EXTRA_MINER_FLAGS": flags}, {}, root), {}, root)
-    host = doctor.Host(host.environ, {"CPUAffinity": affinity, "AllowedCPUs": allowed}, root)
-    for finding in (*doctor._env_files(host), *doctor._cpus(host)):
+    host = unit.Host(unit.service_environment({"EXTRA_MINER_FLAGS": flags}, {}, root), {}, root)
+    host = unit.Host(host.environ, {"CPUAffinity": affinity, "AllowedCPUs": allowed}, root)
+    for finding in (*doctor._files(host), *doctor._cpus(host)):
         assert all(finding.lines())
     with contextlib.suppress(MinerError):
-        assert isinstance(doctor.extra_flags(host.environ), list)
+        assert isinstance(unit.extra_flags(host.environ), list)
 
 
 def notify_environment(data: bytes) -> None:

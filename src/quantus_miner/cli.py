@@ -188,22 +188,26 @@ def doctor(**given: str | None) -> None:
     sys.exit(any(finding.advice and finding.wrong for finding in findings))
 
 
-@cli.group()
-def service() -> None:
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def service(context: click.Context) -> None:
     """About the systemd service."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        context.exit(2)
 
 
 @service.command("print")
-@click.option("--shared", "kind", flag_value="shared", help="For a machine that also runs a node.")
-@click.option("--dedicated", "kind", flag_value="dedicated", help="For a machine that only mines.")
-def service_print(kind: str | None) -> None:
+@click.option("--shared", is_flag=True, help="For a machine that also runs a node.")
+@click.option("--dedicated", is_flag=True, help="For a machine that only mines.")
+def service_print(shared: bool, dedicated: bool) -> None:
     """Print a drop-in fitted to the CPUs of this machine."""
     from quantus_miner import drop_in
     from quantus_miner.host import cpus
 
-    if kind is None:
-        raise click.UsageError("one of --shared and --dedicated is needed")
-    write = drop_in.shared if kind == "shared" else drop_in.dedicated
+    if shared == dedicated:
+        raise click.UsageError(f"{'only ' if shared else ''}one of --shared and --dedicated is needed")
+    write = drop_in.shared if shared else drop_in.dedicated
     for line in write(cpus.detect().cpus):
         click.echo(line)
 

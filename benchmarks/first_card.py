@@ -33,7 +33,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import quantus_miner
 from benchmarks import gpu, gpu_switch
 from benchmarks.counting import NotCountedError
-from benchmarks.service import resident_mb
+from benchmarks.process import resident_mb
 from quantus_miner import bench
 from quantus_miner.dev.pool import DEV_WALLET
 from quantus_miner.engines import Control

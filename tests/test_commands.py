@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -11,20 +12,21 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from quantus_miner import native, units
+from quantus_miner import pow as reference
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.http_node import MinerClient
 from quantus_miner.errors import MinerError, SettingError
-from quantus_miner.model import MAX, Pow, achieved_difficulty
+from quantus_miner.model import MAX, Pow, achieved_difficulty, limit_from_difficulty
 
 from .conftest import VECTORS, MinerProcess, vectors
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -83,8 +85,8 @@ def test_devices_lists_every_kernel_and_engine() -> None:
 def test_verify_a_block_that_the_network_accepted(tmp_path: Path) -> None:
     block = vectors("real_block")
     ended = run("verify", "--block", str(VECTORS / "real_block.json"))
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines()[0] == "valid"
+    assert ended.returncode == 4, ended.stderr
+    assert ended.stdout.startswith("hash computed, validity unknown: ")
     for text in (
         block["mining_hash"],
         block["nonce"].lstrip("0"),
@@ -178,6 +180,119 @@ def test_the_dev_node_replaces_a_proposal_that_nobody_seals(miner: MinerProcess)
     assert process.wait(20) == 0
     assert "0 blocks in " in rest
     process.stdout.close()
+
+
+class Miner(BaseHTTPRequestHandler):
+    """A job API with a miner that takes too long for the first job of a block, and tells what it did at the end."""
+
+    server: ThreadingHTTPServer
+    jobs: ClassVar[list[dict[str, str]]] = []
+    cancelled: ClassVar[set[str]] = set()
+
+    def do_GET(self) -> None:
+        job = self.jobs[-1]
+        ended = {"status": "cancelled", "hash_count": 700, "elapsed_time": 2.0}
+        if job["job_id"] not in self.cancelled:
+            ended = {"status": "running", "hash_count": 600, "elapsed_time": 1.5}
+        if len(self.jobs) == 2:
+            nonce = next(n for n in range(1, 1000) if is_valid(job["mining_hash"], n, int(job["difficulty"])))
+            ended = {"status": "completed", "hash_count": 300, "elapsed_time": 0.5, "work": f"{nonce:0128x}"}
+        self.reply({"nonce": "1", "work": None} | ended)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.path == "/mine":
+            self.jobs.append(json.loads(body))
+            self.reply({"status": "accepted"})
+        else:
+            self.cancelled.add(self.path.removeprefix("/cancel/"))
+            self.reply({"status": "cancelled"})
+
+    def reply(self, answer: dict[str, object]) -> None:
+        data = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def is_valid(header: str, nonce: int, difficulty: int) -> bool:
+    return reference.is_valid(Pow.POSEIDON2, bytes.fromhex(header), nonce, limit_from_difficulty(difficulty))
+
+
+def test_the_dev_node_counts_the_hashes_of_all_jobs_of_a_block_until_their_end() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Miner) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        ended = run("dev-node", "--miner", url, "--blocks=1", "--block-time=0.05", "--difficulty=2", "--poll-ms=5")
+        server.shutdown()
+        thread.join()
+    assert ended.returncode == 0, ended.stderr
+    assert re.search(r"^block    1 .* 1,000 hashes +400 H/s$", ended.stdout, re.MULTILINE)
+    assert ", 1,000 hashes at 400 H/s reported of 2 of 2 jobs, " in ended.stdout
+
+
+DEV = {
+    "dev-node": ["dev-node", "--difficulty=10", "--poll-ms=5"],
+    "dev-node --quic": ["dev-node", "--quic", "--difficulty=10"],
+    "dev-pool": ["dev-pool", "--share-time=0.05"],
+}
+
+
+@pytest.mark.parametrize("command", DEV.values(), ids=DEV)
+@pytest.mark.parametrize("when", ["at work", "at its start"])
+def test_ctrl_c_again_and_again_is_one_clean_end(command: list[str], when: str, tmp_path: Path) -> None:
+    with (tmp_path / "stderr").open("w+") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "quantus_miner", *command],
+            stdout=subprocess.PIPE,
+            stderr=stderr if when == "at work" else subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+        assert process.stdout is not None
+        if when == "at work":
+            said = next(line for line in process.stdout if re.match("block |miner dev is here", line))
+        else:
+            assert process.stderr is not None
+            said = process.stderr.readline()
+        assert said
+        tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+        children = " ".join(task.read_text() for task in tasks).split()
+        while process.poll() is None:
+            # As a terminal does: to all that run in the foreground.
+            os.killpg(process.pid, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
+        out = process.stdout.read()
+        process.stdout.close()
+        stderr.seek(0)
+        errors = stderr.read()
+        if process.stderr is not None:
+            errors += process.stderr.read()
+            process.stderr.close()
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
+    assert re.search(r"^dev-(node|pool): .*\d+ blocks in ", out, re.MULTILINE), out
+    assert children or when == "at its start"
+    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+def test_no_temporary_folder_is_one_line(tmp_path: Path) -> None:
+    for command in (["dev-node"], ["dev-node", "--quic"], ["dev-pool", "--tls"]):
+        code = (
+            f"import tempfile, sys; tempfile.tempdir = {str(tmp_path / 'missing')!r};"
+            f"sys.argv[1:] = {command!r}; from quantus_miner.cli import main; main()"
+        )
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode == 1
+        (line,) = ended.stderr.splitlines()
+        assert re.match(r"quantus-miner: cannot (make a temporary folder|write a temporary file): .*TMPDIR", line)
 
 
 def test_the_dev_node_without_a_miner_is_one_line() -> None:

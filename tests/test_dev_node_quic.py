@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,6 +94,35 @@ def test_a_node_takes_so_many_miners_and_no_more(tmp_path: Path, monkeypatch: py
                 with pytest.raises(quic.EndedError) as ended:
                     await another.ended
                 assert ended.value.reason == "too many miners"
+
+    run(test())
+
+
+def _more_blocks(node: QuicNode, before: int) -> bool:
+    return node.tally.blocks > before
+
+
+def test_hashes_are_those_that_are_reported_and_what_is_not_is_named(tmp_path: Path) -> None:
+    """A result tells the hashes of its own job alone: those of the jobs before it, for the same block, are unknown."""
+
+    async def test() -> None:
+        lines: list[str] = []
+        async with playing(tmp_path, report=lines.append) as node, connected(node) as connection:
+            connection.write(messages.encode(messages.Ready(node.token)))
+            await node.until(lambda: any(miner.authenticated for miner in node.miners))
+            node.renew_job()
+            node.renew_job()
+            for number, hashes, elapsed in ((3, 1000, 2.0), (4, 500, 0.5)):
+                blocks = node.tally.blocks
+                job = LiveJob(str(number), node.chain.proposal.mining_hash(), node.chain.difficulty)
+                work = f"{next(solve(job)).nonce:0128x}"
+                connection.write(messages.encode(JobResult("completed", job.id, "1", work, hashes, elapsed)))
+                await node.until(partial(_more_blocks, node, blocks))
+            summary = node.tally.summary(node.chain)
+        first, second = [line for line in lines if line.startswith("block ")]
+        assert re.search(r" 1,000 hashes +500 H/s  \(and those of 2 replaced jobs\)$", first)
+        assert re.search(r" 500 hashes +1\.00 kH/s$", second)
+        assert ", 1,500 hashes at 600 H/s reported of 2 of 5 jobs, " in summary
 
     run(test())
 

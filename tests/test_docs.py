@@ -102,6 +102,31 @@ def test_every_setting_has_a_meaning_and_secrets_are_named() -> None:
         assert (setting.default is None) == (row[2] == "unset"), row
 
 
+def test_the_secrets_are_all_named_where_secrets_are_explained() -> None:
+    section = PAGES["docs/settings.md"].split("\n## Secrets\n")[1].split("\n## ")[0]
+    for setting in SETTINGS:
+        if setting.secret:
+            assert f"`{setting.flag.removeprefix('--')}`" in section
+
+
+def test_every_range_is_that_of_the_code() -> None:
+    ranges = {}
+    for setting in SETTINGS:
+        try:
+            setting.parse("\0")  # allowed by none
+        except ValueError as error:
+            if match := re.fullmatch(r"a whole number from ([0-9]+ to [0-9]+)", str(error)):
+                ranges[setting.flag] = match[1]
+    assert {"--workers", "--port", "--history-days"} <= ranges.keys()
+    for flags, *_, meaning in table("docs/settings.md", "flag", "environment", "default", "meaning"):
+        flag = codes(flags)[-1]
+        if flag in ranges:
+            assert re.findall(r"\b[0-9]+ to [0-9]+\b", meaning) == [ranges[flag]], flag
+    for page, text in PAGES.items():
+        for flag, range_ in re.findall(r"(--[a-z-]+): .* allowed: a whole number from ([0-9]+ to [0-9]+)", text):
+            assert ranges[flag] == range_, page
+
+
 def test_the_config_file_of_the_settings_page_loads(tmp_path: Path) -> None:
     (example,) = fenced("docs/settings.md", "toml")
     config = tmp_path / "miner.toml"

@@ -8,15 +8,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from quantus_miner.doctor import TIME_ERROR, Finding, Host, examine, service_environment
+from quantus_miner import doctor
+from quantus_miner.doctor import TIME_ERROR, Finding, _files, examine
+from quantus_miner.errors import SettingError
 from quantus_miner.gpu import drivers
 from quantus_miner.settings import Settings, load
+from quantus_miner.unit import CREDENTIALS, Host, service_environment
 
 from .conftest import MinerProcess
 
@@ -77,10 +81,43 @@ def test_a_program_that_cannot_be_started(tmp_path: Path, break_it: Callable[[Pa
     }
 
 
-def test_an_account_that_is_not_there(tmp_path: Path) -> None:
-    host = plant(tmp_path, User="quantus-nobody", Group="quantus-nobody")
-    found = complaints(findings(host, MINER_STATE_DIR=str(tmp_path)))
-    assert found["user"] == found["group"] == "quantus-nobody does not exist"
+def test_an_account_that_is_not_there_is_all_that_is_wrong(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.touch(0o600)
+    host = plant(tmp_path, User="quantus-nobody", Group="quantus-nobody", ProtectHome="yes")
+    for environ in ({}, {"MINER_API_TOKEN_FILE": str(token)}):
+        told = Host(environ, host.unit, host.root, host.clock_state)
+        found = findings(told, MINER_STATE_DIR=str(tmp_path))
+        # Whom a file or folder is readable for cannot be said without one.
+        assert complaints(found) == dict.fromkeys(["user", "group"], "quantus-nobody does not exist")
+        assert not any("chmod" in finding.advice or "chgrp" in finding.advice for finding in found)
+
+
+def test_the_workers_are_those_that_the_service_will_have(tmp_path: Path) -> None:
+    host = plant(tmp_path)
+    one = Host({}, {**host.unit, "CPUAffinity": str(min(os.sched_getaffinity(0)))}, host.root, host.clock_state)
+    count = len(os.sched_getaffinity(0))
+    cpus = f"{count} effective CPU" + "s" * (count > 1)
+    default = max(1, min(count - count // 2, count - 1))
+    for where, asked, expected, advised in (
+        (host, {}, f"{default} worker{'s' * (default > 1)} on {cpus}, none are set", False),
+        (host, {"MINER_WORKERS": "0"}, f"{default} worker{'s' * (default > 1)} on {cpus}, none are set", False),
+        (host, {"MINER_WORKERS": "1"}, f"1 worker on {cpus}, as set", False),
+        (host, {"MINER_WORKERS": str(count)}, f"{count} worker{'s' * (count > 1)} on {cpus}, as set", False),
+        (host, {"MINER_WORKERS": "8192"}, f"{count} worker{'s' * (count > 1)} on {cpus}, 8192 are set", True),
+        (one, {}, "1 worker on 1 effective CPU, none are set", False),
+    ):
+        (workers,) = [f for f in findings(where, MINER_STATE_DIR=str(tmp_path), **asked) if f.about == "workers"]
+        assert (workers.found, bool(workers.advice)) == (expected, advised)
+
+
+def test_no_temporary_folder_is_no_fault_of_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    host = plant(tmp_path)
+    for engine in ("cpu-fast", "cpu-chain-manipulator"):
+        found = findings(host, MINER_STATE_DIR=str(tmp_path), MINER_ENGINE=engine)
+        assert complaints(found) == {}
+        assert f"{engine} passed the self test" in [finding.found for finding in found]
 
 
 @pytest.mark.parametrize(
@@ -187,7 +224,7 @@ def test_a_bad_setting_is_named(tmp_path: Path) -> None:
     found = complaints(findings(plant(tmp_path), MINER_WORKERS="many"))
     assert found == {
         "settings": "--workers: 'many' (environment variable MINER_WORKERS) is not allowed; "
-        "allowed: a whole number from 0 to 1000000"
+        "allowed: a whole number from 0 to 8192"
     }
 
 
@@ -200,6 +237,148 @@ def test_a_secret_that_the_account_cannot_read(public: Path) -> None:
         secret = Host({"MINER_API_TOKEN_FILE": str(token)}, host.unit, host.root, host.clock_state)
         found = complaints(findings(secret, MINER_STATE_DIR=str(public)))
         assert (found.get("MINER_API_TOKEN_FILE") == f"{token} is not readable for the service") is complaint
+
+
+HANDED_OVER = """Let systemd hand it over: sudo systemctl edit quantus-miner.service, with the lines
+  [Service]
+  LoadCredential=auth-token:{path}
+  Environment=MINER_AUTH_TOKEN_FILE=%d/auth-token
+and take {told_by} out of /etc/default/quantus-miner and /etc/sysconfig/quantus-miner, which win over them"""
+
+
+@pytest.mark.parametrize(
+    ("environ", "told_by"),
+    [
+        ({"MINER_AUTH_TOKEN_FILE": "{}"}, "MINER_AUTH_TOKEN_FILE"),
+        ({"EXTRA_MINER_FLAGS": "--workers 1 --auth-token-file {} --port 0"}, "--auth-token-file"),
+        ({"EXTRA_MINER_FLAGS": "--auth-token-file={}"}, "--auth-token-file"),
+        ({"EXTRA_MINER_FLAGS": "--config \0 --auth-token-file={} --config"}, "--auth-token-file"),
+    ],
+)
+def test_a_token_in_a_home_folder_is_to_be_handed_over(tmp_path: Path, environ: dict[str, str], told_by: str) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("/root")
+    for path in ("/root/base/token", "/home/me/token", f"{link}/token"):
+        told = {name: text.format(path) for name, text in environ.items()}
+        for protect, hidden in (("yes", True), ("tmpfs", True), ("no", False), ("read-only", False)):
+            host = Host(told, plant(tmp_path / protect / path.strip("/"), ProtectHome=protect).unit, tmp_path)
+            found = [finding for finding in _files(host) if finding.advice]
+            assert bool(found) is hidden
+            if hidden:
+                assert found[0].found == f"{path}: the service sees no home folders (ProtectHome=)"
+                assert found[0].advice == HANDED_OVER.format(path=path, told_by=told_by)
+                assert all(line.startswith("       ") for line in list(found[0].lines())[1:])
+
+
+def test_what_else_the_service_does_not_see_in_a_home_folder(tmp_path: Path) -> None:
+    host = plant(tmp_path, ProtectHome="yes", ExecStart="{ path=/home/me/venv/bin/quantus-miner ; argv[]=… }")
+    config = Host({"EXTRA_MINER_FLAGS": "--config /root/miner.toml"}, host.unit, host.root, host.clock_state)
+    found = findings(config, MINER_STATE_DIR="/home/me/state")
+    hidden = "the service sees no home folders (ProtectHome=)"
+    assert complaints(found) == {
+        "program": f"/home/me/venv/bin/quantus-miner: {hidden}",
+        "--config": f"/root/miner.toml: {hidden}",
+        "state folder": f"/home/me/state: {hidden}",
+    }
+    assert "Move it to where every account can read it, such as /etc/miner.toml" in [f.advice for f in found]
+
+
+@pytest.mark.parametrize(
+    ("properties", "fault"),
+    [
+        ({"ProtectSystem": "strict"}, True),
+        ({"ProtectSystem": "full"}, False),
+        ({"ProtectSystem": "strict", "ReadWritePaths": "/srv {}"}, False),
+    ],
+)
+def test_a_state_folder_that_the_unit_keeps_read_only(tmp_path: Path, properties: dict[str, str], fault: bool) -> None:
+    host = plant(tmp_path, **{name: text.format(tmp_path) for name, text in properties.items()})
+    state = tmp_path / "state"
+    state.mkdir()
+    found = complaints(findings(host, MINER_STATE_DIR=str(state)))
+    expected = {"state folder": f"{state} is read-only for the service (ProtectSystem=strict)"}
+    assert found == (expected if fault else {})
+
+
+def test_what_systemd_hands_over_is_looked_for_where_it_comes_from(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    host = plant(
+        tmp_path,
+        ProtectHome="yes",
+        LoadCredential=f"api-token:{token}",
+        Environment=f'EXTRA_MINER_FLAGS= "MINER_API_TOKEN_FILE={CREDENTIALS}api-token"',
+    )
+    environ = service_environment({}, host.unit, tmp_path)
+    assert environ["MINER_API_TOKEN_FILE"] == str(token)
+    told = Host(environ, host.unit, host.root, host.clock_state)
+    missing = [finding for finding in _files(told) if finding.advice]
+    if os.geteuid() == 0:  # who else could know
+        assert [finding.found for finding in missing] == [f"{token}, which systemd hands over, is not there"]
+    token.write_text("s3cret")
+    token.chmod(0o600)
+    assert complaints(findings(told, **environ, MINER_STATE_DIR=str(tmp_path))) == {}
+
+
+def test_a_file_that_only_root_can_look_for_is_no_traceback(public: Path) -> None:
+    closed = public / "closed"
+    closed.mkdir(0o700)
+    host = Host({"MINER_API_TOKEN_FILE": str(closed / "token")}, plant(public / "root", User="nobody").unit, public)
+
+    def refuse() -> Settings:
+        raise SettingError("--api-token-file: cannot read it")
+
+    os.seteuid(pwd.getpwnam("nobody").pw_uid)
+    try:
+        found = list(examine(host, refuse))
+    finally:
+        os.seteuid(0)
+    (settings,) = [finding for finding in found if finding.about == "settings"]
+    assert (settings.advice, settings.wrong) == ("Run this with sudo", False)
+
+
+def test_every_address_of_a_name_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server cannot be had here; the connections are real."""
+    stream = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        port = there.getsockname()[1]
+        pool = {"MINER_POOL": f"stratum+tcp://two.example:{port}", "MINER_WALLET": "someone"}
+        for addresses, complains, expected in (
+            (["127.0.0.2", "127.0.0.1"], False, "can be reached; not 127.0.0.2: Connection refused"),
+            (["127.0.0.1", "127.0.0.2"], False, "can be reached"),
+            (
+                ["127.0.0.2", "127.0.0.3"],
+                True,
+                "cannot be reached: 127.0.0.2: Connection refused; 127.0.0.3: Connection refused",
+            ),
+        ):
+            answer = [(*stream, (address, port)) for address in addresses]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, answer=answer, **__: answer)
+            found = findings(plant(tmp_path / "".join(addresses)), MINER_STATE_DIR=str(tmp_path), **pool)
+            (pool_finding,) = [finding for finding in found if finding.about == "pool"]
+            assert pool_finding.found == f"two.example:{port} {expected}"
+            assert bool(pool_finding.advice) is complains
+
+
+def test_a_family_that_this_machine_has_not_is_one_more_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = [(99, socket.SOCK_STREAM, 6, "", ("::1", 1, 0, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer)
+    environ = {"MINER_POOL": "stratum+tcp://six.example:1", "MINER_WALLET": "someone"}
+    found = complaints(findings(plant(tmp_path), MINER_STATE_DIR=str(tmp_path), **environ))
+    assert found["pool"] == "six.example:1 cannot be reached: ::1: Address family not supported by protocol"
+
+
+def test_a_name_server_that_never_answers_is_waited_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end = threading.Event()
+    monkeypatch.setattr(doctor, "LOOKUP_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: end.wait())
+    environ = {"MINER_POOL": "stratum+tcp://slow.example:1", "MINER_WALLET": "someone"}
+    found = complaints(findings(plant(tmp_path), MINER_STATE_DIR=str(tmp_path), **environ))
+    end.set()
+    assert found["pool"] == "slow.example:1 cannot be reached: no answer within 0.01 s"
 
 
 def test_live_sources_that_cannot_be_reached(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,7 +51,23 @@ def test_a_dedicated_machine_gives_all_it_has(tmp_path: Path) -> None:
     assert shown["Environment"] == "MINER_WORKERS=3"
 
 
-def test_a_kind_has_to_be_named() -> None:
-    ended = CliRunner().invoke(cli, ["service", "print"])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "one of --shared and --dedicated is needed"),
+        (["--shared", "--dedicated"], "only one of --shared and --dedicated is needed"),
+        (["--dedicated", "--shared"], "only one of --shared and --dedicated is needed"),
+    ],
+)
+def test_one_kind_has_to_be_named(flags: list[str], message: str) -> None:
+    ended = CliRunner().invoke(cli, ["service", "print", *flags])
     assert ended.exit_code == 2
-    assert "one of --shared and --dedicated is needed" in ended.output
+    assert f"Error: {message}" in ended.output
+
+
+def test_the_group_alone_shows_its_help() -> None:
+    command = [sys.executable, "-m", "quantus_miner", "service"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (2, "")
+    assert ended.stdout.startswith("Usage: ")
+    assert "  print  Print a drop-in" in ended.stdout

@@ -166,15 +166,20 @@ def bench(pow_: str, seconds: float, tune: bool, as_json: bool, **given: str | N
 @click.option("--nonce", metavar="HEX", help="Nonce, 1 to 128 hex digits.")
 @click.option("--difficulty", metavar="N", help="Decimal; qpow-poseidon2: valid if hash < (2^512 - 1) / difficulty.")
 @click.option("--threshold", metavar="N", help="Decimal; qpow-sha3: valid if distance <= threshold.")
-@click.option("--block", metavar="FILE", help="JSON file with a sealed block header, instead of header and nonce.")
-def verify(**given: str | None) -> None:
-    """Check a nonce with the reference implementation; exit code 0 if it is valid, 1 if not."""
+@click.option("--block", metavar="FILE", help="JSON file with a sealed block or its header, as nodes reply with it.")
+@click.option("--rpc", metavar="URL", help="A node's JSON-RPC server, http or https: take the block from there.")
+@click.option("--height", metavar="N", type=click.IntRange(0, 2**32 - 1), help="With --rpc: the number of the block.")
+def verify(**given: Any) -> None:  # noqa: ANN401 - click's values
+    """Check a nonce or a sealed block with the reference implementation.
+
+    Exit code 0: valid; 1: not valid; 4: no difficulty is known to compare the hash with.
+    """
     from quantus_miner.verify import verdict
 
     result = verdict(**given)
     for line in result.lines():
         click.echo(line)
-    sys.exit(0 if result.valid else 1)
+    sys.exit(result.exit_code)
 
 
 @cli.command()
@@ -191,38 +196,43 @@ def devices() -> None:
 def doctor(**given: str | None) -> None:
     """Look for what usually goes wrong with the service; exit code 1 if something is."""
     from quantus_miner import doctor as doctor_
+    from quantus_miner import unit
 
-    unit = doctor_.unit_properties()
-    environ = doctor_.service_environment(os.environ, unit)
+    properties = unit.unit_properties()
+    environ = unit.service_environment(os.environ, properties)
 
     def settings() -> Settings:
-        extra = serve.make_context("serve", doctor_.extra_flags(environ)).params
+        extra = serve.make_context("serve", unit.extra_flags(environ)).params
         flags = {name: text for part in (extra, given) for name, text in part.items() if text}
         return load_settings({"log": "warn"} | flags, environ)
 
-    findings = list(doctor_.examine(doctor_.Host(environ, unit), settings))
+    findings = list(doctor_.examine(unit.Host(environ, properties), settings))
     for finding in findings:
         for line in finding.lines():
             click.echo(line)
     sys.exit(any(finding.advice and finding.wrong for finding in findings))
 
 
-@cli.group()
-def service() -> None:
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def service(context: click.Context) -> None:
     """About the systemd service."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+        context.exit(2)
 
 
 @service.command("print")
-@click.option("--shared", "kind", flag_value="shared", help="For a machine that also runs a node.")
-@click.option("--dedicated", "kind", flag_value="dedicated", help="For a machine that only mines.")
-def service_print(kind: str | None) -> None:
+@click.option("--shared", is_flag=True, help="For a machine that also runs a node.")
+@click.option("--dedicated", is_flag=True, help="For a machine that only mines.")
+def service_print(shared: bool, dedicated: bool) -> None:
     """Print a drop-in fitted to the CPUs of this machine."""
     from quantus_miner import drop_in
     from quantus_miner.host import cpus
 
-    if kind is None:
-        raise click.UsageError("one of --shared and --dedicated is needed")
-    write = drop_in.shared if kind == "shared" else drop_in.dedicated
+    if shared == dedicated:
+        raise click.UsageError(f"{'only ' if shared else ''}one of --shared and --dedicated is needed")
+    write = drop_in.shared if shared else drop_in.dedicated
     for line in write(cpus.detect().cpus):
         click.echo(line)
 

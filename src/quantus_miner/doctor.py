@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import grp
 import http.client
 import os
 import pwd
 import re
-import shlex
 import socket
-import subprocess
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from quantus_miner.engines import create_engines, unavailable_reason
-from quantus_miner.errors import MinerError, SettingError
-from quantus_miner.host import cgroup, cpus, topology
+from quantus_miner.errors import MinerError
+from quantus_miner.host import cpus, topology
+from quantus_miner.host.deadline import within
+from quantus_miner.unit import ENV_FILES, FILES, UNIT, credentials, service_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from quantus_miner.settings import Settings
+    from quantus_miner.unit import Host
 
-UNIT: Final = "quantus-miner.service"
 COMMAND: Final = "/usr/local/bin/quantus-miner"
-ENV_FILES: Final = ("etc/default/quantus-miner", "etc/sysconfig/quantus-miner")
-SECRETS: Final = ("MINER_AUTH_TOKEN_FILE", "MINER_TLS_CERT_SHA256_FILE", "MINER_API_TOKEN_FILE")
-PATIENCE_S: Final = 3.0
-"""Seconds that whatever is asked over a network gets to answer."""
+HIDDEN: Final = "the service sees no home folders (ProtectHome=)"
+CONNECT_TIMEOUT_S: Final = 3.0
+"""Seconds to wait for each address of a live source, and for each answer of what listens on a port."""
+LOOKUP_TIMEOUT_S: Final = 10.0
+MAX_ADDRESSES: Final = 8
+"""Addresses of one name that are tried."""
 TIME_ERROR: Final = 5
 """What adjtimex(2) returns while nothing keeps the clock in time."""
 
@@ -48,100 +51,32 @@ class Finding:
         """For people."""
         verdict = "ok" if not self.advice else "WRONG" if self.wrong else "note"
         yield f"{verdict:5}  {self.about}: {self.found}"
-        if self.advice:
-            yield f"       {self.advice}"
-
-
-def _adjtimex() -> int:
-    """State of the clock; -1 where the system call is forbidden. With no mode set it only reads."""
-    return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)))
-
-
-@dataclass(frozen=True)
-class Host:
-    """What is looked at. ``unit``: properties of the installed unit, empty without one. ``root``: where files are."""
-
-    environ: Mapping[str, str]
-    unit: Mapping[str, str] = field(default_factory=dict)
-    root: Path = cpus.ROOT
-    clock_state: Callable[[], int] = _adjtimex
-
-    def account(self) -> pwd.struct_passwd:
-        """Whom the service runs as. Raises KeyError where there is no such account."""
-        name = self.unit.get("User", "")
-        return pwd.getpwnam(name) if name else pwd.getpwuid(os.geteuid())
-
-    def may(self, path: Path, mode: int) -> bool:
-        """Whether the account may do with ``path`` what ``mode`` (R_OK, W_OK, X_OK) says."""
-        try:
-            account = self.account()
-            if account.pw_uid == os.geteuid():
-                return os.access(path, mode)
-            groups = os.getgrouplist(account.pw_name, account.pw_gid)
-            wanted = [(folder, os.X_OK) for folder in path.absolute().parents]
-            for place, bits in [*wanted, (path, mode)]:
-                status = place.stat()
-                shift = 6 if status.st_uid == account.pw_uid else 3 if status.st_gid in groups else 0
-                if (status.st_mode >> shift) & bits != bits:
-                    return False
-        except (KeyError, OSError):
-            return False
-        return True
-
-
-def unit_properties() -> dict[str, str]:
-    """Those of the installed unit as systemd has them; none without systemd or the unit."""
-    names = "LoadState,ActiveState,User,Group,StateDirectory,WorkingDirectory,ExecStart,CPUAffinity,AllowedCPUs"
-    try:
-        shown = subprocess.run(  # noqa: S603
-            ["systemctl", "show", UNIT, f"--property={names},PrivateDevices"],  # noqa: S607 - the system's own
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    properties = dict(line.partition("=")[::2] for line in shown.splitlines())
-    return properties if properties.get("LoadState") == "loaded" else {}
-
-
-def service_environment(environ: Mapping[str, str], unit: Mapping[str, str], root: Path = cpus.ROOT) -> dict[str, str]:
-    """What the service has in its environment, as far as it can be known from here; ``environ`` wins."""
-    found: dict[str, str] = {}
-    for name in ENV_FILES:
-        for line in (cgroup.read(root / name) or "").splitlines():
-            # As systemd reads them: no comment behind a value, quotes around it.
-            if match := re.fullmatch(r"\s*([A-Za-z_][A-Za-z0-9_]*)=(.*?)\s*", line):
-                text = match[2]
-                found[match[1]] = text[1:-1] if re.fullmatch(r"(['\"]).*\1", text) else text
-    if unit.get("StateDirectory"):
-        found["STATE_DIRECTORY"] = f"/var/lib/{unit['StateDirectory'].split()[0]}"
-    return found | dict(environ)
-
-
-def extra_flags(environ: Mapping[str, str]) -> list[str]:
-    """What the unit adds to the service's command line. Raises SettingError where that cannot be split into words."""
-    try:
-        return shlex.split(environ.get("EXTRA_MINER_FLAGS", ""))
-    except ValueError as error:
-        raise SettingError(f"EXTRA_MINER_FLAGS: {error}; allowed: flags as on a command line") from None
+        for line in self.advice.splitlines():
+            yield f"       {line}"
 
 
 def examine(host: Host, load: Callable[[], Settings]) -> Iterator[Finding]:
     """All checks, each of which finds one thing or more. ``load`` may raise MinerError."""
     yield from _unit(host)
-    yield from _env_files(host)
+    yield from _files(host)
     yield from _cpus(host)
     yield from _clock(host)
     try:
         settings = load()
     except MinerError as error:
-        yield Finding("settings", str(error), "Correct it where the line says that it comes from.")
+        ours = all(os.access(path, os.R_OK) for *_, path in service_files(host.environ))
+        advice = "Correct it where the line says that it comes from"
+        yield Finding(
+            "settings",
+            str(error),
+            advice if ours or os.geteuid() == 0 else "Run this with sudo",
+            wrong=ours or os.geteuid() == 0,
+        )
         return
     yield Finding("settings", "all are well-formed")
     yield from _folder(host, "state folder", settings.state_dir)
     yield from _engine(host, settings)
+    yield from _workers(host, settings)
     yield from _port("job API", settings.bind, settings.port)
     if settings.metrics_port is not None:
         yield from _port("metrics", settings.metrics_bind, settings.metrics_port)
@@ -155,7 +90,10 @@ def _unit(host: Host) -> Iterator[Finding]:
     yield Finding("unit", f"{UNIT} is installed and {host.unit.get('ActiveState', 'in an unknown state')}")
     match = re.search(r"path=(\S+)", host.unit.get("ExecStart", ""))
     command = Path(match[1] if match else COMMAND)
-    if (host.root / command.relative_to("/")).is_file() and os.access(host.root / command.relative_to("/"), os.X_OK):
+    if host.hides(command):
+        advice = "sudo make install puts it into /opt; or install it anywhere outside of /root and /home"
+        yield Finding("program", f"{command}: {HIDDEN}", advice)
+    elif (host.root / command.relative_to("/")).is_file() and os.access(host.root / command.relative_to("/"), os.X_OK):
         yield Finding("program", str(command))
     else:
         yield Finding("program", f"{command} is missing or not executable", "sudo make install, or adjust ExecStart=")
@@ -165,39 +103,71 @@ def _unit(host: Host) -> Iterator[Finding]:
             look_up(name)
             yield Finding(kind.lower(), name)
         except KeyError:
-            advice = "sudo useradd --system --no-create-home --shell /usr/sbin/nologin quantus, or adjust the unit"
-            yield Finding(kind.lower(), f"{name} does not exist", advice)
+            add = (
+                "useradd --system --no-create-home --shell /usr/sbin/nologin" if kind == "User" else "groupadd --system"
+            )
+            yield Finding(kind.lower(), f"{name} does not exist", f"sudo {add} {name}, or adjust the unit")
     folder = Path(host.unit.get("WorkingDirectory", "") or "/")
     # The state folder, which systemd makes, is looked at anyway.
     if str(folder) != f"/var/lib/{host.unit.get('StateDirectory', '')}":
         yield from _folder(host, "working folder", folder)
 
 
-def _env_files(host: Host) -> Iterator[Finding]:
+def _files(host: Host) -> Iterator[Finding]:
     for name in ENV_FILES:
         path = host.root / name
         if path.exists() and not os.access(path, os.R_OK):
             yield Finding("settings", f"{path} is not readable for you", "Run this with sudo", wrong=False)
-    for variable in SECRETS:
-        path = Path(host.environ.get(variable, "") or "/")
-        if path.exists() and not host.may(path, os.R_OK):
-            yield Finding(variable, f"{path} is not readable for the service", f"chgrp and chmod {path}, or move it")
+    for told_by, name, path in service_files(host.environ):
+        if str(path) in credentials(host.unit).values():
+            if os.geteuid() == 0 and not os.path.isfile(path):  # noqa: PTH113 - raises nothing
+                yield Finding(told_by, f"{path}, which systemd hands over, is not there", "Correct LoadCredential=")
+            continue
+        if host.hides(path):
+            yield Finding(told_by, f"{path}: {HIDDEN}", _hand_over(told_by, name, path))
+        elif host.has_account and os.path.lexists(path) and not host.may(path, os.R_OK):
+            yield Finding(told_by, f"{path} is not readable for the service", _hand_over(told_by, name, path))
+
+
+def _hand_over(told_by: str, name: str, path: Path) -> str:
+    """How the service gets to read ``path``."""
+    if name == "config":
+        return f"Move it to where every account can read it, such as /etc/{path.name}"
+    return "\n".join(
+        [
+            f"Let systemd hand it over: sudo systemctl edit {UNIT}, with the lines",
+            "  [Service]",
+            f"  LoadCredential={name}:{path}",
+            f"  Environment={FILES[name]}=%d/{name}",
+            f"and take {told_by} out of {' and '.join(f'/{file}' for file in ENV_FILES)}, which win over them",
+        ]
+    )
 
 
 def _folder(host: Host, about: str, folder: Path) -> Iterator[Finding]:
-    if host.may(folder, os.W_OK | os.X_OK):
-        yield Finding(about, f"{folder} can be written")
-    elif not folder.exists() and str(folder) == f"/var/lib/{host.unit.get('StateDirectory', '')}":
+    own = f"/var/lib/{host.unit.get('StateDirectory', '')}"
+    if not host.has_account:
+        return  # told before, and who else could it be asked for
+    if host.hides(folder):
+        yield Finding(about, f"{folder}: {HIDDEN}", "Leave it to StateDirectory= of the unit")
+    elif host.may(folder, os.W_OK | os.X_OK):
+        if about == "state folder" and host.is_read_only(folder):
+            advice = f"Leave it to StateDirectory= of the unit, or put ReadWritePaths={folder} into a drop-in"
+            yield Finding(about, f"{folder} is read-only for the service (ProtectSystem=strict)", advice)
+        else:
+            yield Finding(about, f"{folder} can be written")
+    elif not os.path.lexists(folder) and str(folder) == own:
         yield Finding(about, f"{folder}: systemd makes it at the first start")
-    elif not folder.exists() and not host.unit and host.may(_nearest(folder), os.W_OK | os.X_OK):
+    elif not os.path.lexists(folder) and not host.unit and host.may(_nearest(folder), os.W_OK | os.X_OK):
         yield Finding(about, f"{folder}: made when it is needed")
     else:
-        advice = f"sudo install -d -o quantus -g quantus {folder}, or leave it to StateDirectory= of the unit"
+        user, group = (host.unit.get(name) or "quantus" for name in ("User", "Group"))
+        advice = f"sudo install -d -o {user} -g {group} {folder}, or leave it to StateDirectory= of the unit"
         yield Finding(about, f"{folder} cannot be written by the service", advice)
 
 
 def _nearest(folder: Path) -> Path:
-    return next((place for place in folder.parents if place.exists()), folder)
+    return next((place for place in folder.parents if os.path.lexists(place)), folder)
 
 
 def _cpus(host: Host) -> Iterator[Finding]:
@@ -222,15 +192,31 @@ def _cpus(host: Host) -> Iterator[Finding]:
         outside = sorted(affinity & online - allowed)
         yield Finding("CPUs", f"CPUAffinity= names CPUs {outside} outside AllowedCPUs=", "Change one of the two")
     else:
-        count = len(effective.cpus)
-        yield Finding(
-            "CPUs", f"{effective.count} effective of {count}, {cpus.default_workers(effective.count)} workers"
-        )
+        yield Finding("CPUs", f"{effective.count} effective of {len(effective.cpus)}")
     if effective.quota is not None and effective.quota < len(effective.cpus):
         found = f"{effective.quota:g} CPUs for {len(effective.cpus)}: the miner is stopped for a part of each period"
         yield Finding(
             "CPU quota", found, "If that is not wanted: CPUQuota= of the unit or of a slice above", wrong=False
         )
+
+
+def _workers(host: Host, settings: Settings) -> Iterator[Finding]:
+    """How many CPU workers the service will have, by its settings and the CPUs that its unit leaves it."""
+    effective = cpus.detect(host.root)
+    usable = effective.cpus
+    for name in ("CPUAffinity", "AllowedCPUs"):
+        with contextlib.suppress(ValueError):  # told by _cpus
+            usable &= cpus.parse_cpu_list(host.unit.get(name, "").replace(" ", ",")) or usable
+    count = max(1, min(len(usable), effective.count))
+    asked = settings.workers or cpus.default_workers(count)
+    workers = min(asked, count)
+    found = (
+        f"{workers} {'worker' if workers == 1 else 'workers'} on {count} effective {'CPU' if count == 1 else 'CPUs'}"
+    )
+    if asked > count:
+        yield Finding("workers", f"{found}, {asked} are set", "There cannot be more than CPUs", wrong=False)
+    else:
+        yield Finding("workers", f"{found}, {'as set' if settings.workers else 'none are set'}")
 
 
 def _clock(host: Host) -> Iterator[Finding]:
@@ -250,10 +236,10 @@ def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
             "Install the drop-in 30-gpu.conf, as systemd/README.md says",
         )
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with _scratch() as folder:
             # A folder of its own: what root leaves in the service's could not be replaced by it.
             workers = max(settings.workers or 1, len(settings.engine))
-            engines = create_engines(replace(settings, state_dir=Path(folder)), workers)
+            engines = create_engines(replace(settings, state_dir=folder), workers)
     except MinerError as error:
         yield Finding("engine", str(error), "`quantus-miner devices` names the engines and kernels that can run here")
         return
@@ -266,6 +252,17 @@ def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
             yield Finding("engine", f"{name} is left out: {reason}", "The others mine without it", wrong=False)
     if not faults:
         yield Finding("engine", f"{', '.join(running)} passed the self test")
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder; without one a place where nothing can be kept, which engines have to cope with anyway."""
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+        except OSError:
+            folder = os.devnull
+        yield Path(folder)
 
 
 def _port(about: str, address: str, port: int) -> Iterator[Finding]:
@@ -286,7 +283,7 @@ def _port(about: str, address: str, port: int) -> Iterator[Finding]:
 
 def _is_a_miner(address: str, port: int) -> bool:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - what to connect to for it
-    connection = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
+    connection = http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
     try:
         for path, mark in (("/health", b'"ready"'), ("/metrics", b"miner_effective_cpus")):
             connection.request("GET", path)
@@ -304,19 +301,34 @@ def _sources(settings: Settings) -> Iterator[Finding]:
     ends += [("pool", url.host, url.port, url.scheme) for url in settings.pool or ()]
     for about, name, port, scheme in ends:
         kind = socket.SOCK_DGRAM if scheme == "quic" else socket.SOCK_STREAM
+        reasons = []
         try:
-            family, *_, address = socket.getaddrinfo(name, port, type=kind)[0]
-            with socket.socket(family, kind) as sock:
-                sock.settimeout(PATIENCE_S)
-                sock.connect(address)
-                if kind is socket.SOCK_DGRAM:
-                    _knock(sock)
+            found = within(LOOKUP_TIMEOUT_S, partial(socket.getaddrinfo, name, port, type=kind))
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver can be asked for
-            advice = "Is it running? Address, port and firewall have to let this machine through"
-            reason = getattr(error, "strerror", None) or error
-            yield Finding(about, f"{name}:{port} cannot be reached: {reason}", advice)
+            found = []
+            reasons.append(getattr(error, "strerror", None) or str(error))
+        for family, *_, address in found[:MAX_ADDRESSES]:
+            if (reason := _unreachable(family, kind, address)) is None:
+                said = "does not refuse" if scheme == "quic" else "can be reached"
+                yield Finding(about, "; ".join([f"{name}:{port} {said}", *(f"not {reason}" for reason in reasons)]))
+                break
+            reasons.append(reason if address[0] == name else f"{address[0]}: {reason}")
         else:
-            yield Finding(about, f"{name}:{port} " + ("does not refuse" if scheme == "quic" else "can be reached"))
+            advice = "Is it running? Address, port and firewall have to let this machine through"
+            yield Finding(about, f"{name}:{port} cannot be reached: {'; '.join(reasons)}", advice)
+
+
+def _unreachable(family: int, kind: int, address: Any) -> str | None:  # noqa: ANN401 - as getaddrinfo gives it
+    """Why nothing can be reached at this address; None if it can."""
+    try:
+        with socket.socket(family, kind) as sock:
+            sock.settimeout(CONNECT_TIMEOUT_S)
+            sock.connect(address)
+            if kind == socket.SOCK_DGRAM:
+                _knock(sock)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _knock(sock: socket.socket) -> None:

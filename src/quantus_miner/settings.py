@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from quantus_miner import units
 from quantus_miner.errors import SettingError
+from quantus_miner.host.cpus import LARGEST_CPU
 from quantus_miner.logs import parse_filter
 from quantus_miner.proto.address import parse_wallet, parse_worker
 from quantus_miner.proto.hosts import parse_names
@@ -138,7 +139,9 @@ SETTINGS: Final = (
     Setting("allowed_hosts", parse_names, None, "More names under which clients may ask for the miner.", "NAME[,NAME]"),
     Setting("engine", _engines, "cpu-fast", "Engine, or several separated by commas.", "NAME[,NAME]"),
     Setting("kernel", _word, None, "CPU kernel of the fast engines; unset: the fastest for this processor.", "NAME"),
-    Setting("workers", _integer(0, 1_000_000), None, "CPU workers; unset: about half of the effective CPUs.", "N"),
+    Setting(
+        "workers", _integer(0, LARGEST_CPU + 1), None, "CPU workers; unset: about half of the effective CPUs.", "N"
+    ),
     Setting(
         "gpu_devices", _devices, "all", "GPUs of the gpu engines: all, or their indices or PCI addresses.", "ID[,ID]"
     ),

@@ -1,37 +1,67 @@
-"""``quantus-miner verify``: checks a nonce, or a sealed block, with the reference."""
+"""``quantus-miner verify``: checks a nonce, or a sealed block from a file or a node, with the reference."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from quantus_miner import pow as reference
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.model import MAX, Pow, achieved_difficulty, limit_from_difficulty
 from quantus_miner.pow.block import SealedBlock
+from quantus_miner.rpc import NodeRpc, RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_FILE = 1_000_000
-"""Bytes of the largest block file that is read."""
+MAX_FILE: Final = 16_000_000
+"""Bytes of the largest block file that is read: a full block of the network has 5 MiB, twice that in hex."""
+NOT_CHECKED: Final = 4
+"""The exit code if no difficulty is known."""
 
 
 class Verdict:
-    """Whether ``nonce`` seals ``header`` within ``limit``; without a limit, by the zero-nonce rule alone."""
+    """What is known of ``nonce`` and ``header``; without ``limit`` that is the hash, but not whether it is low enough.
 
-    def __init__(self, pow_: Pow, header: bytes, nonce: int, limit: int | None) -> None:
+    ``block``: the block that they are from. ``source``: what is said of the difficulty, if it is the node's.
+    """
+
+    def __init__(
+        self,
+        pow_: Pow,
+        header: bytes,
+        nonce: int,
+        limit: int | None,
+        block: SealedBlock | None = None,
+        source: str | None = None,
+    ) -> None:
         self.pow = pow_
         self.header = header
         self.nonce = nonce
         self.value = reference.evaluate(pow_, header, nonce)
-        self.valid = nonce != 0 and (limit is None or self.value <= limit)
+        self.checked = limit is not None or nonce == 0
+        self.valid = nonce != 0 and limit is not None and self.value <= limit
+        self._block = block
+        self._source = source
+
+    @property
+    def exit_code(self) -> int:
+        """0: valid; 1: not valid; 4: no difficulty was given, so the hash was computed and not compared."""
+        return 0 if self.valid else 1 if self.checked else NOT_CHECKED
 
     def lines(self) -> Iterator[str]:
         """The report, line by line."""
-        yield f"{'valid' if self.valid else 'not valid'}{': the zero nonce never is' if self.nonce == 0 else ''}"
+        if not self.checked:
+            yield "hash computed, validity unknown: no difficulty to compare it with (--difficulty N)"
+        elif self.nonce == 0:
+            yield "not valid: the zero nonce never is"
+        else:
+            yield "valid" if self.valid else "not valid"
         yield f"proof of work        {self.pow}"
+        if self._block is not None:
+            yield f"block                {self._block.header.number}, hash 0x{self._block.hash.hex()}"
         yield f"mining hash          {self.header.hex()}"
         yield f"nonce                {self.nonce:x}"
         if self.pow is Pow.POSEIDON2:
@@ -40,6 +70,8 @@ class Verdict:
         else:
             yield f"distance             {self.value:0128x}"
             yield f"achieved threshold   {self.value}"
+        if self._source is not None:
+            yield f"required difficulty  {self._source}"
 
 
 def verdict(
@@ -49,9 +81,14 @@ def verdict(
     difficulty: str | None,
     threshold: str | None,
     block: str | None,
+    rpc: str | None,
+    height: int | None,
     pow_: str | None,
 ) -> Verdict:
-    """The verdict on the command's arguments, as given. Raises SettingError where they are not usable."""
+    """The verdict on the command's arguments, as given.
+
+    Raises SettingError if they are not usable, MinerError if the block cannot be read or the node gives none.
+    """
     if difficulty is not None and threshold is not None:
         raise SettingError("--difficulty and --threshold are both set; set the one of the proof of work")
     proof = Pow(pow_) if pow_ else Pow.SHA3 if threshold is not None else Pow.POSEIDON2
@@ -62,20 +99,32 @@ def verdict(
         limit = limit_from_difficulty(_decimal("--difficulty", difficulty, 1))
     elif threshold is not None:
         limit = _decimal("--threshold", threshold, 0)
-    if block is not None:
-        if header is not None or nonce is not None or proof is not Pow.POSEIDON2:
-            raise SettingError("--block goes with --difficulty alone; the header and the nonce come from the file")
-        sealed = _read_block(Path(block))
-        return Verdict(proof, sealed.mining_hash, sealed.nonce, limit)
+    if (rpc is None) != (height is None):
+        raise SettingError("--rpc and --height go together: the node's URL and the number of a block")
+    if block is not None or rpc is not None:
+        if header is not None or nonce is not None or proof is not Pow.POSEIDON2 or None not in (block, rpc):
+            raise SettingError(
+                "--block FILE, or --rpc URL with --height N, goes with --difficulty alone; "
+                "the header and the nonce come from there"
+            )
+        source = None
+        if rpc is not None and height is not None:
+            node = NodeRpc(rpc)
+            sealed = _fetch_block(node, height)
+            if limit is None:
+                limit, source = _fetch_limit(node, sealed)
+        else:
+            sealed = _read_block(Path(block or ""))
+        return Verdict(proof, sealed.mining_hash, sealed.nonce, limit, sealed, source)
     if header is None or nonce is None:
-        raise SettingError("verify needs --header and --nonce, or --block")
+        raise SettingError("verify needs --header and --nonce, or --block, or --rpc and --height")
     if limit is None:
         raise SettingError("verify needs --difficulty (qpow-poseidon2) or --threshold (qpow-sha3)")
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", header):
-        raise SettingError("--header: allowed: 64 hex digits, without 0x")
-    if not re.fullmatch(r"[0-9a-fA-F]{1,128}", nonce):
-        raise SettingError("--nonce: allowed: 1 to 128 hex digits, without 0x")
-    return Verdict(proof, bytes.fromhex(header), int(nonce, 16), limit)
+    if not re.fullmatch(r"(0x)?[0-9a-fA-F]{64}", header):
+        raise SettingError("--header: allowed: 64 hex digits")
+    if not re.fullmatch(r"(0x)?[0-9a-fA-F]{1,128}", nonce):
+        raise SettingError("--nonce: allowed: 1 to 128 hex digits")
+    return Verdict(proof, bytes.fromhex(header.removeprefix("0x")), int(nonce, 16), limit)
 
 
 def _decimal(flag: str, text: str, low: int) -> int:
@@ -96,3 +145,28 @@ def _read_block(path: Path) -> SealedBlock:
         return SealedBlock.parse(text)
     except ValueError as error:
         raise MinerError(f"--block: {path}: {error}") from None
+
+
+def _fetch_block(node: NodeRpc, height: int) -> SealedBlock:
+    """The node's block at ``height``, with the hash that the node gives compared with that of the header."""
+    block_hash = node.block_hash(height)
+    reply = {"hash": block_hash, "header": node.header(block_hash)}
+    try:
+        block = SealedBlock.parse(json.dumps(reply))
+    except ValueError as error:
+        raise MinerError(f"--rpc: {node.url}: block {height}: {error}") from None
+    if block.header.number != height:
+        raise MinerError(f"--rpc: {node.url}: asked for block {height}, the header is of {block.header.number}")
+    return block
+
+
+def _fetch_limit(node: NodeRpc, block: SealedBlock) -> tuple[int | None, str]:
+    """The largest valid hash of ``block``, None if the node does not say; and what is reported of it."""
+    try:
+        # What a block has to meet is decided by the state that its parent left.
+        difficulty = node.next_difficulty(f"0x{block.header.parent_hash.hex()}")
+    except RpcError as error:
+        return None, f"unknown: {error}"
+    if not difficulty:
+        return None, f"unknown: {node.url} gives 0"
+    return limit_from_difficulty(difficulty), f"{difficulty}, by {node.url}"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from aioquic.quic.configuration import QuicConfiguration
 
-from quantus_miner import doctor, native
+from quantus_miner import doctor, native, rpc, unit
 from quantus_miner.connection import BoundedProtocol
 from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
@@ -393,12 +393,12 @@ def service_files(data: bytes) -> None:
         (root / name).read_text(encoding="utf-8", errors="surrogateescape") if (root / name).exists() else ""
         for name in names[2:]
     )
-    host = doctor.Host(doctor.service_environment({"EXTRA_MINER_FLAGS": flags}, {}, root), {}, root)
-    host = doctor.Host(host.environ, {"CPUAffinity": affinity, "AllowedCPUs": allowed}, root)
-    for finding in (*doctor._env_files(host), *doctor._cpus(host)):
+    host = unit.Host(unit.service_environment({"EXTRA_MINER_FLAGS": flags}, {}, root), {}, root)
+    host = unit.Host(host.environ, {"CPUAffinity": affinity, "AllowedCPUs": allowed}, root)
+    for finding in (*doctor._files(host), *doctor._cpus(host)):
         assert all(finding.lines())
     with contextlib.suppress(MinerError):
-        assert isinstance(doctor.extra_flags(host.environ), list)
+        assert isinstance(unit.extra_flags(host.environ), list)
 
 
 def notify_environment(data: bytes) -> None:
@@ -556,6 +556,31 @@ def block_file(data: bytes) -> None:
         assert str(error).isprintable()
     else:
         assert 0 <= block.nonce <= MAX
+        assert SealedBlock.parse(_as_a_node_replies(block)) == block
+
+
+def _as_a_node_replies(block: SealedBlock) -> bytes:
+    header = block.header
+    seal = "0x05706f775f0101" + block.nonce.to_bytes(64).hex()
+    fields = {
+        "parentHash": f"0x{header.parent_hash.hex()}",
+        "number": hex(header.number),
+        "stateRoot": f"0x{header.state_root.hex()}",
+        "extrinsicsRoot": f"0x{header.extrinsics_root.hex()}",
+        "zkTreeRoot": f"0x{header.zk_tree_root.hex()}",
+        "digest": {"logs": [*(f"0x{log.hex()}" for log in header.digest_logs), seal]},
+    }
+    stated = {"hash": block.hash.hex(), "mining_hash": block.mining_hash.hex()}
+    return msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "result": {"block": stated | {"header": fields}}})
+
+
+def rpc_reply(data: bytes) -> None:
+    """What a node's JSON-RPC server sends to ``verify``."""
+    try:
+        rpc.parse_result(data)
+    except (ValueError, rpc.RpcError) as error:
+        assert str(error).isprintable()
+        assert len(str(error)) < 12 * rpc.MAX_REASON
 
 
 def miner_reply(data: bytes) -> None:
@@ -634,7 +659,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         *(stratum_line, stratum_from_pool, stratum_from_miner),
         *(cpu_list, cgroup_files, cpuinfo_file, sysfs_files, service_files, notify_environment),
         *(settings_environment, settings_file, secret_files, pool_urls, wallets),
-        *(store_file, kernels_file, tuning_file, solved_blocks_file, block_file, miner_reply, node_files, miner_url),
+        *(store_file, kernels_file, tuning_file, solved_blocks_file, block_file, rpc_reply),
+        *(miner_reply, node_files, miner_url),
     )
 }
 """By name. Nothing that a target raises is right."""

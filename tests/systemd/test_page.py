@@ -55,6 +55,9 @@ def test_a_secret_in_a_home_folder_is_handed_over(machine: Machine) -> None:
     cancel = "curl -s -o /dev/null -w '%{http_code}' -X POST http://127.0.0.1:9833/cancel/none"
     assert machine.run(cancel) == "401"
     assert machine.run(f"{cancel} -H 'authorization: Bearer a-secret'") == "404"
+    said = machine.run("quantus-miner doctor")
+    assert "WRONG" not in said
+    assert "MINER_API_TOKEN_FILE" not in said
     assert "a-secret" not in machine.run(f"journalctl -u {UNIT}; systemctl show {UNIT}; ps -ef")
 
 

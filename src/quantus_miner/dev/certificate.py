@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from quantus_miner.errors import MinerError
+
 NAME: Final = "localhost"
 
 
@@ -26,13 +28,16 @@ class Certificate:
     fingerprint: bytes
 
     def server_context(self) -> ssl.SSLContext:
-        """For a TLS server that shows this certificate."""
+        """Return the context of a TLS server that shows this certificate. Raises MinerError."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # OpenSSL reads keys from files only.
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "certificate.pem"
-            path.write_bytes(self.pem)
-            context.load_cert_chain(path)
+        try:
+            # OpenSSL reads keys from files only.
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "certificate.pem"
+                path.write_bytes(self.pem)
+                context.load_cert_chain(path)
+        except OSError as error:
+            raise MinerError(f"cannot write a temporary file: {error.strerror}; TMPDIR names where to") from None
         return context
 
 

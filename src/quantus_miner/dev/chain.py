@@ -93,13 +93,25 @@ class Chain:
 
 @dataclass(slots=True)
 class Tally:
-    """What happened in a run. Seconds, nonces."""
+    """What happened in a run. Seconds, nonces.
+
+    ``given``: jobs that a miner got. ``hashes``, ``mining_s``: what miners reported of ``reported`` of these. Over QUIC
+    a miner reports nothing of a job that is replaced before it is sealed.
+    """
 
     began: float
     blocks: int = 0
     invalid: int = 0
+    given: int = 0
+    reported: int = 0
     hashes: int = 0
     mining_s: float = 0.0
+
+    def count(self, hashes: int, mining_s: float) -> None:
+        """Count what a miner reported of a job."""
+        self.reported += 1
+        self.hashes += hashes
+        self.mining_s += mining_s
 
     def summary(self, chain: Chain) -> str:
         """One paragraph for people."""
@@ -108,13 +120,19 @@ class Tally:
         rate = units.hash_rate(self.hashes / self.mining_s if self.mining_s else 0.0)
         return (
             f"{self.blocks} blocks in {seconds:.1f} s (one in {average} on average, target {chain.block_time:g} s), "
-            f"{self.hashes:,} hashes at {rate}, difficulty now {chain.difficulty:,}, {self.invalid} invalid"
+            f"{self.hashes:,} hashes at {rate} reported of {self.reported} of {self.given} jobs, "
+            f"difficulty now {chain.difficulty:,}, {self.invalid} invalid"
         )
 
 
-def block_line(chain: Chain, nonce: str, seconds: float, hashes: int, rate: float) -> str:
-    """What is printed of the block that is about to be appended. ``rate``: hashes a second."""
+def block_line(chain: Chain, nonce: str, seconds: float, hashes: int, mining_s: float, unreported: int = 0) -> str:
+    """What is printed of the block that is about to be appended, ``seconds`` after its first job.
+
+    ``hashes``: what the miner reported, of ``mining_s`` seconds; ``unreported``: earlier jobs for this block, of which
+    nothing was reported.
+    """
+    beside = f"  (and those of {unreported} replaced {'job' if unreported == 1 else 'jobs'})" if unreported else ""
     return (
         f"block {chain.height + 1:4}  nonce {nonce[:16]:16}  difficulty {chain.difficulty:12,}  "
-        f"{seconds:6.2f} s  {hashes:12,} hashes  {units.hash_rate(rate):>10}"
+        f"{seconds:6.2f} s  {hashes:12,} hashes  {units.hash_rate(hashes / max(mining_s, 1e-6)):>10}{beside}"
     )

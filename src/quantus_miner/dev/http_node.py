@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import signal
 import time
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
 
 from quantus_miner.dev.chain import REBUILD_BLOCK_TIMES, Chain, Tally, block_line
-from quantus_miner.dev.miner_process import start_miner, stop_miner
+from quantus_miner.dev.miner_process import ignore_stop_signals, on_stop_signal, start_miner, stop_miner
 from quantus_miner.errors import MinerError, SettingError
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 REPLY_TIMEOUT_S: Final = 10.0
 MAX_REPLY: Final = 1 << 20
@@ -59,21 +55,21 @@ def run(chain: Chain, url: str | None, token: str | None, blocks: int | None, po
 
     ``url``: the miner's; None: starts a miner and stops it at the end. ``poll_s``: seconds between two polls.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):  # also where a shell in the background had SIGINT ignored
-        signal.signal(number, _interrupt)
+    on_stop_signal(_interrupt)
     miner = None
-    if url is None:
-        miner, url = start_miner()
-        token = None
-    client = MinerClient(url, token)
     tally = Tally(time.monotonic())
     try:
+        if url is None:
+            miner, url = start_miner()
+            token = None
+        client = MinerClient(url, token)
         print(f"dev-node: {chain.pow}, block time {chain.block_time:g} s, miner at {url}", flush=True)
         while blocks is None or tally.blocks < blocks:
             _mine_block(chain, client, tally, poll_s)
     except KeyboardInterrupt:
         print(flush=True)
     finally:
+        ignore_stop_signals()
         if miner is not None:
             stop_miner(miner)
         print(f"dev-node: {tally.summary(chain)}", flush=True)
@@ -89,11 +85,16 @@ def _mine_block(chain: Chain, client: MinerClient, tally: Tally, poll_s: float) 
         reply = client.call("POST", "/mine", job)
         if reply["status"] != "accepted":
             raise MinerError(f"the miner refuses the job: {reply.get('message')}")
+        tally.given += 1
         result = _await_result(client, job["job_id"], poll_s, REBUILD_BLOCK_TIMES * chain.block_time)
         # As real nodes do, before every new job, also when this one is completed.
         client.call("POST", f"/cancel/{job['job_id']}")
+        if result["status"] == "running":
+            # What it did until then counts, too.
+            result = client.call("GET", f"/result/{job['job_id']}")
         hashes += result["hash_count"]
         mining_s += result["elapsed_time"]
+        tally.count(result["hash_count"], result["elapsed_time"])
         if result["status"] != "completed":
             print(f"dev-node: job {job['job_id']} is {result['status']}: new proposal", flush=True)
             chain.propose()
@@ -105,18 +106,15 @@ def _mine_block(chain: Chain, client: MinerClient, tally: Tally, poll_s: float) 
             continue
         break
     seconds = time.monotonic() - began
-    rate = result["hash_count"] / max(result["elapsed_time"], 1e-6)
-    print(block_line(chain, result["nonce"], seconds, hashes, rate), flush=True)
+    print(block_line(chain, result["nonce"], seconds, hashes, mining_s), flush=True)
     # What it took the miner, not the time until our next poll.
     chain.append(work, mining_s)
     tally.blocks += 1
-    tally.hashes += hashes
-    tally.mining_s += mining_s
 
 
-def _await_result(client: MinerClient, job_id: str, poll_s: float, patience_s: float) -> dict[str, Any]:
-    """Polls until the job has ended, at once and then every ``poll_s``; the last reply when patience ends."""
-    deadline = time.monotonic() + patience_s
+def _await_result(client: MinerClient, job_id: str, poll_s: float, limit_s: float) -> dict[str, Any]:
+    """Polls until the job has ended, at once and then every ``poll_s``; the last reply after ``limit_s``."""
+    deadline = time.monotonic() + limit_s
     while True:
         result = client.call("GET", f"/result/{job_id}")
         if result["status"] != "running" or time.monotonic() > deadline:
@@ -124,5 +122,5 @@ def _await_result(client: MinerClient, job_id: str, poll_s: float, patience_s: f
         time.sleep(poll_s)
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+def _interrupt() -> NoReturn:
     raise KeyboardInterrupt

@@ -1,17 +1,26 @@
-"""A miner that a development node or pool starts for itself."""
+"""What development nodes and pools share as processes: a miner of their own, signals, a temporary folder."""
 
 from __future__ import annotations
 
 import atexit
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from quantus_miner.errors import MinerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+START_TIMEOUT_S: Final = 60.0
+STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 NOT_INHERITED: Final = (
     *("MINER_API_TOKEN", "MINER_AUTH_TOKEN", "MINER_TLS_CERT_SHA256"),
@@ -20,12 +29,42 @@ NOT_INHERITED: Final = (
 """Beginnings of the environment variables that a miner of our own is not to see: where else to mine, and secrets."""
 
 
+def on_stop_signal(stop: Callable[[], object]) -> None:
+    """Have the first SIGINT, SIGTERM or SIGHUP call ``stop``, and the process ignore all that follow.
+
+    Stopping takes seconds at most, and a second Ctrl-C must not leave a miner behind. Called from the main thread.
+    """
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        ignore_stop_signals()
+        stop()
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, handle)
+
+
+def ignore_stop_signals() -> None:
+    """Ignore SIGINT, SIGTERM and SIGHUP: the process is about to end."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def temporary_folder() -> Path:
+    """Make a folder that is removed when the process ends. Raises MinerError."""
+    try:
+        folder = tempfile.mkdtemp()
+    except OSError as error:
+        raise MinerError(
+            f"cannot make a temporary folder: {error.strerror}; name one that can be written in TMPDIR"
+        ) from None
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 def start_miner(*flags: str) -> tuple[subprocess.Popen[str], str]:
     """A miner on a free port, its log lines on our stderr; the process and its URL. Raises MinerError."""
     # Its jobs and finds are not those of the user's miner, and not to be gone on with.
-    state = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, state, ignore_errors=True)
-    own = (f"--state-dir={state}", "--port=0", "--bind=127.0.0.1", "--log=info", "--log-format=text")
+    own = (f"--state-dir={temporary_folder()}", "--port=0", "--bind=127.0.0.1", "--log=info", "--log-format=text")
     process = subprocess.Popen(  # noqa: S603 - our own command
         # Flags win over whatever the environment says of what is relied on here.
         [sys.executable, "-m", "quantus_miner", *own, *flags],
@@ -33,7 +72,21 @@ def start_miner(*flags: str) -> tuple[subprocess.Popen[str], str]:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
+        process_group=0,  # a terminal's Ctrl-C is for us, who end the miner then
     )
+    timer = threading.Timer(START_TIMEOUT_S, process.kill)
+    timer.start()
+    try:
+        return process, _await_ready(process)
+    except BaseException:
+        stop_miner(process)
+        raise
+    finally:
+        timer.cancel()
+
+
+def _await_ready(process: subprocess.Popen[str]) -> str:
+    """The URL of a miner that has started, and its log copied from then on."""
     stderr = process.stderr
     if stderr is None:
         raise MinerError("the miner has no stderr")
@@ -41,7 +94,7 @@ def start_miner(*flags: str) -> tuple[subprocess.Popen[str], str]:
         sys.stderr.write(f"miner | {line}")
         if "Server starting on " in line:
             threading.Thread(target=_copy_log, args=(stderr,), daemon=True).start()
-            return process, "http://" + line.split("Server starting on ")[1].strip()
+            return "http://" + line.split("Server starting on ")[1].strip()
     raise MinerError(f"the miner ended with exit code {process.wait()} before it was ready")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import signal
 import time
 from collections import Counter
 from enum import StrEnum
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner import units
 from quantus_miner.dev.certificate import self_signed
 from quantus_miner.dev.judge import Judge, Share, Vardiff
-from quantus_miner.dev.miner_process import start_miner, stop_miner
+from quantus_miner.dev.miner_process import ignore_stop_signals, on_stop_signal, start_miner, stop_miner
 from quantus_miner.errors import MinerError
 from quantus_miner.model import Pow, achieved_difficulty
 from quantus_miner.proto import stratum
@@ -354,8 +353,7 @@ async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
         stop.set()
         pool.changed.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+    on_stop_signal(lambda: loop.call_soon_threadsafe(on_signal))
     miner: subprocess.Popen[str] | None = None
     await pool.start(port or 0)
     pool.report(f"dev-pool: share time {pool.share_time:g} s, at {pool.url}")
@@ -365,6 +363,7 @@ async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
             miner, _ = await asyncio.to_thread(start_miner, *flags)
         await _until(pool, stop, shares, miner)
     finally:
+        ignore_stop_signals()
         if miner is not None:
             await asyncio.to_thread(stop_miner, miner)
         await pool.close()

@@ -7,12 +7,9 @@ development node does, and misbehaves on request.
 from __future__ import annotations
 
 import asyncio
-import signal
-import tempfile
 import time
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aioquic.asyncio.protocol import QuicConnectionProtocol
@@ -22,7 +19,13 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from quantus_miner.dev import node_files
 from quantus_miner.dev.chain import REBUILD_BLOCK_TIMES, Tally, block_line
-from quantus_miner.dev.miner_process import start_miner, stop_miner
+from quantus_miner.dev.miner_process import (
+    ignore_stop_signals,
+    on_stop_signal,
+    start_miner,
+    stop_miner,
+    temporary_folder,
+)
 from quantus_miner.errors import MinerError
 from quantus_miner.proto import node as proto
 from quantus_miner.proto.messages import JobResult, NewJob
@@ -30,6 +33,7 @@ from quantus_miner.proto.messages import JobResult, NewJob
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+    from pathlib import Path
 
     from aioquic.quic.connection import QuicConnection
 
@@ -91,6 +95,8 @@ class QuicNode:
         self._jobs = 0
         self._job: NewJob | None = None
         self._began: float | None = None  # when the first miner got a job for this block
+        self._given: NewJob | None = None  # the last job that a miner got
+        self._given_before = 0  # jobs that miners got for earlier blocks
         self._next: asyncio.TimerHandle | None = None
 
     async def start(self, port: int = 0) -> None:
@@ -169,14 +175,14 @@ class QuicNode:
 
     def _append(self, result: JobResult) -> None:
         seconds = time.monotonic() - (self._began if self._began is not None else self.tally.began)
-        rate = result.hash_count / max(result.elapsed_time, 1e-6)
-        work = result.work or ""
-        self._report(block_line(self.chain, work.lstrip("0"), seconds, result.hash_count, rate))
+        work, hashes, mining_s = result.work or "", result.hash_count, result.elapsed_time
+        # A result tells the hashes of its own job alone.
+        unreported = self.tally.given - self._given_before - 1
+        self._report(block_line(self.chain, work.lstrip("0"), seconds, hashes, mining_s, unreported))
         self.chain.append(work, seconds)
         self.tally.blocks += 1
-        self.tally.hashes += result.hash_count
-        self.tally.mining_s += result.elapsed_time
-        self._began = None
+        self.tally.count(hashes, mining_s)
+        self._began, self._given_before = None, self.tally.given
         if self.misbehaviour is Misbehaviour.SLOW_JOB:
             self._job = None  # results are stale until the next one
             self._schedule(self.chain.block_time)
@@ -206,6 +212,9 @@ class QuicNode:
         if self._job is not None and self.misbehaviour is not Misbehaviour.STALL:
             if self._began is None:
                 self._began = time.monotonic()
+            if self._given is not self._job:
+                self._given = self._job
+                self.tally.given += 1
             miner.send_job(self._job)
 
 
@@ -278,17 +287,16 @@ def run(chain: Chain, base_path: Path | None, port: int | None, blocks: int | No
     ``base_path``: where the node keeps its files; None: a temporary folder. ``port``: where to wait for miners; None:
     starts a miner for this run, and ends when that ends.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        misbehaviour = None if misbehave is None else Misbehaviour(misbehave)
-        return asyncio.run(_play(chain, base_path or Path(temporary), port, blocks, misbehaviour))
+    misbehaviour = None if misbehave is None else Misbehaviour(misbehave)
+    return asyncio.run(_play(chain, base_path or temporary_folder(), port, blocks, misbehaviour))
 
 
 async def _play(
     chain: Chain, base_path: Path, port: int | None, blocks: int | None, misbehaviour: Misbehaviour | None
 ) -> int:
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    loop = asyncio.get_running_loop()
+    on_stop_signal(lambda: loop.call_soon_threadsafe(stop.set))
     node = QuicNode(chain, base_path, misbehaviour=misbehaviour, report=partial(print, flush=True))
     await node.start(port or 0)
     miner = None
@@ -307,6 +315,7 @@ async def _play(
         if miner is not None and miner.poll() is not None and not stop.is_set():
             raise MinerError(f"the miner ended with exit code {miner.returncode}")
     finally:
+        ignore_stop_signals()
         if miner is not None:
             stop_miner(miner)
         await node.stop()

@@ -17,7 +17,7 @@ MAX_NUMBER: Final = 2**32 - 1
 DIGEST_BYTES: Final = 110
 """Size of the window in which the digest without its seal is hashed."""
 MAX_LOGS: Final = 63
-"""SCALE writes a count up to 63 as one byte."""
+"""SCALE writes a count up to 63 as one byte; only with the seal it may have two."""
 
 _SEAL: Final = b"\x05"
 _ENGINE: Final = b"pow_"
@@ -31,6 +31,9 @@ _HASHES: Final = {
     "zkTreeRoot": "zk_tree_root",
 }
 """Names of the 32-byte fields: in JSON, here."""
+_ENVELOPES: Final = ("result", "block", "header")
+"""Keys under which a JSON-RPC reply, a block and a header stand, from the outside in. Any of them may be left out."""
+_NEEDED: Final = f"{', '.join(_HASHES)}, number and digest.logs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +66,17 @@ class Header:
         if size > DIGEST_BYTES:
             raise ValueError(f"the digest has {size} bytes without the seal; allowed: {DIGEST_BYTES}")
 
-    def hash_elements(self) -> list[int]:
-        """The field elements that are hashed: 17 for hashes and number, 28 for the digest."""
-        digest = bytes([4 * len(self.digest_logs)]) + b"".join(self.digest_logs)
+    def hash_elements(self, seal: bytes = b"") -> list[int]:
+        """The field elements that are hashed: 17 for hashes and number, 28 for the digest, with ``seal`` if given."""
+        logs = [*self.digest_logs, seal] if seal else self.digest_logs
+        digest = _compact(len(logs)) + b"".join(logs)
         return [
             *_hash_to_elements(self.parent_hash),
             self.number,
             *_hash_to_elements(self.state_root),
             *_hash_to_elements(self.extrinsics_root),
             *_hash_to_elements(self.zk_tree_root),
-            *bytes_to_elements(digest.ljust(DIGEST_BYTES, b"\0")),
+            *bytes_to_elements(digest[:DIGEST_BYTES].ljust(DIGEST_BYTES, b"\0")),
         ]
 
     def mining_hash(self) -> bytes:
@@ -92,22 +96,45 @@ class SealedBlock:
         """The 32 bytes that were mined."""
         return self.header.mining_hash()
 
+    @property
+    def hash(self) -> bytes:
+        """The 32 bytes that name the block on the chain: the hash of the header with its seal.
+
+        Bytes of the digest beyond DIGEST_BYTES are not hashed, as on the chain.
+        """
+        seal = _SEAL + _ENGINE + _COMPACT_64 + self.nonce.to_bytes(_NONCE_BYTES)
+        return sponge(self.header.hash_elements(seal), squeezes=1)
+
     @classmethod
     def parse(cls, text: str | bytes) -> SealedBlock:
-        """Reads a JSON document: a header, or an object with a header under ``header``.
+        """Read a JSON document: a header, alone or in what nodes and explorers put around it.
 
-        A header has ``parentHash``, ``stateRoot``, ``extrinsicsRoot``, ``zkTreeRoot`` (32 bytes in hex), ``number``
-        and ``digest_logs`` (a list of hex strings, the seal last); other keys are ignored. Raises ValueError, one line
-        that names what is wrong, also where a ``mining_hash`` or ``nonce`` beside these is not that of the header.
+        That is a reply to ``chain_getHeader`` or ``chain_getBlock``, with or without its JSON-RPC envelope, or an
+        object with the header under ``header``. A header has ``parentHash``, ``stateRoot``, ``extrinsicsRoot``,
+        ``zkTreeRoot`` (32 bytes in hex), ``number`` (an integer, or a string in decimal or in hex with ``0x``) and
+        ``digest.logs`` or ``digest_logs`` (a list of hex strings, the seal last). Hex may begin with ``0x``; other keys
+        are ignored. Raise ValueError, one line that says what is wrong, also if a ``hash``, ``mining_hash`` or
+        ``nonce`` that stands there is not that of the header.
         """
-        document = _object(_load(text), "the block")
-        fields = _object(document.get("header", document), "header")
-        header, nonce = _unseal(fields)
-        mining_hash = header.mining_hash()
-        for stated in (document, fields):
-            _compare(stated, "mining_hash", mining_hash)
-            _compare(stated, "nonce", nonce)
-        return cls(header, int.from_bytes(nonce))
+        layers = [_object(_load(text), "the block")]
+        if isinstance(error := layers[0].get("error"), dict):
+            message = str(error.get("message"))[:200]
+            raise ValueError(f"the node's reply is an error: {message!r}")  # noqa: TRY004 - no type is wrong
+        for name in _ENVELOPES:
+            if name in layers[-1]:
+                layers.append(_object(layers[-1][name], name))
+        header, nonce = _unseal(layers[-1])
+        block = cls(header, int.from_bytes(nonce))
+        actual = {"hash": block.hash, "mining_hash": block.mining_hash, "nonce": nonce}
+        for layer in layers:
+            for name, value in actual.items():
+                _compare(layer, name, value)
+        return block
+
+
+def _compact(count: int) -> bytes:
+    """SCALE's form of a count below 2^14."""
+    return bytes([4 * count]) if count <= MAX_LOGS else (4 * count + 1).to_bytes(2, "little")
 
 
 def _hash_to_elements(value: bytes) -> list[int]:
@@ -126,26 +153,43 @@ def _load(text: str | bytes) -> object:
 
 def _object(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{name} has to be a JSON object")  # noqa: TRY004 - the contract is ValueError for any text
+        unknown = "; the node knows no such block" if value is None and name == "result" else ""
+        raise ValueError(f"{name} has to be a JSON object{unknown}")  # noqa: TRY004 - the contract is ValueError
     return value
 
 
 def _unseal(fields: dict[str, Any]) -> tuple[Header, bytes]:
     """The header without its seal, and the 64 bytes of the nonce."""
-    for name in (*_HASHES, "number", "digest_logs"):
+    for name in (*_HASHES, "number"):
         if name not in fields:
-            raise ValueError(f"the header has no {name}; it needs {', '.join(_HASHES)}, number and digest_logs")
-    texts = fields["digest_logs"]
-    if not isinstance(texts, list):
-        raise ValueError("digest_logs has to be a list of hex strings")  # noqa: TRY004 - as above
-    logs = [_hex(text, f"digest_logs[{i}]") for i, text in enumerate(texts)]
+            raise ValueError(f"the header has no {name}; it needs {_NEEDED}")
+    logs = _logs(fields)
     seals = [log for log in logs if log.startswith(_SEAL)]
     if len(seals) != 1:
         raise ValueError(f"the digest has {len(seals)} seals; a sealed block has exactly one")
     if not logs[-1].startswith(_SEAL):
         raise ValueError("the seal is not the last log of the digest; it has to be")
     hashes = {name: _hex(fields[shown], shown) for shown, name in _HASHES.items()}
-    return Header(number=fields["number"], digest_logs=tuple(logs[:-1]), **hashes), _nonce(seals[0])
+    return Header(number=_number(fields["number"]), digest_logs=tuple(logs[:-1]), **hashes), _nonce(seals[0])
+
+
+def _logs(fields: dict[str, Any]) -> list[bytes]:
+    name, texts = "digest_logs", fields.get("digest_logs")
+    if "digest_logs" not in fields:
+        name, digest = "digest.logs", fields.get("digest")
+        if not isinstance(digest, dict) or "logs" not in digest:
+            raise ValueError(f"the header has no digest.logs; it needs {_NEEDED}")
+        texts = digest["logs"]
+    if not isinstance(texts, list):
+        raise ValueError(f"{name} has to be a list of hex strings")  # noqa: TRY004 - as above
+    return [_hex(text, f"{name}[{i}]") for i, text in enumerate(texts)]
+
+
+def _number(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """The number as an integer where it is a string that holds one; ``Header`` checks what it is."""
+    if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,16}", value, re.ASCII):
+        return int(value, 16 if value.startswith("0x") else 10)
+    return value
 
 
 def _nonce(seal: bytes) -> bytes:
@@ -158,10 +202,11 @@ def _nonce(seal: bytes) -> bytes:
 
 
 def _hex(value: object, name: str) -> bytes:
+    digits = value.removeprefix("0x") if isinstance(value, str) else ""
     # bytes.fromhex alone would let white space pass.
-    if not isinstance(value, str) or len(value) % 2 or not re.fullmatch(r"[0-9a-fA-F]*", value):
-        raise ValueError(f"{name} has to be a string of hex digits, two a byte, without 0x")
-    return bytes.fromhex(value)
+    if not isinstance(value, str) or len(digits) % 2 or not re.fullmatch(r"[0-9a-fA-F]*", digits):
+        raise ValueError(f"{name} has to be a string of hex digits, two a byte")
+    return bytes.fromhex(digits)
 
 
 def _compare(stated: dict[str, Any], name: str, actual: bytes) -> None:

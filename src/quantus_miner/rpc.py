@@ -1,0 +1,112 @@
+"""A client of a node's JSON-RPC server, for the few calls that ``quantus-miner verify`` needs."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import ssl
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from quantus_miner.errors import MinerError, SettingError
+from quantus_miner.host.deadline import within
+
+TIMEOUT_S: Final = 15.0
+"""Seconds for one call, from the look-up of the name to the last byte."""
+MAX_REPLY: Final = 65_536
+"""Bytes of the largest reply that is read; that with a header has about 700."""
+MAX_REASON: Final = 200
+"""Characters that are shown of a node's error message."""
+DIFFICULTY_BYTES: Final = 64
+
+
+class RpcError(MinerError):
+    """The node answered a call with an error."""
+
+
+class NodeRpc:
+    """A node's JSON-RPC server at ``url``, http or https. Every method raises MinerError if there is no usable reply.
+
+    Raises SettingError if ``url`` is not allowed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            parts = urlsplit(url)
+            self._host, self._port = parts.hostname or "", parts.port
+        except ValueError:
+            parts, self._host = urlsplit(""), ""
+        printable = re.fullmatch(r"[\x21-\x7e]+", url)
+        if parts.scheme not in ("http", "https") or not self._host or "@" in parts.netloc or not printable:
+            raise SettingError(
+                f"--rpc: {url[:MAX_REASON]!r} is not allowed; allowed: http://HOST:PORT or https://HOST:PORT, "
+                "which a node serves on the port that it names for ws:// and wss://"
+            )
+        self._tls = parts.scheme == "https"
+        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+
+    def call(self, method: str, *params: object) -> Any:  # noqa: ANN401 - any JSON value
+        """The result of one call. Raises RpcError if the node answers with an error."""
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        try:
+            return parse_result(within(TIMEOUT_S, lambda: self._post(body)))
+        except RpcError as error:
+            raise RpcError(f"--rpc: {self.url}: {method}: {error}") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise MinerError(f"--rpc: {self.url} gives no answer to {method}: {reason}") from None
+
+    def _post(self, body: str) -> bytes:
+        connection = (
+            http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=ssl.create_default_context())
+            if self._tls
+            else http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        )
+        try:
+            connection.request("POST", self._path, body, {"Content-Type": "application/json", "Connection": "close"})
+            response = connection.getresponse()
+            if response.status != http.HTTPStatus.OK:
+                raise ValueError(f"HTTP status {response.status}")
+            reply = response.read(MAX_REPLY + 1)
+        finally:
+            connection.close()
+        if len(reply) > MAX_REPLY:
+            raise ValueError(f"the reply is larger than {MAX_REPLY} bytes")
+        return reply
+
+    def block_hash(self, height: int) -> str:
+        """The hash, in hex with 0x, of the block at ``height`` on the node's best chain."""
+        found = self.call("chain_getBlockHash", height)
+        if found is None:
+            raise MinerError(f"--height: {self.url} has no block {height} yet")
+        if not isinstance(found, str) or not re.fullmatch("0x[0-9a-f]{64}", found):
+            raise MinerError(f"--rpc: {self.url}: chain_getBlockHash: the result is not a hash of 32 bytes")
+        return found
+
+    def header(self, block_hash: str) -> object:
+        """The header of a block, as the node sends it."""
+        return self.call("chain_getHeader", block_hash)
+
+    def next_difficulty(self, block_hash: str) -> int:
+        """The difficulty that a block on top of ``block_hash`` has to meet."""
+        # A U512 in SCALE: 64 bytes, little-endian.
+        found = self.call("state_call", "QPoWApi_get_difficulty", "0x", block_hash)
+        if not isinstance(found, str) or not re.fullmatch(f"0x[0-9a-f]{{{2 * DIFFICULTY_BYTES}}}", found):
+            raise RpcError(f"--rpc: {self.url}: QPoWApi_get_difficulty: the result is not {DIFFICULTY_BYTES} bytes")
+        return int.from_bytes(bytes.fromhex(found[2:]), "little")
+
+
+def parse_result(reply: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    """The result in a JSON-RPC reply. Raises RpcError if it is an error, ValueError if it is no reply."""
+    try:
+        document = json.loads(reply)
+    except (ValueError, RecursionError):
+        raise ValueError("what comes is not JSON") from None
+    if not isinstance(document, dict) or not {"result", "error"} & document.keys():
+        raise ValueError("what comes is not a JSON-RPC reply")
+    if (error := document.get("error")) is not None:
+        message = error.get("message") if isinstance(error, dict) else error
+        raise RpcError(str(message)[:MAX_REASON])
+    return document.get("result")

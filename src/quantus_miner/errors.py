@@ -6,6 +6,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def describe(error: BaseException) -> str:
+    """``RuntimeError: its text (file.py:12)``: one line that says what happened and where."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place = f" ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return printable(text) + place
+
+
 class MinerError(Exception):
     """Base of all errors of this package; ``str()`` is one line fit for a user."""
 

@@ -56,6 +56,8 @@ class MinerProcess:
     Unless told otherwise it has a state folder of its own, so that no job of another test goes on in it.
     """
 
+    program: tuple[str, ...] = ("-m", "quantus_miner")
+
     def __init__(self, *args: str, **environ: str) -> None:
         state = tempfile.mkdtemp(dir=os.environ["XDG_STATE_HOME"])
         kernels = Path(os.environ["XDG_STATE_HOME"]) / "quantus-miner" / "kernels.json"
@@ -63,7 +65,7 @@ class MinerProcess:
             shutil.copy(kernels, state)  # measuring them takes time
         environ = {"MINER_STATE_DIR": state} | environ
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "quantus_miner", *args],
+            [sys.executable, *self.program, *args],
             stderr=subprocess.PIPE,
             text=True,
             env={key: value for key, value in os.environ.items() if not key.startswith("MINER_")} | environ,

@@ -379,7 +379,9 @@ def test_a_reader_that_never_reads_holds_nothing_up_and_the_process_ends() -> No
     """Neither who logs nor the end of the process waits for it."""
     read, write = os.pipe()
     fill(write)
-    done = subprocess.run([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=write, check=False, timeout=20)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=write, check=False, timeout=20
+    )
     os.close(write)
     os.close(read)
     assert (done.returncode, done.stdout) == (0, b"done\n")

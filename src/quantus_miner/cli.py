@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 from quantus_miner import __version__, logs, units
-from quantus_miner.errors import MinerError
+from quantus_miner.errors import MinerError, explain
 from quantus_miner.model import Pow
 from quantus_miner.settings import SETTINGS, Settings, load
 
@@ -29,6 +31,13 @@ class _Group(click.Group):
         if not args or (args[0].startswith("-") and args[0] not in own):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click's own
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of our output has gone: nothing is left to say. click would make that exit code 1.
+            ctx.exit(0)
 
 
 def settings_options(command: Command) -> Command:
@@ -68,10 +77,16 @@ def cli() -> None:
 @settings_options
 def serve(**given: str | None) -> None:
     """Run the mining service (the default)."""
-    settings = load_settings(given)
-    from quantus_miner.service import run
+    from quantus_miner.host.signals import Signals
 
-    run(settings)
+    signals = Signals()
+    try:
+        settings = load_settings(given)
+        from quantus_miner.service import run
+
+        run(settings, signals)
+    finally:
+        signals.ignore()
 
 
 @cli.command()
@@ -333,20 +348,36 @@ def dev_pool(
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are one line on stderr."""
+    """Entry point: whatever goes wrong ends in one line on stderr."""
+    message, code = "", 0
     try:
-        sys.exit(cli(standalone_mode=False))
+        code = cli(standalone_mode=False) or 0
     except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = stop.exit_code
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0
     except click.ClickException as error:
         message, code = error.format_message(), 2
     except MinerError as error:
         message, code = str(error), error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output has gone; nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    sys.stderr.write(f"quantus-miner: {message}\n")
+        code = 130
+    except Exception as error:
+        logging.getLogger("miner").debug("Traceback", exc_info=error)
+        message, code = explain(error), 1
+    if message:
+        logs.report(f"quantus-miner: {message}")
+    for stream in (sys.stdout, sys.stderr):
+        _give_up_unwritable(stream)
     sys.exit(code)
+
+
+def _give_up_unwritable(stream: TextIO | None) -> None:
+    """Leave nothing in its buffer: Python would try to write that at its end, fail, and change the exit code to 120."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

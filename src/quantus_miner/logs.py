@@ -122,15 +122,14 @@ def tick() -> None:
 
 def flush(timeout_s: float = FLUSH_S) -> bool:
     """Wait until everything logged so far is written. Return False if that takes longer than ``timeout_s``."""
-    return all([handler.flush_lines(timeout_s) for handler in _handlers()])
+    return all(handler.flush_lines(timeout_s) for handler in _handlers())
 
 
 def report(text: str) -> None:
     """Write the line with which a failed command ends: after the log, and as an error if journald reads it."""
-    if handlers := _handlers():
-        handlers[0].report(text)
-    else:
-        _write(sys.stderr, f"{'<3>' if _leads_to_journald(sys.stderr) else ''}{text}\n")
+    if not _handlers():
+        configure(DEFAULT)
+    _handlers()[0].report(text)
 
 
 def _handlers() -> list[Handler]:
@@ -178,6 +177,7 @@ class Handler(logging.Handler):
 
     def report(self, text: str) -> None:
         """See ``logs.report``."""
+        self._sum_up_all()
         self._writer.put(f"{'<3>' if isinstance(self.formatter, _Journald) else ''}{text}\n")
 
     def flush_lines(self, timeout_s: float) -> bool:
@@ -186,11 +186,14 @@ class Handler(logging.Handler):
 
     def close(self) -> None:
         """Write what is left, for FLUSH_S at most. At the end of the process, logging calls this."""
+        self._sum_up_all()
+        self._writer.close()
+        super().close()
+
+    def _sum_up_all(self) -> None:
         for minute in self._minutes.values():
             self._tell(minute)
         self._minutes.clear()
-        self._writer.close()
-        super().close()
 
     def _tell(self, minute: _Minute) -> None:
         if (last := minute.last) is not None:
@@ -200,7 +203,7 @@ class Handler(logging.Handler):
     def _put(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record) + "\n"
-        except Exception:  # noqa: BLE001 - as all of logging's handlers do
+        except Exception:
             self.handleError(record)
         else:
             self._writer.put(line)
@@ -267,9 +270,7 @@ class _Writer:
                 lines, self._lines, self._size = self._lines, [], 0
                 overflow, self._overflow = self._overflow, 0
                 self._writing = True
-            text = "".join(
-                [self._dropped(lost) if lost else "", *lines, self._dropped(overflow) if overflow else ""]
-            )
+            text = "".join([self._dropped(lost) if lost else "", *lines, self._dropped(overflow) if overflow else ""])
             lost = 0 if _write(self._stream, text) else lost + len(lines) + overflow
 
 

@@ -17,3 +17,12 @@ def hash_rate(hashes_per_second: float) -> str:
 def endpoint(host: str, port: int) -> str:
     """``host:port``, an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def duration(seconds: float) -> str:
+    """``119 s``, ``119 min``, ``47 h`` or ``3 days``, rounded down."""
+    if seconds < 120:
+        return f"{int(seconds)} s"
+    if seconds < 7_200:
+        return f"{int(seconds // 60)} min"
+    return f"{int(seconds // 3_600)} h" if seconds < 172_800 else f"{int(seconds // 86_400)} days"

@@ -62,8 +62,11 @@ def load_settings(given: dict[str, Any], environ: Mapping[str, str] = os.environ
         for name, text in given.items()
         if text is not None and text != ()
     }
-    settings = load(flags, environ, Path(config) if config else None)
+    warnings: list[str] = []
+    settings = load(flags, environ, Path(config) if config else None, warnings.append)
     logs.configure(settings.log, settings.log_format)
+    for warning in warnings:
+        logging.getLogger("miner").warning("%s", warning)
     return settings
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner")
 
 MAX_REASON: Final = 200
-MAX_STATUS: Final = 2_000
+MAX_STATUS: Final = 1_000
 """Characters of a peer's reason, and of a whole status: service managers take no more than 4,096 bytes."""
 
 

@@ -1,12 +1,55 @@
-"""Small files that have to be whole at any moment."""
+"""Small files: written so that they are whole at any moment, read so that nothing hangs."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import stat
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+KINDS: Final = (
+    (stat.S_ISDIR, "it is a folder"),
+    (stat.S_ISFIFO, "it is a pipe, as <(...) of a shell makes it"),
+    (stat.S_ISSOCK, "it is a socket"),
+    (lambda _: True, "it is a device"),
+)
+
+
+class Content(NamedTuple):
+    """What ``read_text`` found. ``mode``: the permission bits."""
+
+    text: str
+    mode: int
+
+
+def read_text(path: Path, max_bytes: int) -> Content:
+    """Read a regular file of UTF-8 text, at most ``max_bytes`` long, without its byte-order mark.
+
+    Never waits: whatever else has the name is refused, unopened. Raises ValueError with the reason.
+    """
+    try:
+        _check_kind(os.stat(path).st_mode)  # noqa: PTH116 - as below
+        # What has the name may have changed meanwhile.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            mode = os.fstat(descriptor).st_mode
+            _check_kind(mode)
+            data = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ValueError(error.strerror or type(error).__name__) from None
+    if len(data) > max_bytes:
+        raise ValueError(f"it is longer than {max_bytes:,} bytes")
+    try:
+        return Content(data.decode("utf-8-sig"), stat.S_IMODE(mode))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 text (byte {error.start})") from None
+
+
+def _check_kind(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise ValueError(next(kind for fits, kind in KINDS if fits(mode)) + "; give the name of a regular file")
 
 
 def replace(path: Path, content: str | bytes) -> None:

@@ -85,6 +85,25 @@ def test_at_debug_a_part_that_raises_has_its_traceback() -> None:
         assert miner.stop() == 0
 
 
+def test_what_python_itself_would_print_goes_to_the_log() -> None:
+    """It would wait for whoever reads stderr, in the middle of anything."""
+    patch = """
+import threading
+from quantus_miner import logs
+class Unraisable:
+    __del__ = boom
+def tick():
+    threading.Thread(target=boom, name="lost").start()
+    Unraisable()
+logs.tick = tick
+"""
+    with Broken(patch) as miner:
+        miner.wait_for_line("Thread lost has failed: RuntimeError: boom (<string>:2)")
+        miner.wait_for_line("An exception could not be raised: RuntimeError: boom (<string>:2)")
+        assert miner.stop() == 0
+    assert not [text for text in miner.log if "Traceback" in text or text.startswith(" ")]
+
+
 def test_without_its_exporter_the_service_goes_on() -> None:
     patch = """
 from quantus_miner.server import Server

@@ -62,6 +62,7 @@ MIN_FILES: Final = 16
 def run(settings: Settings, signals: Signals) -> None:
     """Runs the service until SIGTERM or SIGINT. Raises MinerError if it cannot start, or cannot go on."""
     threading.excepthook = _on_thread_failure
+    sys.unraisablehook = _on_unraisable
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files != resource.RLIM_INFINITY and files < MIN_FILES:
         raise MachineError(
@@ -326,6 +327,12 @@ def _on_thread_failure(failure: threading.ExceptHookArgs) -> None:
     if error is not None:
         name = failure.thread.name if failure.thread else "?"
         log.error("Thread %s has failed", name, exc_info=(type(error), error, failure.exc_traceback))
+
+
+def _on_unraisable(failure: sys.UnraisableHookArgs) -> None:
+    """As above, for what fails where nobody can catch it: in a finalizer, or a callback of a C library."""
+    if (error := failure.exc_value) is not None:
+        log.error("An exception could not be raised", exc_info=(type(error), error, failure.exc_traceback))
 
 
 def create_links(settings: Settings) -> list[Link]:

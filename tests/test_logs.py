@@ -54,8 +54,14 @@ def logged(log_format: str, message: str = "hello", level: int = logging.INFO, n
     return written(stream)
 
 
+def flush(timeout_s: float = 20) -> bool:
+    """Whether all that was logged is written within that time."""
+    (handler,) = [handler for handler in logging.getLogger().handlers if isinstance(handler, logs.Handler)]
+    return handler._writer.flush(timeout_s)
+
+
 def written(stream: io.StringIO) -> str:
-    assert logs.flush(20)
+    assert flush()
     return stream.getvalue()
 
 
@@ -250,7 +256,7 @@ def through(
     with os.fdopen(write, "w") as stream, os.fdopen(read, "rb") as other:
         logs.configure("info", log_format, stream)
         logging.getLogger("miner").warning("hello")
-        assert logs.flush(20)
+        assert flush()
         return os.read(other.fileno(), 4096).decode()
 
 
@@ -413,11 +419,11 @@ def test_lines_that_could_not_be_written_are_counted_when_the_reader_is_back(mon
         logs.configure("debug", "journald", stream)
         for number in range(500):
             logging.getLogger("miner").debug("line %d", number)
-        assert not logs.flush(0.01)
+        assert not flush(0.01)
         assert len(reader.read(size)) == size
-        assert logs.flush(20)
+        assert flush()
         logging.getLogger("miner").debug("after")
-        assert logs.flush(20)
+        assert flush()
         os.set_blocking(read, False)
         lines = reader.read().decode().splitlines()
     told, number = 0, 0
@@ -441,11 +447,11 @@ def test_lines_lost_to_an_error_of_the_device_are_counted_when_it_works_again() 
             os.dup2(full.fileno(), write)
         for number in range(3):
             logging.getLogger("miner").debug("line %d", number)
-            assert logs.flush(20)
+            assert flush()
         os.dup2(kept, write)
         os.close(kept)
         logging.getLogger("miner").debug("after")
-        assert logs.flush(20)
+        assert flush()
         os.set_blocking(read, False)
         assert reader.read().decode().splitlines() == [
             "<4>miner: 3 log lines were dropped: they could not be written",

@@ -120,11 +120,6 @@ def tick() -> None:
             handler.release()
 
 
-def flush(timeout_s: float = FLUSH_S) -> bool:
-    """Wait until everything logged so far is written. Return False if that takes longer than ``timeout_s``."""
-    return all(handler.flush_lines(timeout_s) for handler in _handlers())
-
-
 def report(text: str) -> None:
     """Write the line with which a failed command ends: after the log, and as an error if journald reads it."""
     if not _handlers():
@@ -179,10 +174,6 @@ class Handler(logging.Handler):
         """See ``logs.report``."""
         self._sum_up_all()
         self._writer.put(f"{'<3>' if isinstance(self.formatter, _Journald) else ''}{text}\n")
-
-    def flush_lines(self, timeout_s: float) -> bool:
-        """Not ``flush``: logging calls that at the end of the process too, where ``close`` is enough."""
-        return self._writer.flush(timeout_s)
 
     def close(self) -> None:
         """Write what is left, for FLUSH_S at most. At the end of the process, logging calls this."""

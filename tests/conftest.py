@@ -74,6 +74,7 @@ class MinerProcess:
 
     files: int | None = None
     """Its limit of open files; None: ours."""
+    program: tuple[str, ...] = ("-m", "quantus_miner")
 
     def __init__(self, *args: str, **environ: str) -> None:
         state = tempfile.mkdtemp(dir=os.environ["XDG_STATE_HOME"])
@@ -82,7 +83,7 @@ class MinerProcess:
             shutil.copy(kernels, state)  # measuring them takes time
         environ = {"MINER_STATE_DIR": state} | environ
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "quantus_miner", *args],
+            [sys.executable, *self.program, *args],
             stderr=subprocess.PIPE,
             text=True,
             env={key: value for key, value in os.environ.items() if not key.startswith("MINER_")} | environ,

@@ -216,6 +216,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert operator["hash rates are averages of"] == f"the last {stats.RATE_WINDOW_S:g} s"
     most = ", ".join(f"{name} {logs.MAX_ALIKE[logs.LEVELS[name]]}" for name in ("info", "warn", "error"))
     assert operator["lines of the log from one place in the program, a minute"] == most
+    assert operator["lines of the log that wait to be written"] == f"{logs.MAX_QUEUED:,} characters"
     assert operator["jobs with series of their own in the metrics"] == f"{http.MAX_SHOWN}"
     assert operator["connections at once, job API"].startswith(f"{server.MAX_CONNECTIONS}, ")
     assert operator["connections at once, metrics"].startswith(f"{server.MAX_SCRAPERS}, ")

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quantus_miner.heartbeat import Heartbeat
+from quantus_miner.heartbeat import MAX_STATUS, Heartbeat
 from quantus_miner.host.notify import STATUS_S, Notifier
 from quantus_miner.miner import Miner
 from quantus_miner.model import Job, NonceRange, Pow
 from quantus_miner.native import Outcome
+from quantus_miner.stats import LinkStats
 from quantus_miner.worker import STALL_S
 
 from .conftest import MinerProcess
@@ -213,7 +214,88 @@ def test_a_miner_without_workers_left_is_no_sign_of_life(tmp_path: Path) -> None
     manager.socket.close()
 
 
+# --- what the status says beside the workers ---
+
+
+def test_the_status_says_which_source_is_down_and_since_when(tmp_path: Path) -> None:
+    manager, clock, engine = Manager(str(tmp_path / "notify")), Clock(), StuckEngine()
+    miner = Miner([engine], chunk_s=1.0, clock=clock)
+    first, second, third = (LinkStats(f"pool {letter}", connected=True) for letter in "abc")
+    third.connected = False  # not needed
+    first.mined = True
+    store_ok = True
+    heartbeat = Heartbeat(
+        miner,
+        Notifier(manager.environ(WATCHDOG_USEC="4000000")),
+        clock,
+        links=lambda: (first, second, third),
+        store_ok=lambda: store_ok,
+    )
+    workers = "0.00 H/s, 0 active jobs, 0 of 2 workers busy"
+
+    def status(seconds: float) -> str:
+        clock.now += seconds
+        miner.tick()
+        heartbeat.tick()
+        (message,) = manager.waiting()
+        assert message["WATCHDOG"] == "1"  # a restart would mend nothing
+        return message["STATUS"]
+
+    heartbeat.ready()
+    assert manager.waiting()[-1]["STATUS"] == workers
+    # At once, not with the next sign of life.
+    first.mined = first.connected = second.connected = False
+    down = "; ".join(f"pool {letter} not connected for 0 s" for letter in "abc")
+    assert status(0.25) == f"{workers}; {down}"
+    second.connected = True
+    assert status(90).startswith(f"{workers}; pool a not connected for 90 s; pool b has no job; pool c not ")
+    second.mined = True
+    assert status(150) == f"{workers}; pool a not connected for 4 min; mining for pool b instead"
+    first.refusal = "it refuses the login: Invalid\nMAINPID=1 address" + "!" * 1000
+    refused = status(8000).removeprefix(
+        f"{workers}; pool a refuses us: it refuses the login: Invalid\\nMAINPID=1 address"
+    )
+    assert set(refused.partition(";")[0]) == {"!"}
+    assert len(refused) < 250
+    first.refusal, first.connected = "", True
+    first.mined, second.mined = True, False
+    assert status(1) == workers
+    store_ok = False
+    miner._workers[1].alive = False
+    assert status(100) == f"{workers}; worker 1 has failed; jobs are kept in memory only"
+    manager.socket.close()
+
+
+def test_a_status_names_days_and_stays_short(tmp_path: Path) -> None:
+    manager, clock, engine = Manager(str(tmp_path / "notify")), Clock(), StuckEngine()
+    links = tuple(LinkStats(f"pool {number} {'x' * 250}") for number in range(100))
+    miner = Miner([engine], chunk_s=1.0, clock=clock)
+    heartbeat = Heartbeat(miner, Notifier(manager.environ()), clock, links=lambda: links)
+    heartbeat.tick()
+    manager.waiting()
+    for seconds, words in ((119, "119 s"), (1, "2 min"), (7079, "119 min"), (1, "2 h"), (165_600, "2 days")):
+        clock.now += seconds
+        miner.tick()
+        heartbeat._next = 0.0
+        heartbeat.tick()
+        (message,) = manager.waiting()
+        assert f"not connected for {words}" in message["STATUS"]
+        assert len(message["STATUS"]) <= MAX_STATUS
+    manager.socket.close()
+
+
 # --- the service ---
+
+
+def test_a_service_whose_pool_is_down_says_so(manager: Manager) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    wallet = "qzjTEwCDN6vQ6g4C5dq2NBJ2yxkZ9XtJzprerRgPpmj3ay16V"
+    flags = ("--port=0", "--workers=1", f"--pool=stratum+tcp://127.0.0.1:{port}", f"--wallet={wallet}")
+    with MinerProcess(*flags, **manager.environ(WATCHDOG_USEC="2000000")) as miner:
+        assert manager.next() == {"READY": "1"}
+        assert f"pool stratum+tcp://127.0.0.1:{port} not connected for " in manager.next()["STATUS"]
+        assert miner.stop() == 0
 
 
 def test_a_service_says_ready_when_it_answers_and_stopping_when_it_ends(manager: Manager) -> None:

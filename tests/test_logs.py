@@ -36,6 +36,9 @@ def _own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root = logging.getLogger()
     handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
     yield
+    for handler in root.handlers:
+        if isinstance(handler, logs.Handler):
+            handler.close()
     logging.captureWarnings(capture=False)
     root.handlers[:], logging.raiseExceptions = handlers, raises
     root.setLevel(level)
@@ -48,6 +51,17 @@ def logged(log_format: str, message: str = "hello", level: int = logging.INFO, n
     stream = io.StringIO()
     logs.configure("debug", log_format, stream)
     logging.getLogger(name).log(level, "%s", message)
+    return written(stream)
+
+
+def flush(timeout_s: float = 20) -> bool:
+    """Whether all that was logged is written within that time."""
+    (handler,) = [handler for handler in logging.getLogger().handlers if isinstance(handler, logs.Handler)]
+    return handler._writer.flush(timeout_s)
+
+
+def written(stream: io.StringIO) -> str:
+    assert flush()
     return stream.getvalue()
 
 
@@ -131,7 +145,7 @@ def test_configuring_again_leaves_nothing_of_before() -> None:
     logs.configure("warn", "text", second)
     assert not logging.getLogger("miner.http").isEnabledFor(logging.INFO)
     logging.getLogger("miner.http").warning("once")
-    assert (first.getvalue(), second.getvalue().count("once")) == ("", 1)
+    assert (first.getvalue(), written(second).count("once")) == ("", 1)
 
 
 # --- formats ---
@@ -176,14 +190,14 @@ def test_every_message_is_one_line(message: str) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "journald", "json"])
-def test_traceback(log_format: str) -> None:
+def test_traceback_at_debug(log_format: str) -> None:
     stream = io.StringIO()
-    logs.configure("info", log_format, stream)
+    logs.configure("debug", log_format, stream)
     try:
         fail()
     except RuntimeError:
         logging.getLogger("miner").exception("it broke")
-    first, *rest = stream.getvalue().splitlines()
+    first, *rest = written(stream).splitlines()
     if log_format == "text":
         assert first.endswith(" ERROR miner: it broke")
         assert rest[0] == "    Traceback (most recent call last):"
@@ -198,11 +212,27 @@ def test_traceback(log_format: str) -> None:
         assert "RuntimeError: job\\r" in exception
 
 
+@pytest.mark.parametrize("log_format", ["text", "journald", "json"])
+@pytest.mark.parametrize("name", ["miner", "uvicorn.error"])
+def test_an_exception_is_one_line_that_says_where(log_format: str, name: str) -> None:
+    stream = io.StringIO()
+    logs.configure("info", log_format, stream)
+    try:
+        fail()
+    except RuntimeError:
+        logging.getLogger(name).exception("it broke")
+    text = written(stream)
+    assert len(text.splitlines()) == 1
+    assert "Traceback" not in text
+    message = json.loads(text)["message"] if log_format == "json" else text.strip()
+    assert re.search(r"it broke: RuntimeError: job\\r\\n<0>forged.* end é \(test_logs\.py:\d+\)$", message)
+
+
 def test_exception_call_without_an_exception_has_no_traceback() -> None:
     stream = io.StringIO()
     logs.configure("info", "journald", stream)
     logging.getLogger("miner").error("alone", exc_info=True)
-    assert stream.getvalue() == "<3>miner: alone\n"
+    assert written(stream) == "<3>miner: alone\n"
 
 
 def test_python_warnings_are_logged() -> None:
@@ -213,7 +243,7 @@ def test_python_warnings_are_logged() -> None:
         logging.captureWarnings(capture=False)
         logs.configure("info", "journald", stream)
         warnings.warn("old thing", stacklevel=1)
-    assert re.fullmatch(r"<4>py\.warnings: .*UserWarning: old thing\\n.*\n", stream.getvalue())
+    assert re.fullmatch(r"<4>py\.warnings: .*UserWarning: old thing\\n.*\n", written(stream))
 
 
 # --- where the stream leads ---
@@ -228,7 +258,7 @@ def through(
     with os.fdopen(write, "w") as stream, os.fdopen(read, "rb") as other:
         logs.configure("info", log_format, stream)
         logging.getLogger("miner").warning("hello")
-        stream.flush()
+        assert flush()
         return os.read(other.fileno(), 4096).decode()
 
 
@@ -291,15 +321,15 @@ def test_what_repeats_is_counted_not_written(monkeypatch: pytest.MonkeyPatch) ->
         clock.now += logs.MINUTE_S / 2000
     logging.getLogger("miner.http").warning("another")  # has a minute of its own
     shown = [f"<4>miner.http: complaint {number}" for number in range(most)] + ["<4>miner.http: another"]
-    assert stream.getvalue().splitlines() == shown
+    assert written(stream).splitlines() == shown
     logs.tick()
-    assert stream.getvalue().splitlines() == shown
+    assert written(stream).splitlines() == shown
     clock.now = 1000.0 + logs.MINUTE_S
     logs.tick()
     shown.append(f"<4>miner.http: 1,234 more like it within a minute, the last: complaint {most + 1233}")
-    assert stream.getvalue().splitlines() == shown
+    assert written(stream).splitlines() == shown
     complain(-1)
-    assert stream.getvalue().splitlines() == [*shown, "<4>miner.http: complaint -1"]
+    assert written(stream).splitlines() == [*shown, "<4>miner.http: complaint -1"]
 
 
 def test_what_is_left_out_is_told_without_a_tick_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +342,7 @@ def test_what_is_left_out_is_told_without_a_tick_and_at_the_end(monkeypatch: pyt
         clock.now += logs.MINUTE_S
     (handler,) = [handler for handler in logging.getLogger().handlers if isinstance(handler, logs.Handler)]
     handler.close()
-    assert len(re.findall("^<4>miner.http: 5 more like it within a minute", stream.getvalue(), re.MULTILINE)) == 2
+    assert len(re.findall("^<4>miner.http: 5 more like it within a minute", written(stream), re.MULTILINE)) == 2
 
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR])
@@ -323,7 +353,7 @@ def test_each_level_has_its_measure(level: int) -> None:
         logging.getLogger("miner").log(level, "%d", "no number" if level == logging.ERROR else 1)
     logging.getLogger("miner").log(level, "from another place")
     expected = 0 if level == logging.ERROR else min(1000, logs.MAX_ALIKE.get(level, 1000))
-    assert len(stream.getvalue().splitlines()) == expected + 1
+    assert len(written(stream).splitlines()) == expected + 1
 
 
 # --- a log that cannot be written ---
@@ -351,6 +381,111 @@ def test_a_closed_stderr_stops_nothing() -> None:
     script = 'exec "$0" -c "$1" 2>&-'
     done = subprocess.run(["/bin/sh", "-c", script, sys.executable, PROGRAM], stdout=subprocess.PIPE, check=False)
     assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+def test_a_reader_that_never_reads_holds_nothing_up_and_the_process_ends() -> None:
+    """Neither who logs nor the end of the process waits for it."""
+    read, write = os.pipe()
+    fill(write)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=write, check=False, timeout=20
+    )
+    os.close(write)
+    os.close(read)
+    assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+def fill(pipe: int) -> int:
+    """Fills it to the last byte; how many that are."""
+    os.set_blocking(pipe, False)
+    size = 0
+    try:
+        while True:
+            size += os.write(pipe, bytes(4096))
+    except BlockingIOError:
+        os.set_blocking(pipe, True)
+        return size
+
+
+def test_a_full_disk_stops_nothing() -> None:
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+        done = subprocess.run([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=full, check=False)
+    assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+def test_lines_that_could_not_be_written_are_counted_when_the_reader_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "MAX_QUEUED", 1000)
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stream, os.fdopen(read, "rb") as reader:
+        size = fill(write)
+        logs.configure("debug", "journald", stream)
+        for number in range(500):
+            logging.getLogger("miner").debug("line %d", number)
+        assert not flush(0.01)
+        assert len(reader.read(size)) == size
+        assert flush()
+        logging.getLogger("miner").debug("after")
+        assert flush()
+        os.set_blocking(read, False)
+        lines = reader.read().decode().splitlines()
+    told, number = 0, 0
+    for line in lines[:-1]:
+        if gap := re.fullmatch(r"<4>miner: (\d+) log lines were dropped: they could not be written", line):
+            told += int(gap[1])
+            number += int(gap[1])  # in the place where they are missing
+        else:
+            assert line == f"<7>miner: line {number}"
+            number += 1
+    assert 0 < told < number == 500
+    assert lines[-1] == "<7>miner: after"
+
+
+def test_lines_lost_to_an_error_of_the_device_are_counted_when_it_works_again() -> None:
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stream, os.fdopen(read, "rb") as reader:
+        logs.configure("debug", "journald", stream)
+        kept = os.dup(write)
+        with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+            os.dup2(full.fileno(), write)
+        for number in range(3):
+            logging.getLogger("miner").debug("line %d", number)
+            assert flush()
+        os.dup2(kept, write)
+        os.close(kept)
+        logging.getLogger("miner").debug("after")
+        assert flush()
+        os.set_blocking(read, False)
+        assert reader.read().decode().splitlines() == [
+            "<4>miner: 3 log lines were dropped: they could not be written",
+            "<7>miner: after",
+        ]
+
+
+def test_a_descriptor_that_does_not_block_gets_every_line() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs, os.fdopen(ours.detach(), "w") as stream:
+        logs.configure("debug", "journald", stream)
+        for _ in range(100):
+            logging.getLogger("miner").debug("x" * 9_000)
+        with theirs.makefile("r") as reader:
+            assert {reader.readline() for _ in range(100)} == {f"<7>miner: {'x' * 9_000}\n"}
+
+
+def test_a_signal_handler_may_log_while_its_thread_does() -> None:
+    program = """
+import logging, signal, sys
+from quantus_miner import logs
+logs.configure("debug")
+log = logging.getLogger("miner")
+signal.signal(signal.SIGALRM, lambda *_: log.debug("from the handler"))
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+for number in range(20_000):
+    log.debug("record %d", number)
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert "from the handler" in done.stderr
 
 
 def test_a_stream_closed_later_stops_nothing() -> None:

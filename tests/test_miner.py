@@ -312,6 +312,66 @@ def test_a_broken_engine_is_retired_and_the_others_go_on(caplog: pytest.LogCaptu
     assert "device lost" in caplog.text
 
 
+def test_what_the_miner_calls_may_raise(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the worker nor what else waits for the same news suffers."""
+
+    class Reporting(RecordingEngine):
+        def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+            return Outcome(count, start if job.limit else None)
+
+        def job_solved(self) -> None:
+            super().job_solved()
+            raise RuntimeError("of the engine")
+
+    def on_end(_: Search) -> None:
+        told.release()
+        raise RuntimeError("of on_end")
+
+    def on_solution(search: Search, _: Solution) -> None:
+        miner.cancel(search)
+        told.release()
+        raise RuntimeError("of on_solution")
+
+    told = threading.Semaphore(0)
+    engine, ends = Reporting(1), Ends()
+    with running(engine) as miner:
+        miner.submit(job([NonceRange(1, 10)], limit=MAX), on_end)
+        assert told.acquire(timeout=WAIT_S)
+        miner.submit(job([NonceRange(1, 10**9)], limit=MAX), on_end, on_solution=on_solution)
+        assert told.acquire(timeout=WAIT_S)
+        miner.submit(job([NonceRange(1, 10)]), on_end)
+        assert told.acquire(timeout=WAIT_S)
+        miner.submit(job([NonceRange(1, 10)], pow_=Pow.SHA3), on_end)  # which nobody can search
+        miner.submit(job([NonceRange(1, 10)], limit=MAX), ends)
+        assert ends.wait().status is Status.COMPLETED
+        assert miner.healthy
+        assert miner.failed() == []
+    assert engine.solved == 3
+    reasons = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
+    assert {reason: reasons.count(reason) for reason in reasons} == {
+        "of on_end": 3,
+        "of on_solution": 1,
+        "of the engine": 3,
+    }
+
+
+def test_a_worker_whose_thread_ends_is_not_taken_for_a_living_one(caplog: pytest.LogCaptureFixture) -> None:
+    def on_end(_: Search) -> None:
+        raise SystemExit  # no Exception
+
+    ends = Ends()
+    with running(RecordingEngine(1)) as miner:
+        miner.submit(job([NonceRange(1, 10)]), on_end)
+        thread = miner._threads[0]
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
+        assert not miner.healthy
+        assert miner.failed() == [0]
+        miner.submit(job([NonceRange(1, 10)]), ends)
+        assert ends.wait().status is Status.FAILED
+    assert "Worker 0 of engine recording failed and is retired" in caplog.text
+
+
 def test_without_a_worker_left_jobs_end_and_the_miner_is_not_healthy(caplog: pytest.LogCaptureFixture) -> None:
     ends = Ends()
     miner = Miner([BrokenEngine(1)], chunk_s=0.05)

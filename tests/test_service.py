@@ -429,7 +429,7 @@ def test_log_levels_and_the_default_number_of_workers() -> None:
 @pytest.mark.parametrize("engine", ["gpu-cuda", "gpu-opencl"])
 def test_an_engine_that_is_not_there_is_one_line_at_start(engine: str) -> None:
     ended = run_cli("--port", "0", MINER_ENGINE=engine)
-    assert ended.returncode == 1
+    assert ended.returncode == 5
     last = ended.stderr.splitlines()[-1]
     assert re.search(rf"engine '{engine}' is not available: .+; use cpu-fast or cpu-baseline$", last)
     assert "Traceback" not in ended.stderr

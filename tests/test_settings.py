@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -234,3 +239,133 @@ def test_what_a_live_source_lacks_is_said_in_one_line(flags: dict[str, str], wor
     assert words in str(error.value)
     assert "secretsecret" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# --- files that are none, and what they should not be ---
+
+FILE_SETTINGS = ["--config", "--api-token-file", "--auth-token-file", "--tls-cert-sha256-file"]
+
+
+def special(kind: str, folder: Path) -> Path:
+    path = folder / "special"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "long":
+        path.write_text(" " * 1_000_001)
+    elif kind == "binary":
+        path.write_bytes(b"\xff\xfea\0")
+    elif kind == "loop":
+        path.symlink_to(path)
+    else:
+        path.symlink_to(kind)
+    return path
+
+
+@pytest.mark.parametrize("flag", FILE_SETTINGS)
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("pipe", "it is a pipe, as <(...) of a shell makes it; give the name of a regular file"),
+        ("socket", "it is a socket; give"),
+        ("folder", "it is a folder; give"),
+        ("/dev/zero", "it is a device; give"),
+        ("/dev/null", "it is a device; give"),
+        ("/dev/tty", "it is a device; give"),
+        ("long", "it is longer than "),
+        ("binary", "it is not UTF-8 text (byte 0)"),
+        ("loop", "Too many levels of symbolic links"),
+        ("/nowhere", "No such file or directory"),
+    ],
+)
+def test_what_is_no_file_of_text_is_one_line_at_once(flag: str, kind: str, words: str, tmp_path: Path) -> None:
+    path, name = special(kind, tmp_path), flag[2:].replace("-", "_")
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)  # a read that hangs
+    signal.alarm(20)
+    try:
+        with pytest.raises(SettingError) as error:
+            load({} if flag == "--config" else {name: str(path)}, {}, path if flag == "--config" else None)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+    assert str(error.value).startswith(f"{flag}: cannot read {path}: {words}")
+    assert str(error.value).isprintable()
+
+
+def test_a_byte_order_mark_is_no_part_of_what_a_file_says(tmp_path: Path) -> None:
+    token, pin, config = tmp_path / "token", tmp_path / "pin", tmp_path / "miner.toml"
+    token.write_bytes(b"\xef\xbb\xbfs3cret\r\n")
+    pin.write_bytes(b"\xef\xbb\xbf" + PIN.encode())
+    config.write_bytes(b"\xef\xbb\xbfport = 7\r\nworkers = 2\r\n")
+    flags = {"node_addr": "a:1", "auth_token_file": str(token), "tls_cert_sha256_file": str(pin)}
+    settings = load(flags, {}, config)
+    assert settings.auth_token == "s3cret"  # noqa: S105 - a test's
+    assert settings.tls_cert_sha256 == bytes.fromhex(PIN)
+    assert (settings.port, settings.workers) == (7, 2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "warned"),
+    [(0o600, False), (0o400, False), (0o640, False), (0o644, True), (0o604, True), (0o660, True), (0o602, True)],
+)
+def test_a_secret_that_others_can_read_or_change_is_one_warning(mode: int, warned: bool, tmp_path: Path) -> None:
+    token, pin, config = tmp_path / "token", tmp_path / "pin", tmp_path / "miner.toml"
+    token.write_text("s3cret")
+    pin.write_text(PIN)
+    config.write_text("port = 7")
+    for path in (token, pin, config):
+        path.chmod(mode)
+    warnings: list[str] = []
+    flags = {"api_token_file": str(token), "tls_cert_sha256_file": str(pin)}
+    load(flags, {}, config, warnings.append)
+    what = f"other users can read or change {{}} (mode {mode:04o}); run: chmod g-w,o= {{}}"
+    assert warnings == [f"--api-token-file: {what.format(token, token)}"] * warned
+    # The fingerprint is no secret, and a config file only if there is one in it.
+    config.write_text("api-token = 's3cret'")
+    warnings.clear()
+    load({}, {}, config, warnings.append)
+    assert warnings == [f"--config: {what.format(config, config)}"] * warned
+
+
+@pytest.mark.parametrize("link", ["tcp://10.96.12.7:9833", "udp://10.96.12.7:9833", "tcp://[fd00::7]:9833"])
+def test_the_links_that_kubernetes_sets_are_ignored_with_a_warning(link: str) -> None:
+    warnings: list[str] = []
+    environ = {"MINER_PORT": link, "MINER_METRICS_PORT": link, "MINER_SERVICE_HOST": "10.96.12.7", "MINER_WORKERS": "3"}
+    settings = load({}, environ, None, warnings.append)
+    assert (settings.port, settings.metrics_port, settings.workers) == (9833, None, 3)
+    assert len(warnings) == 2
+    for variable, warning in zip(("MINER_PORT", "MINER_METRICS_PORT"), warnings, strict=True):
+        assert warning.startswith(f"Ignoring {variable}={link}: Kubernetes sets it")
+        assert "enableServiceLinks: false" in warning
+    # A flag is nothing that Kubernetes sets, nor is a pool's URL.
+    with pytest.raises(SettingError, match="--port"):
+        load({"port": link}, {}, None)
+    urls = {"MINER_POOL": "stratum+tcp://10.96.12.7:9833", "MINER_WALLET": WALLET}
+    assert load({}, urls, None, warnings.append).pool is not None
+    with pytest.raises(SettingError, match="--pool"):
+        load({}, urls | {"MINER_POOL": link}, None)
+    assert len(warnings) == 2
+
+
+def test_warnings_about_settings_are_in_the_log(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    token.chmod(0o666)
+    environ = {"MINER_PORT": "tcp://10.96.12.7:9833", "MINER_KERNEL": "avx9", "MINER_API_TOKEN_FILE": str(token)}
+    ended = subprocess.run(
+        [sys.executable, "-m", "quantus_miner", "--log-format=journald"],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    warnings = [line for line in ended.stderr.splitlines() if line.startswith("<4>miner: ")]
+    assert len(warnings) == 2
+    assert "MINER_PORT" in warnings[0]
+    assert f"chmod g-w,o= {token}" in warnings[1]
+    assert ended.returncode == 2

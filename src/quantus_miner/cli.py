@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
 from quantus_miner import __version__, logs, units
-from quantus_miner.errors import EngineUnavailableError, MinerError
+from quantus_miner.errors import EngineUnavailableError, MinerError, explain
 from quantus_miner.model import Pow
 from quantus_miner.settings import SETTINGS, Settings, load
 
@@ -32,6 +34,13 @@ class _Group(click.Group):
         if not args or (args[0].startswith("-") and args[0] not in own):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as click's own
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of our output has gone: nothing is left to say. click would make that exit code 1.
+            ctx.exit(0)
 
 
 def settings_options(command: Command) -> Command:
@@ -56,8 +65,11 @@ def load_settings(given: dict[str, Any], environ: Mapping[str, str] = os.environ
         for name, text in given.items()
         if text is not None and text != ()
     }
-    settings = load(flags, environ, Path(config) if config else None)
+    warnings: list[str] = []
+    settings = load(flags, environ, Path(config) if config else None, warnings.append)
     logs.configure(settings.log, settings.log_format)
+    for warning in warnings:
+        logging.getLogger("miner").warning("%s", warning)
     return settings
 
 
@@ -81,12 +93,18 @@ def cli() -> None:
 @settings_options
 def serve(**given: str | None) -> None:
     """Run the mining service (the default)."""
-    settings = load_settings(given)
-    from quantus_miner.host.process_name import rename_process
-    from quantus_miner.service import run
+    from quantus_miner.host.signals import Signals
 
-    rename_process("quantus-miner", without_secrets(sys.argv[1:]))
-    run(settings)
+    signals = Signals()
+    try:
+        settings = load_settings(given)
+        from quantus_miner.host.process_name import rename_process
+        from quantus_miner.service import run
+
+        rename_process("quantus-miner", without_secrets(sys.argv[1:]))
+        run(settings, signals)
+    finally:
+        signals.ignore()
 
 
 @cli.command()
@@ -369,23 +387,39 @@ def dev_pool(
 
 
 def main() -> None:
-    """Entry point: errors that a user can mend are one line on stderr."""
+    """Entry point: whatever goes wrong ends in one line on stderr."""
+    message, code = "", 0
     if isinstance(sys.stdout, io.TextIOWrapper):
         # What the locale cannot show is escaped, as it is on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(cli(standalone_mode=False))
+        code = cli(standalone_mode=False) or 0
     except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = stop.exit_code
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0
     except click.ClickException as error:
         message, code = error.format_message(), 2
     except MinerError as error:
         message, code = str(error), error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output has gone; nothing is left to say, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    sys.stderr.write(f"quantus-miner: {message}\n")
+        code = 130
+    except Exception as error:
+        logging.getLogger("miner").debug("Traceback", exc_info=error)
+        message, code = explain(error), 1
+    if message:
+        logs.report(f"quantus-miner: {message}")
+    for stream in (sys.stdout, sys.stderr):
+        _give_up_unwritable(stream)
     sys.exit(code)
+
+
+def _give_up_unwritable(stream: TextIO | None) -> None:
+    """Leave nothing in its buffer: Python would try to write that at its end, fail, and change the exit code to 120."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,11 +1,36 @@
 """Errors that end in one clear line for the user, never in a traceback."""
 
+from __future__ import annotations
+
+import errno
+
 
 def printable(text: str) -> str:
     """``text`` with all escaped that could end the line or steer a terminal: much that is said comes from outside."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def describe(error: BaseException) -> str:
+    """``RuntimeError: its text (file.py:12)``: one line that says what happened and where."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place = f" ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return printable(text) + place
+
+
+def explain(error: Exception) -> str:
+    """What to tell a user of an error that is none of ours; where the system's limits are the reason, what to do."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "no file descriptor is left; raise their limit (LimitNOFILE= of the unit, or ulimit -n)"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "the system allows no more threads; raise their limit (TasksMax= of the unit, pids.max, or ulimit -u)"
+    if isinstance(error, MemoryError):
+        return "no memory is left; raise its limit (MemoryMax= of the unit, or ulimit -v)"
+    return f"internal error, please report it: {describe(error)}"
 
 
 class MinerError(Exception):
@@ -23,7 +48,13 @@ class SettingError(MinerError):
     exit_code = 2
 
 
-class EngineUnavailableError(MinerError):
+class MachineError(MinerError):
+    """The service cannot run on this machine as it is; only a person can change that."""
+
+    exit_code = 5
+
+
+class EngineUnavailableError(MachineError):
     """An engine cannot run on this machine; says why and what to use instead."""
 
 

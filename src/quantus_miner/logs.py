@@ -1,4 +1,7 @@
-"""The log: RUST_LOG filters, and one record a line for a terminal, a file, journald or a collector."""
+"""The log: RUST_LOG filters, and one record a line for a terminal, a file, journald or a collector.
+
+Lines are written by a thread of their own: whoever logs waits for no reader and no disk.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,18 @@ import json
 import logging
 import os
 import re
+import select
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Final, NamedTuple, TextIO
 
-from quantus_miner.errors import printable
+from quantus_miner.errors import describe, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DEFAULT: Final = "info"
 LEVELS: Final = {
@@ -26,6 +34,10 @@ LEVELS: Final = {
 MINUTE_S: Final = 60.0
 MAX_ALIKE: Final = {logging.INFO: 60, logging.WARNING: 10, logging.ERROR: 10}
 """Records a minute of a level from one place in the code that are shown; the rest are counted. Others: all."""
+MAX_QUEUED: Final = 1_000_000
+"""Characters of lines that wait to be written. Further ones are dropped and counted."""
+FLUSH_S: Final = 0.3
+"""Seconds that the end of the process waits for lines that nobody reads."""
 _clock = time.monotonic
 
 
@@ -74,7 +86,7 @@ def configure(filter_text: str, log_format: str = "auto", stream: TextIO | None 
     """Send every record that passes ``filter_text`` to ``stream`` (stderr), from now on and instead of before.
 
     ``log_format``: ``text``, ``journald``, ``json``, or ``auto``: journald where the stream leads there, else text.
-    Raises ValueError on a bad filter. No logging call raises afterwards, whatever becomes of the stream.
+    Raises ValueError on a bad filter. No logging call raises or blocks afterwards, whatever becomes of the stream.
     """
     levels = parse_filter(filter_text)
     stream = sys.stderr if stream is None else stream
@@ -87,8 +99,9 @@ def configure(filter_text: str, log_format: str = "auto", stream: TextIO | None 
     logging.raiseExceptions = False  # a log that cannot be written is no reason to stop mining
     logging.captureWarnings(capture=True)
     root = logging.getLogger()
-    for old in [old for old in root.handlers if isinstance(old, Handler)]:
+    for old in _handlers():
         root.removeHandler(old)
+        old.close()
     root.addHandler(handler)
     for logger in root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
@@ -99,13 +112,23 @@ def configure(filter_text: str, log_format: str = "auto", stream: TextIO | None 
 
 def tick() -> None:
     """Says what was left out in the minutes that are over; to be called about once a second."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, Handler):
-            handler.acquire()
-            try:
-                handler.sum_up()
-            finally:
-                handler.release()
+    for handler in _handlers():
+        handler.acquire()
+        try:
+            handler.sum_up()
+        finally:
+            handler.release()
+
+
+def report(text: str) -> None:
+    """Write the line with which a failed command ends: after the log, and as an error if journald reads it."""
+    if not _handlers():
+        configure(DEFAULT)
+    _handlers()[0].report(text)
+
+
+def _handlers() -> list[Handler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, Handler)]
 
 
 @dataclass(slots=True)
@@ -118,15 +141,16 @@ class _Minute:
     last: logging.LogRecord | None = None
 
 
-class Handler(logging.StreamHandler[TextIO]):
+class Handler(logging.Handler):
     """Ours, so that ``configure`` replaces no other. What a peer can cause at will does not fill the disk."""
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__()
         self._minutes: dict[tuple[str, int], _Minute] = {}
+        self._writer = _Writer(stream, self._dropped)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes it, unless there were too many like it."""
+        """Queue the record's line, unless there were too many like it."""
         most = MAX_ALIKE.get(record.levelno)
         if most is not None:
             self.sum_up()
@@ -136,34 +160,141 @@ class Handler(logging.StreamHandler[TextIO]):
             if minute.count > most:
                 minute.left_out, minute.last = minute.left_out + 1, record
                 return
-        super().emit(record)
+        self._put(record)
 
     def sum_up(self) -> None:
         """Forgets the minutes that are over, and says what they left out."""
         now = _clock()
         for place, minute in list(self._minutes.items()):
             if now - minute.began >= MINUTE_S:
-                del self._minutes[place]
+                self._minutes.pop(place, None)
                 self._tell(minute)
 
+    def report(self, text: str) -> None:
+        """See ``logs.report``."""
+        self._sum_up_all()
+        self._writer.put(f"{'<3>' if isinstance(self.formatter, _Journald) else ''}{text}\n")
+
     def close(self) -> None:
-        """At the end of the process."""
+        """Write what is left, for FLUSH_S at most. At the end of the process, logging calls this."""
+        self._sum_up_all()
+        self._writer.close()
+        super().close()
+
+    def _sum_up_all(self) -> None:
         for minute in self._minutes.values():
             self._tell(minute)
         self._minutes.clear()
-        super().close()
 
     def _tell(self, minute: _Minute) -> None:
         if (last := minute.last) is not None:
             text = f"{minute.left_out:,} more like it within a minute, the last: {last.msg}"
-            super().emit(logging.LogRecord(last.name, last.levelno, last.pathname, last.lineno, text, last.args, None))
+            self._put(logging.LogRecord(last.name, last.levelno, last.pathname, last.lineno, text, last.args, None))
+
+    def _put(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + "\n"
+        except Exception:
+            self.handleError(record)
+        else:
+            self._writer.put(line)
+
+    def _dropped(self, count: int) -> str:
+        text = f"{count:,} log lines were dropped: they could not be written"
+        return self.format(logging.LogRecord("miner", logging.WARNING, "", 0, text, None, None)) + "\n"
+
+
+class _Writer:
+    """Writes lines to ``stream`` in a thread of its own. ``dropped`` makes the line that tells how many were lost."""
+
+    def __init__(self, stream: TextIO | None, dropped: Callable[[int], str]) -> None:
+        self._stream = stream
+        self._dropped = dropped
+        # Its lock is reentrant: a signal handler may log while its thread does.
+        self._changed = threading.Condition()
+        self._lines: list[str] = []
+        self._size = 0
+        self._overflow = 0
+        self._writing = self._closed = False
+        self._thread: threading.Thread | None = threading.Thread(target=self._run, name="log", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None  # no more threads: such a service cannot start, and the reason has to be told
+
+    def put(self, line: str) -> None:
+        """Queue a line. It is dropped while too much waits."""
+        if self._thread is None:
+            _write(self._stream, line)
+            return
+        with self._changed:
+            # Once lines are dropped, so are all that follow until the next write: the gap is in one place.
+            if self._overflow or self._size + len(line) > MAX_QUEUED:
+                self._overflow += 1
+                return
+            self._lines.append(line)
+            self._size += len(line)
+            self._changed.notify_all()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all lines are written; False if that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._lines and not self._writing, timeout_s)
+
+    def close(self) -> None:
+        """Flush for FLUSH_S at most and end the thread."""
+        with self._changed:
+            if not self._closed:
+                self._closed = True
+                self._changed.notify_all()
+                self.flush(FLUSH_S)
+
+    def _run(self) -> None:
+        lost = 0  # lines of writes that failed, not told yet
+        while True:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._lines or self._closed)
+                if not self._lines:
+                    return
+                lines, self._lines, self._size = self._lines, [], 0
+                overflow, self._overflow = self._overflow, 0
+                self._writing = True
+            text = "".join([self._dropped(lost) if lost else "", *lines, self._dropped(overflow) if overflow else ""])
+            lost = 0 if _write(self._stream, text) else lost + len(lines) + overflow
+
+
+def _write(stream: TextIO | None, text: str) -> bool:
+    """Write to the descriptor under ``stream``; False if that fails.
+
+    Python's own buffer is left out: at the end of the process it would wait for a thread that writes, and a rest in it
+    that cannot be written changes the exit code.
+    """
+    if stream is None:
+        return False
+    try:
+        try:
+            descriptor = stream.fileno()
+        except OSError:  # in memory
+            stream.write(text)
+            return True
+        data = memoryview(text.encode(stream.encoding or "utf-8", "backslashreplace"))
+        while data:
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:  # another process that shares it has made it so
+                select.select([], [descriptor], [])
+    except (OSError, ValueError):  # ValueError: closed
+        return False
+    return True
 
 
 class _Text(logging.Formatter):
     """``2025-01-31T12:00:00.123Z INFO miner.http: message``; a traceback follows, indented as no record is."""
 
     def format(self, record: logging.LogRecord) -> str:
-        first = f"{self.prefix(record)} {record.name}: {printable(record.getMessage())}"
+        first = f"{self.prefix(record)} {record.name}: {printable(_message(record))}"
         return "\n    ".join([first, *_trace(record)])
 
     def prefix(self, record: logging.LogRecord) -> str:
@@ -184,7 +315,7 @@ class _Journald(logging.Formatter):
     """``<6>miner.http: message`` as sd-daemon(3) reads it; journald adds the time."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = "\\n".join([printable(record.getMessage()), *_trace(record)])
+        message = "\\n".join([printable(_message(record)), *_trace(record)])
         return f"<{_shown(record).priority}>{record.name}: {message}"
 
 
@@ -193,7 +324,7 @@ class _Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         # Half a surrogate pair is no Unicode text: many parsers would refuse the whole line.
-        message = record.getMessage().encode("utf-8", "backslashreplace").decode()
+        message = _message(record).encode("utf-8", "backslashreplace").decode()
         fields = {"time": _utc(record), "level": _shown(record).name.lower(), "logger": record.name, "message": message}
         if trace := _trace(record):
             fields["exception"] = "\n".join(trace)
@@ -208,11 +339,22 @@ def _utc(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _message(record: logging.LogRecord) -> str:
+    """The text of the record; with an exception, and no traceback below it, that in a few words too."""
+    error = record.exc_info[1] if record.exc_info else None
+    return record.getMessage() if error is None or _traced(record) else f"{record.getMessage()}: {describe(error)}"
+
+
 def _trace(record: logging.LogRecord) -> list[str]:
     """Lines of the record's traceback, each printable."""
-    if not record.exc_info or record.exc_info[0] is None:
+    if not record.exc_info or record.exc_info[0] is None or not _traced(record):
         return []
     return [printable(line) for line in logging.Formatter().formatException(record.exc_info).split("\n")]
+
+
+def _traced(record: logging.LogRecord) -> bool:
+    """Whether tracebacks are shown: to those who want to know more."""
+    return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

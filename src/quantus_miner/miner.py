@@ -89,6 +89,11 @@ class Miner:
         with self._lock:
             return not self._closing and any(worker.works for worker in self._workers)
 
+    def failed(self) -> list[int]:
+        """Numbers of the workers that an error has ended."""
+        with self._lock:
+            return [worker.index for worker in self._workers if not worker.alive]
+
     def stalled(self) -> list[int]:
         """Numbers of the workers that have work and have not advanced for STALL_S, as ``tick`` saw them."""
         with self._lock:
@@ -140,7 +145,7 @@ class Miner:
             self._work.notify_all()
             abandoned = self._end_abandoned()
         for lost in abandoned:
-            lost.on_end(lost)
+            _call(lost.on_end, lost)
         return search
 
     def cancel(self, search: Search) -> None:
@@ -247,6 +252,13 @@ class Miner:
     # --- a worker's thread ---
 
     def _run(self, worker: Worker, place: frozenset[int] | None) -> None:
+        try:
+            self._work_until_closed(worker, place)
+        except BaseException:  # whatever ends the thread: the worker must not seem to be alive
+            log.exception("Worker %d of engine %s failed and is retired", worker.index, worker.engine.name)
+            self._retire(worker)
+
+    def _work_until_closed(self, worker: Worker, place: frozenset[int] | None) -> None:
         yield_priority()
         if place is not None and not pin_thread(place):
             log.warning("Cannot keep worker %d on CPUs %s; it runs on any", worker.index, sorted(place))
@@ -263,10 +275,6 @@ class Miner:
                 self._finish_slice(worker, search, start, count, Outcome(worker.control.hashes, None), None)
                 self._wait(PAUSE_S)
                 continue
-            except Exception:
-                log.exception("Worker %d of engine %s failed and is retired", worker.index, worker.engine.name)
-                self._retire(worker, search, start, count)
-                return
             if worker.lost:
                 self._come_back(worker)
             self._finish_slice(worker, search, start, count, outcome, solution)
@@ -339,24 +347,25 @@ class Miner:
             ended = running and search.status is not Status.RUNNING
         if solved:
             if search.on_solution is not None and solution is not None:
-                search.on_solution(search, solution)
+                _call(search.on_solution, search, solution)
             for engine in self._engines:
-                engine.job_solved()
+                _call(engine.job_solved)
         if ended:
-            search.on_end(search)
+            _call(search.on_end, search)
 
-    def _retire(self, worker: Worker, search: Search, start: int, count: int) -> None:
+    def _retire(self, worker: Worker) -> None:
         with self._lock:
             worker.alive = False
-            tested = worker.control.hashes
-            self._leave(worker, search, tested)
-            if search.status is Status.RUNNING:
-                # What the broken engine says it tested is not trusted.
-                search.todo.give_back(start, count)
-                self._work.notify_all()
+            search, piece = worker.search, worker.slice
+            if search is not None and piece is not None:
+                self._leave(worker, search, worker.control.hashes)
+                if search.status is Status.RUNNING:
+                    # What the broken engine says it tested is not trusted.
+                    search.todo.give_back(piece.start, piece.end - piece.start + 1)
+                    self._work.notify_all()
             abandoned = self._end_abandoned()
         for lost in abandoned:
-            lost.on_end(lost)
+            _call(lost.on_end, lost)
 
     def _sit_out(self, worker: Worker, error: DeviceLostError) -> None:
         """Until the next try to have its device back, which comes with the next slice."""
@@ -409,3 +418,11 @@ class Miner:
         self._turns.remove(search)
         for worker in search.workers:
             worker.control.stop()
+
+
+def _call(callback: Callable[..., None], *args: object) -> None:
+    """Calls out of the miner; what that raises is no reason for a worker to end."""
+    try:
+        callback(*args)
+    except Exception:
+        log.exception("What the miner calls has failed")

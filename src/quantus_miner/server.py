@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from quantus_miner import units
 from quantus_miner.connection import BoundedProtocol, make_room
-from quantus_miner.errors import MinerError
+from quantus_miner.errors import MachineError, MinerError
 from quantus_miner.proto.api import encode_reply
 from quantus_miner.proto.hosts import LOCAL_NAMES, misdirected
 
@@ -50,7 +50,7 @@ ACCEPT_PAUSE_S: Final = 0.1
 
 
 def check_files() -> None:
-    """Raise MinerError if this process may open too few files to start the service at all."""
+    """Raise MachineError if this process may open too few files to start the service at all."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < MIN_FILES:
         raise _too_few_files(limit, MIN_FILES)
@@ -60,7 +60,7 @@ def share_connections(links: int, ports: int) -> list[int]:
     """Return how many connections the job API, and the exporter if there is one (``ports`` 2), can hold.
 
     They share the file descriptors that are left now, less those that the other parts of the program need later:
-    ``links`` connections to nodes and pools, the store, look-ups. Raises MinerError if that leaves too few.
+    ``links`` connections to nodes and pools, the store, look-ups. Raises MachineError if that leaves too few.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = [MAX_CONNECTIONS, MAX_SCRAPERS][:ports]
@@ -76,9 +76,9 @@ def share_connections(links: int, ports: int) -> list[int]:
     return [min(MAX_CONNECTIONS, left - sum(scrapers)), *scrapers]
 
 
-def _too_few_files(limit: int, needed: int) -> MinerError:
+def _too_few_files(limit: int, needed: int) -> MachineError:
     raise_it = "raise it with ulimit -n, or LimitNOFILE= in a systemd unit"
-    return MinerError(f"the limit of open files is {limit}, but at least {needed} are needed; {raise_it}")
+    return MachineError(f"the limit of file descriptors is {limit}, but at least {needed} are needed; {raise_it}")
 
 
 def listen(address: str, port: int, setting: str) -> socket.socket:

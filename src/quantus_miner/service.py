@@ -1,4 +1,8 @@
-"""The service: builds the parts from the settings, runs them until a signal, shuts down in order."""
+"""The service: builds the parts from the settings, runs them until a signal, shuts down in order.
+
+A part that raises is logged. What the service can live without, it then lives without; anything else ends it, and
+that too in order.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,16 @@ import gc
 import logging
 import os
 import re
-import signal
+import secrets
 import socket
-from concurrent.futures import ThreadPoolExecutor
+import sys
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import logs, metrics, server
 from quantus_miner.engines import create_engines
-from quantus_miner.errors import LinkRefusedError
+from quantus_miner.errors import MinerError, describe
 from quantus_miner.gpu.telemetry import Telemetry
 from quantus_miner.heartbeat import Heartbeat
 from quantus_miner.host import cpus, topology
@@ -23,6 +29,7 @@ from quantus_miner.host.notify import Notifier
 from quantus_miner.miner import Miner
 from quantus_miner.model import Pow
 from quantus_miner.proto.address import address_warning, compose_login
+from quantus_miner.proto.backoff import Backoff
 from quantus_miner.sources.http import HttpSource
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
@@ -30,9 +37,10 @@ from quantus_miner.sources.pool import PoolLink
 from quantus_miner.store.writer import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Iterator
 
     from quantus_miner.host.cpus import EffectiveCpus
+    from quantus_miner.host.signals import Signals
     from quantus_miner.proto.pool_url import PoolUrl
     from quantus_miner.settings import Settings
     from quantus_miner.sources.link import Link
@@ -42,13 +50,17 @@ log = logging.getLogger("miner")
 TICK_S: Final = 1.0
 GRACE_S: Final = 0.3
 """Seconds that requests under way get at the end."""
+CLOSE_S: Final = 2.0
+"""Seconds that the parts get after that, before the service ends without them."""
 
 
-def run(settings: Settings) -> None:
-    """Runs the service until SIGTERM or SIGINT. Raises MinerError where it cannot start."""
+def run(settings: Settings, signals: Signals) -> None:
+    """Runs the service until SIGTERM or SIGINT. Raises MinerError if it cannot start, or cannot go on."""
+    threading.excepthook = _on_thread_failure
+    sys.unraisablehook = _on_unraisable
+    server.check_files()
     log.info("Starting external miner service...")
     log.info("Effective config: %s", settings.summary())
-    server.check_files()
     effective = detect_cpus()
     workers = 0
     if any(name.startswith("cpu-") for name in settings.engine):
@@ -73,7 +85,7 @@ def run(settings: Settings) -> None:
     places = topology.places(workers, effective.cpus)
     log.debug("Workers keep to CPUs: %s", [sorted(place) for place in places] or "any")
     miner = Miner(engines, chunk_s=settings.progress_chunk_ms / 1000, places=places)
-    asyncio.run(_serve(settings, miner, effective))
+    asyncio.run(_serve(settings, miner, effective, signals))
 
 
 def detect_cpus() -> EffectiveCpus:
@@ -114,78 +126,205 @@ def choose_workers(requested: int | None, effective: EffectiveCpus) -> int:
     return workers
 
 
-async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> None:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _on_signal, number, stop)
+async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus, signals: Signals) -> None:
+    service = _Service(settings, miner, effective)
+    try:
+        await service.start(signals)
+        failure = await service.ending
+    finally:
+        signals.hand_over(asyncio.get_running_loop(), service.end)
+        await service.stop()
+    if failure is not None:
+        raise failure
 
-    store = Store(settings.state_dir, history_days=settings.history_days)
-    jobs = store.start()
-    priority = {"live": (1, 0), "equal": (0, 0), "http": (0, 1)}[settings.priority]
-    links = create_links(settings)
-    live = LiveSource(miner, links, priority=priority[0], store=store) if links else None
-    source = HttpSource(miner, store, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1])
-    api_socket = server.listen(settings.bind, settings.port, "--port")
-    apps = [(source.app, api_socket, settings.bind)]
-    if settings.metrics_port is None:
-        log.info("Metrics disabled (no --metrics-port provided)")
-    else:
-        metrics_socket = server.listen(settings.metrics_bind, settings.metrics_port, "--metrics-port")
-        links_stats = live.stats if live else tuple
-        collector = metrics.MinerCollector(
-            miner.stats, source.stats, links_stats, lambda: store.ok, effective.count, Telemetry().read
+
+class _Service:
+    """The parts, from their start to their end, which comes when ``ending`` is done: with why, or None if asked to."""
+
+    def __init__(self, settings: Settings, miner: Miner, effective: EffectiveCpus) -> None:
+        self._settings = settings
+        self._miner = miner
+        self._effective = effective
+        self.ending: asyncio.Future[MinerError | None] = asyncio.get_running_loop().create_future()
+        self._store: Store | None = None
+        self._live: LiveSource | None = None
+        self._source: HttpSource | None = None
+        self._servers: list[server.Server] = []
+        self._serving: list[asyncio.Task[None]] = []
+        self._working: list[asyncio.Task[None]] = []
+        self._notifier = Notifier(os.environ)
+        self._heartbeat = Heartbeat(
+            miner,
+            self._notifier,
+            links=lambda: self._live.stats() if self._live else (),
+            store_ok=lambda: self._store is not None and self._store.ok,
         )
-        apps.append((metrics.create_app([collector]), metrics_socket, settings.metrics_bind))
-        log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
-    if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:
-        log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", settings.bind)
 
-    servers = [
-        server.Server(app, sock, connections, server.host_names(address) | frozenset(settings.allowed_hosts or ()))
-        for (app, sock, address), connections in zip(apps, server.share_connections(len(links), len(apps)), strict=True)
-    ]
+    async def start(self, signals: Signals) -> None:
+        """Starts all parts; the service is ready when this returns. Raises MinerError if it cannot be."""
+        settings, miner, effective = self._settings, self._miner, self._effective
+        store = Store(settings.state_dir, history_days=settings.history_days)
+        jobs = store.start()
+        self._store = store
+        signals.hand_over(asyncio.get_running_loop(), self.end)
+        priority = {"live": (1, 0), "equal": (0, 0), "http": (0, 1)}[settings.priority]
+        links = create_links(settings)
+        self._live = live = LiveSource(miner, links, priority=priority[0], store=store) if links else None
+        source = HttpSource(
+            miner, store, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1]
+        )
+        self._source = source
+        api_socket = server.listen(settings.bind, settings.port, "--port")
+        apps = [(source.app, api_socket, settings.bind)]
+        if settings.metrics_port is None:
+            log.info("Metrics disabled (no --metrics-port provided)")
+        else:
+            metrics_socket = server.listen(settings.metrics_bind, settings.metrics_port, "--metrics-port")
+            links_stats = live.stats if live else tuple
+            collector = metrics.MinerCollector(
+                miner.stats, source.stats, links_stats, lambda: store.ok, effective.count, Telemetry().read
+            )
+            apps.append((metrics.create_app([collector]), metrics_socket, settings.metrics_bind))
+            log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
+        if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:
+            log.warning(
+                "The job API listens on %s without --api-token: anyone who reaches it can use it", settings.bind
+            )
 
-    source.restore(jobs)
-    notifier = Notifier(os.environ)
-    heartbeat = Heartbeat(miner, notifier)
-    if notifier.watchdog:
-        # The manager ends a stuck service with SIGABRT: the log then says where each thread was.
-        faulthandler.enable()
-    miner.start()
-    source.accepting = True
-    # What was imported until now stays: no collection has to look at it again.
-    gc.collect()
-    gc.freeze()
-    async with asyncio.TaskGroup() as tasks:
-        for part in servers:
-            tasks.create_task(part.run_until_stopped())
-        ticks = tasks.create_task(_tick(miner.tick, source.tick, heartbeat.tick, logs.tick))
-        mining = tasks.create_task(_mine_live(live, stop)) if live else None
+        shares = server.share_connections(len(links), len(apps))
+        servers = [
+            server.Server(app, sock, connections, server.host_names(address) | frozenset(settings.allowed_hosts or ()))
+            for (app, sock, address), connections in zip(apps, shares, strict=True)
+        ]
+        source.restore(jobs)
+        if self._notifier.watchdog and sys.stderr is not None:
+            # The manager ends a stuck service with SIGABRT: the log then says where each thread was.
+            faulthandler.enable()
+        miner.start()
+        source.accepting = True
+        # What was imported until now stays: no collection has to look at it again.
+        gc.collect()
+        gc.freeze()
+        self._servers = servers
+        for part, name in zip(servers, ("The job API", "The metrics exporter"), strict=False):
+            self._serving.append(self._run(name, part.run_until_stopped(), vital=part is servers[0]))
+        self._working.append(self._run("The tick", self._tick(source), vital=True))
+        if live is not None:
+            self._working.append(self._run("The live source", self._mine(live)))
         log.info("Server starting on %s", server.endpoint(api_socket))
-        for part in servers:
-            await part.ready.wait()
-        heartbeat.ready()
-        await stop.wait()
-        heartbeat.stopping()
-        source.accepting = False
-        ticks.cancel()
-        for part in servers:
+        for part, serving in zip(servers, self._serving, strict=True):
+            ready = asyncio.create_task(part.ready.wait())
+            await asyncio.wait((ready, serving), return_when=asyncio.FIRST_COMPLETED)
+            ready.cancel()
+        if not self.ending.done():
+            with _contained("The heartbeat"):
+                self._heartbeat.ready()
+
+    def end(self, failure: MinerError | None = None) -> None:
+        """Lets the service end, because of ``failure`` if there is one."""
+        if not self.ending.done():
+            self.ending.set_result(failure)
+
+    async def stop(self) -> None:
+        """Ends what was started, in order; a step that fails does not keep the next ones from being taken."""
+        self.end()
+        with _contained("The heartbeat"):
+            self._heartbeat.stopping()
+        if self._source is not None:
+            self._source.accepting = False
+        for part in self._servers:
             part.stop(GRACE_S)
-        # A thread of its own: the loop's may be busy with a scrape.
-        with ThreadPoolExecutor(1) as pool:
-            if not await loop.run_in_executor(pool, miner.close, GRACE_S):
+        with _contained("Stopping the workers"):
+            if not await self._workers_ended():
                 log.warning("Some workers did not stop in time")
-        source.save()
+        if self._source is not None:
+            with _contained("Saving the jobs"):
+                self._source.save()
         # After the miner: what it found in the last moment has been sent.
-        if mining is not None:
-            mining.cancel()
-    with ThreadPoolExecutor(1) as pool:
-        await loop.run_in_executor(pool, store.close, GRACE_S)
-    stats = miner.stats()
-    log.info("Stopped: %d hashes, %d solutions", stats.hashes, sum(stats.solved_by_engine.values()))
-    if mining is not None and not mining.cancelled() and (refusal := mining.result()) is not None:
-        raise refusal
+        for task in self._working:
+            task.cancel()
+        if tasks := self._serving + self._working:
+            await asyncio.wait(tasks, timeout=CLOSE_S)
+        if self._store is not None:
+            with _contained("Closing the store"):
+                self._store.close(GRACE_S)
+        stats = self._miner.stats()
+        log.info("Stopped: %d hashes, %d solutions", stats.hashes, sum(stats.solved_by_engine.values()))
+
+    async def _workers_ended(self) -> bool:
+        """Stops the workers; whether they ended in time. The loop goes on meanwhile: it has requests to answer."""
+        deadline = asyncio.get_running_loop().time() + GRACE_S
+        while not self._miner.close(0.0):
+            if asyncio.get_running_loop().time() >= deadline:
+                return False
+            await asyncio.sleep(0.005)
+        return True
+
+    def _run(self, name: str, work: Coroutine[None, None, None], *, vital: bool = False) -> asyncio.Task[None]:
+        """Runs a part. If it ends before the service does, the service ends if the part is ``vital``."""
+
+        async def supervised() -> None:
+            failure = MinerError(f"{name} has ended")
+            try:
+                await work
+            except MinerError as error:
+                self.end(error)
+            except Exception as error:
+                log.exception("%s has failed", name)
+                failure = MinerError(f"{name} has failed: {describe(error)}")
+            if vital:
+                self.end(failure)
+
+        return asyncio.create_task(supervised(), name=name)
+
+    async def _tick(self, source: HttpSource) -> None:
+        parts: tuple[tuple[str, Callable[[], None]], ...] = (
+            ("The miner's tick", self._miner.tick),
+            ("The job API's tick", source.tick),
+            ("The heartbeat", self._heartbeat.tick),
+            ("The log's tick", logs.tick),
+        )
+        while True:
+            await asyncio.sleep(TICK_S)
+            for name, part in parts:
+                with _contained(name):
+                    part()
+
+    async def _mine(self, live: LiveSource) -> None:
+        """Mines for the live source until cancelled. Raises LinkRefusedError if no live source will take us."""
+        backoff = Backoff()
+        while True:
+            try:
+                await live.run()
+            except MinerError:
+                raise
+            except Exception:
+                wait_s = backoff.wait_s(secrets.randbits(32) / 2**32)
+                log.exception("The live source has failed; next try in %.1f s", wait_s)
+                await asyncio.sleep(wait_s)
+
+
+@contextmanager
+def _contained(what: str) -> Iterator[None]:
+    """Logs an exception instead of passing it on."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s has failed", what)
+
+
+def _on_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    """Python's own hook writes to stderr, and waits for whoever reads it."""
+    error = failure.exc_value
+    if error is not None:
+        name = failure.thread.name if failure.thread else "?"
+        log.error("Thread %s has failed", name, exc_info=(type(error), error, failure.exc_traceback))
+
+
+def _on_unraisable(failure: sys.UnraisableHookArgs) -> None:
+    """As above, for what fails where nobody can catch it: in a finalizer, or a callback of a C library."""
+    if (error := failure.exc_value) is not None:
+        log.error("An exception could not be raised", exc_info=(type(error), error, failure.exc_traceback))
 
 
 def create_links(settings: Settings) -> list[Link]:
@@ -210,25 +349,3 @@ def _pool_link(url: PoolUrl, login: str) -> Link:
     if url.scheme == "quic":
         return NodeLink(url.host, url.port, login, url.pin, kind="pool")
     return PoolLink(url, login)
-
-
-async def _mine_live(live: LiveSource, stop: asyncio.Event) -> LinkRefusedError | None:
-    """Until cancelled, or until no live source will take us, which ends the service."""
-    try:
-        await live.run()
-    except LinkRefusedError as error:
-        stop.set()
-        return error
-    return None
-
-
-def _on_signal(number: int, stop: asyncio.Event) -> None:
-    log.info("Received %s: stopping", signal.Signals(number).name)
-    stop.set()
-
-
-async def _tick(*parts: Callable[[], None]) -> None:
-    while True:
-        await asyncio.sleep(TICK_S)
-        for part in parts:
-            part()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +21,7 @@ from quantus_miner.proto.address import parse_wallet, parse_worker
 from quantus_miner.proto.hosts import parse_names
 from quantus_miner.proto.messages import parse_fingerprint, parse_token
 from quantus_miner.proto.pool_url import PoolUrl, parse_pool_url
+from quantus_miner.setting_sources import read_config, read_value, without_service_links
 
 ENGINE_NAMES: Final = ("cpu-fast", "cpu-baseline", "cpu-chain-manipulator", "gpu-cuda", "gpu-opencl")
 LOG_FORMATS: Final = ("auto", "text", "journald", "json")
@@ -311,13 +311,20 @@ class Settings:
         return ", ".join(f"{field.name}={show(field.name)}" for field in fields(self))
 
 
-def load(flags: Mapping[str, str], environ: Mapping[str, str], config: Path | None) -> Settings:
+def load(
+    flags: Mapping[str, str],
+    environ: Mapping[str, str],
+    config: Path | None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Settings:
     """Settings from all their sources.
 
-    ``flags``: setting name to text as given on the command line. Raises SettingError, one line that names the
-    setting, its source and what is allowed.
+    ``flags``: setting name to text as given on the command line. ``warn`` is called with each line that the user
+    should see although the settings can be used. Raises SettingError, one line that names the setting, its source and
+    what is allowed.
     """
-    file = _read_config(config) if config else {}
+    environ = without_service_links(environ, [name for setting in SETTINGS for name in setting.environment], warn)
+    file = read_config(config, {setting.name: setting.secret for setting in SETTINGS}, warn) if config else {}
     values: dict[str, Any] = {}
     for setting in SETTINGS:
         text, source = _lookup(setting, flags, environ, file, f"config file {config}")
@@ -328,7 +335,8 @@ def load(flags: Mapping[str, str], environ: Mapping[str, str], config: Path | No
             flag = BY_NAME[name].flag
             if values[name] is not None:
                 raise SettingError(f"{flag} and {flag}-file are both set; set one of them")
-            values[name] = _read_value(BY_NAME[name], path)
+            text = read_value(path, f"{flag}-file", secret=BY_NAME[name].secret, warn=warn)
+            values[name] = _parse(BY_NAME[name], text, f"file {path}")
     _check_live(values)
     if values["state_dir"] is None:
         values["state_dir"] = _user_state_dir(environ)
@@ -363,26 +371,6 @@ def _parse(setting: Setting, text: str, source: str) -> Any:  # noqa: ANN401 - t
         raise SettingError(f"{setting.flag}: {shown} ({source}) is not allowed; allowed: {error}") from None
 
 
-def _read_config(path: Path) -> dict[str, str]:
-    """The TOML file as setting name to text; underscores and dashes are the same in names."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingError(f"--config: cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError is not all that tomllib raises
-        raise SettingError(f"--config: {path} is not valid TOML: {error}") from None
-    texts = {}
-    for key, value in table.items():
-        name = key.replace("-", "_")
-        if name not in BY_NAME:
-            raise SettingError(f"--config: {path} has an unknown setting {key!r}; allowed: {', '.join(BY_NAME)}")
-        items = value if isinstance(value, list) else [value]
-        if not all(type(item) is str or (type(item) is int and item.bit_length() <= 64) for item in items):
-            raise SettingError(f"--config: {path}: {key} has to be a string, a whole number, or a list of strings")
-        texts[name] = ",".join(str(item) for item in items)
-    return texts
-
-
 def _check_live(values: Mapping[str, Any]) -> None:
     """Raises SettingError where a live source lacks what it needs."""
     needs = {"node_addr": ("auth_token", "tls_cert_sha256"), "pool": ("wallet",)}
@@ -392,15 +380,6 @@ def _check_live(values: Mapping[str, Any]) -> None:
                 flag = BY_NAME[other].flag
                 also = f" or {flag}-file" if other in FROM_FILES else ""
                 raise SettingError(f"{BY_NAME[name].flag} needs {flag}{also}")
-
-
-def _read_value(setting: Setting, path: Path) -> Any:  # noqa: ANN401 - the table decides the type
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(4096).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"{setting.flag}-file: cannot read {path}: {error}") from None
-    return _parse(setting, text, f"file {path}")
 
 
 def _user_state_dir(environ: Mapping[str, str]) -> Path:

@@ -32,3 +32,12 @@ def parse_endpoint(text: str) -> tuple[str, int]:
     if match is None or not 1 <= port <= 65535:
         raise ValueError(f"HOST:PORT, such as 127.0.0.1:{NODE_PORT} or [::1]:{NODE_PORT}")
     return match[1] or match[2], port
+
+
+def duration(seconds: float) -> str:
+    """``119 s``, ``119 min``, ``47 h`` or ``3 days``, rounded down."""
+    if seconds < 120:
+        return f"{int(seconds)} s"
+    if seconds < 7_200:
+        return f"{int(seconds // 60)} min"
+    return f"{int(seconds // 3_600)} h" if seconds < 172_800 else f"{int(seconds // 86_400)} days"

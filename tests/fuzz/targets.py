@@ -431,11 +431,13 @@ def secret_files(data: bytes) -> None:
 
 
 def _load(environ: dict[str, str], config: Path | None) -> None:
+    warnings: list[str] = []
     try:
-        settings = load({}, environ, config)
+        settings = load({}, environ, config, warnings.append)
     except SettingError as error:
         _check_line(error)
         return
+    assert len(warnings) <= len(SETTINGS)
     assert "\0" not in str(settings.state_dir)
     assert re.fullmatch(r"[!-~]+", settings.bind)
     for name in (setting.name for setting in SETTINGS if setting.secret):

@@ -114,17 +114,20 @@ def test_a_wrong_setting_is_named_and_not_tried_again(machine: Machine) -> None:
     machine.run(f"systemctl restart {UNIT}", check=False)
     entry = machine.wait_for_message(cursor, "--port: '9833  # the API' (environment variable MINER_PORT)")
     assert entry["SYSLOG_IDENTIFIER"] == "quantus-miner"
+    assert entry["PRIORITY"] == "3"  # so that journalctl -p warning shows it
     machine.wait_for_message(cursor, "Failed with result 'exit-code'")
     assert (machine.show("ActiveState"), machine.show("ExecMainStatus")) == ("failed", "2")
     assert machine.show("NRestarts") == "0"
 
 
-def test_an_engine_that_cannot_run_here_is_named(machine: Machine) -> None:
+def test_an_engine_that_cannot_run_here_is_named_and_not_tried_again(machine: Machine) -> None:
     fails(machine, "MINER_ENGINE=gpu-opencl\n")
     cursor = machine.cursor()
     machine.run(f"systemctl restart {UNIT}", check=False)
     assert machine.wait_for_message(cursor, "engine 'gpu-opencl' is not available")
-    assert machine.show("ExecMainStatus") == "1"
+    machine.wait_for_message(cursor, "Failed with result 'exit-code'")
+    assert (machine.show("ActiveState"), machine.show("ExecMainStatus")) == ("failed", "5")
+    assert machine.show("NRestarts") == "0"
 
 
 def test_a_pool_that_refuses_us_is_not_tried_again(machine: Machine) -> None:

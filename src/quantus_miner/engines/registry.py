@@ -15,7 +15,7 @@ from quantus_miner.engines.throttled import ThrottledEngine
 from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError, SettingError
 from quantus_miner.gpu import drivers, tuning
 from quantus_miner.gpu.device import DriverError
-from quantus_miner.gpu.telemetry import Telemetry, Thermostat
+from quantus_miner.gpu.telemetry import OPEN_S, Telemetry, Thermostat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,7 +132,7 @@ def _one_driver_a_card(engines: Sequence[Engine]) -> list[Engine]:
 def _gpu_engine(name: str, settings: Settings, device: Device) -> GpuEngine:
     thermostat = None
     if settings.gpu_temp_limit is not None:
-        read = partial(Telemetry().temperature, device.pci)
+        read = partial(Telemetry(OPEN_S).temperature, device.pci)
         if read() is None:
             raise SettingError(f"--gpu-temp-limit: {device}, does not say how hot it is; leave the limit unset")
         thermostat = Thermostat(f"Engine {name}, {device}", settings.gpu_temp_limit, read)

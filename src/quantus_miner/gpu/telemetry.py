@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -15,6 +17,10 @@ log = logging.getLogger("miner.gpu")
 
 HYSTERESIS: Final = 3
 """Degrees below the limit at which a card goes on."""
+DEADLINE_S: Final = 0.3
+"""Seconds that a reader waits for a reading."""
+OPEN_S: Final = 10.0
+"""Seconds that NVML may take to start if somebody waits for it: cards that nobody keeps awake are slow."""
 LOOK_S: Final = 1.0
 """Between two looks at the temperature."""
 
@@ -32,28 +38,72 @@ class Readings:
 
 
 class Telemetry:
-    """Reads cards by their PCI address. Any thread may use it."""
+    """Reads cards by their PCI address. Any thread may use it.
 
-    def __init__(self) -> None:
+    NVML is called in a thread of its own: a driver that hangs costs its readings, and holds up neither their readers
+    nor the end of the process. ``open_s``: seconds to wait for NVML to start.
+    """
+
+    def __init__(self, open_s: float = DEADLINE_S) -> None:
         self._nvml: Any = None
-        with suppress(ImportError):
+        self._questions: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        self._late: Future[Any] | None = None  # the answer that took too long
+        try:
             import pynvml
-
-            with suppress(pynvml.NVMLError):
-                pynvml.nvmlInit()
-                self._nvml = pynvml
+        except ImportError:
+            return
+        threading.Thread(target=self._answer, args=(pynvml,), name="nvml", daemon=True).start()
+        self._ask(lambda: None, open_s)
 
     def temperature(self, pci: str | None) -> float | None:
-        """Degrees Celsius; None where the card does not say."""
-        return self._number(pci, lambda nvml, card: nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU))
+        """Degrees Celsius; None if the card does not say, or not in time."""
+        degrees: float | None = self._ask(lambda: self._temperature(pci))
+        return degrees
 
     def read(self, pci: str | None) -> Readings | None:
-        """All there is to know of the card; None if it is none of NVML's."""
+        """All there is to know of the card; None if NVML does not know it, or does not answer in time."""
+        readings: Readings | None = self._ask(lambda: self._readings(pci))
+        return readings
+
+    def _ask(self, question: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:  # noqa: ANN401 - NVML has no types
+        """The answer of NVML's thread; None if there is none in time, and at once while an earlier one is late."""
+        if self._late is not None and not self._late.done():
+            return None
+        answer: Future[Any] = Future()
+        self._questions.put((question, answer))
+        try:
+            return answer.result(deadline_s)
+        except TimeoutError:
+            self._late = answer
+            log.warning("NVML has not answered for %g s: readings of GPUs are left out until it does", deadline_s)
+        except Exception:
+            log.exception("A reading of a GPU has failed")
+        return None
+
+    # --- NVML's thread ---
+
+    def _answer(self, nvml: Any) -> None:  # noqa: ANN401 - NVML has no types
+        try:
+            nvml.nvmlInit()
+            self._nvml = nvml
+        except nvml.NVMLError as error:
+            log.debug("No readings of GPUs: %s", error)
+        while True:
+            question, answer = self._questions.get()
+            try:
+                answer.set_result(question())
+            except Exception as error:  # the reader's
+                answer.set_exception(error)
+
+    def _temperature(self, pci: str | None) -> float | None:
+        return self._number(pci, lambda nvml, card: nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU))
+
+    def _readings(self, pci: str | None) -> Readings | None:
         if self._read(pci, lambda _, card: card) is None:
             return None
 
         return Readings(
-            temperature=self.temperature(pci),
+            temperature=self._temperature(pci),
             power=self._number(pci, lambda nvml, card: nvml.nvmlDeviceGetPowerUsage(card) / 1e3),
             sm_clock=self._number(pci, lambda nvml, card: nvml.nvmlDeviceGetClockInfo(card, nvml.NVML_CLOCK_SM) * 1e6),
             memory_clock=self._number(

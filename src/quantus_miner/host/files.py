@@ -1,4 +1,4 @@
-"""Small files that have to be whole at any moment."""
+"""Small files: written so that they are whole at any moment, read so that nothing hangs."""
 
 from __future__ import annotations
 
@@ -6,22 +6,62 @@ import contextlib
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+KINDS: Final = (
+    (stat.S_ISDIR, "it is a folder"),
+    (stat.S_ISFIFO, "it is a pipe, as <(...) of a shell makes it"),
+    (stat.S_ISSOCK, "it is a socket"),
+    (lambda _: True, "it is a device"),
+)
 
-def read(path: Path, most: int) -> bytes:
-    """Return the content of ``path``. Raises OSError, also if it is no regular file or has more than ``most`` bytes."""
-    # Otherwise a FIFO would make us wait for a writer.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "Not a regular file")
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    return content
+
+class Content(NamedTuple):
+    """What ``read_text`` found. ``mode``: the permission bits."""
+
+    text: str
+    mode: int
+
+
+def read(path: Path, max_bytes: int) -> bytes:
+    """Return the content of a regular file of at most ``max_bytes``.
+
+    Never waits: whatever else has the name is refused, unopened. Raises OSError with the reason.
+    """
+    return _read(path, max_bytes)[0]
+
+
+def read_text(path: Path, max_bytes: int) -> Content:
+    """Return what ``read`` does as UTF-8 text, without its byte-order mark. Raises ValueError with the reason."""
+    try:
+        data, mode = _read(path, max_bytes)
+        return Content(data.decode("utf-8-sig"), stat.S_IMODE(mode))
+    except OSError as error:
+        raise ValueError(error.strerror or type(error).__name__) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 text (byte {error.start})") from None
+
+
+def _read(path: Path, max_bytes: int) -> tuple[bytes, int]:
+    _check_kind(os.stat(path).st_mode)  # noqa: PTH116 - as below
+    # What has the name may have changed meanwhile.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        _check_kind(mode)
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise OSError(errno.EFBIG, f"it is longer than {max_bytes:,} bytes")
+    return data, mode
+
+
+def _check_kind(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next(kind for fits, kind in KINDS if fits(mode))
+        raise OSError(errno.EINVAL, f"{kind}; give the name of a regular file")
 
 
 def replace(path: Path, content: str | bytes) -> None:

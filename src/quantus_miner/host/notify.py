@@ -8,6 +8,8 @@ import re
 import socket
 from typing import TYPE_CHECKING, Final
 
+from quantus_miner.errors import printable
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -32,9 +34,12 @@ class Notifier:
         self.interval_s = int(allowed) / 2e6 if self.watchdog else STATUS_S
 
     def send(self, *assignments: str) -> None:
-        """``READY=1``, ``STATUS=…``: assignments of sd_notify(3), in one message. Never raises, never blocks."""
+        """``READY=1``, ``STATUS=…``: assignments of sd_notify(3), in one message. Never raises, never blocks.
+
+        A line end within one does not begin another: what peers say may be part of a status.
+        """
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
-            sock.sendto("\n".join(assignments).encode(), self._address)
+            sock.sendto("\n".join(map(printable, assignments)).encode(), self._address)

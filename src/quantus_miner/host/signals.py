@@ -1,0 +1,62 @@
+"""What signals do to the service: two of them end it in order, and none kills it by accident."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
+    from types import FrameType
+
+log = logging.getLogger("miner")
+
+ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+IGNORED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that end a process which does not handle them. (Python ignores SIGPIPE by itself.)"""
+
+
+class Signals:
+    """Handles signals from its creation to the end of the process.
+
+    Until ``hand_over`` a signal of ENDING raises SystemExit with exit code 0, whatever the main thread is doing. The
+    event loop's own handlers would not do: they end with the loop, and a second SIGTERM would then kill the process.
+    """
+
+    def __init__(self) -> None:
+        self._loop: AbstractEventLoop | None = None
+        self._stop: Callable[[], None] | None = None
+        for number in (*ENDING, *IGNORED):
+            signal.signal(number, self._on_signal)
+
+    def hand_over(self, loop: AbstractEventLoop, stop: Callable[[], None]) -> None:
+        """From now on a signal of ENDING calls ``stop`` on the thread of ``loop``."""
+        self._loop, self._stop = loop, stop
+
+    def ignore(self) -> None:
+        """Ignores all of them: the service has ended, and Python would let them kill the process as it ends."""
+        for number in (*ENDING, *IGNORED):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the service has ended
+                self._loop.call_soon_threadsafe(self._handle, number)
+        else:
+            self._handle(number)
+            if number in ENDING:
+                raise SystemExit(0)
+
+    def _handle(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if number == signal.SIGHUP:
+            log.warning("Received SIGHUP: reloading is not supported yet; restart to apply settings")
+        elif number in IGNORED:
+            log.warning("Received %s: ignored, it has no meaning here", name)
+        else:
+            log.info("Received %s: stopping", name)
+            if self._stop is not None:
+                self._stop()

@@ -125,7 +125,10 @@ async def _serve(settings: Settings, miner: Miner, effective: EffectiveCpus) -> 
     jobs = store.start()
     priority = {"live": (1, 0), "equal": (0, 0), "http": (0, 1)}[settings.priority]
     links = create_links(settings)
-    live = LiveSource(miner, links, priority=priority[0], store=store) if links else None
+    live = None
+    if links:
+        ends = settings.exit_on_refusal == "on"
+        live = LiveSource(miner, links, priority=priority[0], store=store, exit_on_refusal=ends)
     source = HttpSource(miner, store, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1])
     api_socket = server.listen(settings.bind, settings.port, "--port")
     connections = server.possible_connections()
@@ -210,7 +213,7 @@ def _pool_link(url: PoolUrl, login: str) -> Link:
 
 
 async def _mine_live(live: LiveSource, stop: asyncio.Event) -> LinkRefusedError | None:
-    """Until cancelled, or until no live source will take us, which ends the service."""
+    """Until cancelled, or with --exit-on-refusal until every live source refuses us, which ends the service."""
     try:
         await live.run()
     except LinkRefusedError as error:

@@ -402,7 +402,7 @@ def test_a_refusal_comes_back_with_its_reason(change: dict[str, int], reason: st
     run(test)
 
 
-def test_a_refused_login_is_final() -> None:
+def test_a_refused_login_is_a_refusal() -> None:
     async def test() -> None:
         async with (
             started(dev_pool(misbehaviour=Misbehaviour.REFUSE_LOGIN)) as pool,

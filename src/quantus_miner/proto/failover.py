@@ -121,14 +121,17 @@ class _Source:
 
     def look(self, now: float) -> None:
         """Note what time alone changes."""
+        healthy_since: float | None = now
         if self.proven:
+            # The time that a session took to prove itself was time of health.
+            healthy_since = self.job_since if self.failed_sessions else now
             self.failed_sessions = 0
             self.retry.reset()
             self.refused_retry.reset()
         if self.job_at is None or self.failing(now) is not None:
             self.healthy_since = None
         elif self.healthy_since is None:
-            self.healthy_since = now
+            self.healthy_since = healthy_since
 
     def end_session(self, now: float) -> None:
         """Forget what was of the session alone."""

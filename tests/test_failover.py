@@ -225,12 +225,19 @@ def test_sessions_of_one_job_count_as_failed_and_do_not_clear_the_back_off() -> 
     assert played.lost(0) == POLICY.retry_s
 
 
-def test_an_accepted_share_proves_a_session_and_a_refused_one_forbids_it() -> None:
-    played = Played(1)
-    for _ in range(3):
+def test_an_accepted_share_clears_the_back_off_but_short_sessions_still_fail() -> None:
+    played = Played(2)
+    for _ in range(POLICY.failed_sessions):
+        assert played.failing(0) is None
         played.job(0)
         played.failover.share_accepted(0, played.now)
         assert played.lost(0) == POLICY.retry_s
+    assert (played.failing(0), played.wanted) == (Failing.SESSIONS, (0, 1))
+
+
+def test_a_session_in_which_shares_were_only_refused_has_not_lasted() -> None:
+    played = Played(1)
+    played.lost(0)
     for wait_s in (2.0, 4.0):
         played.job(0)
         played.failover.share_refused(0, played.now)

@@ -166,20 +166,25 @@ def test_a_pool_that_refuses_every_share_is_left_after_a_new_login() -> None:
     run(test())
 
 
-def test_a_pool_that_forgets_our_session_is_logged_in_to_again_and_goes_on_earning() -> None:
+def test_a_pool_that_forgets_our_session_is_logged_in_to_again_and_goes_on_earning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def test() -> None:
         only = pool(Misbehaviour.FORGET)
         async with mining_at(only) as seen:
             await seen.until(lambda: only.logins >= 3 and only.accepted >= 6)
             assert seen.stats[0].rejected >= 2
-            assert seen.failing(0) is None
 
     run(test())
+    lost = [line for line in caplog.messages if line.startswith("Lost ")]
+    assert len(lost) >= 2
+    assert all("it has lost our session: Unauthenticated; next try in 0.0 s" in line for line in lost)
 
 
-def test_a_pool_that_sends_one_job_and_drops_again_and_again_is_left_for_the_next() -> None:
+@pytest.mark.parametrize("misbehaviour", [Misbehaviour.ONE_JOB, Misbehaviour.DROP, Misbehaviour.FORGET])
+def test_a_pool_whose_sessions_never_last_is_left_for_the_next(misbehaviour: Misbehaviour) -> None:
     async def test() -> None:
-        first, second = pool(Misbehaviour.ONE_JOB), pool()
+        first, second = pool(misbehaviour), pool()
         async with mining_at(first, second) as seen:
             await seen.until(lambda: second.accepted > 20)
             assert seen.failing(0) is Failing.SESSIONS

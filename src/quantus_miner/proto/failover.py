@@ -20,9 +20,9 @@ class Policy:
     first_job_s: float = 3.0
     """A source without a job for this long is failing."""
     failed_sessions: int = 3
-    """After this many failed sessions in a row a source is failing."""
+    """After this many sessions in a row that did not last a source is failing."""
     session_s: float = 60.0
-    """A session has proved itself after this long with a job, unless shares were refused and none accepted."""
+    """A session that had a job for this long has lasted, unless shares were refused and none accepted."""
     silence_s: float = 60.0
     """A source that has sent no message for this long is failing."""
     job_age_s: float = 600.0
@@ -93,11 +93,11 @@ class _Source:
         self.accepted_here = self.refused_here = False
 
     @property
-    def proven(self) -> bool:
-        """Whether the session has been of use."""
-        if self.accepted_here or self.job_since is None:
-            return self.accepted_here
-        return not self.refused_here and self.heard_at - self.job_since >= self.policy.session_s
+    def lasted(self) -> bool:
+        """Whether the present session has lasted."""
+        if self.job_since is None or (self.refused_here and not self.accepted_here):
+            return False
+        return self.heard_at - self.job_since >= self.policy.session_s
 
     @property
     def return_s(self) -> float:
@@ -109,7 +109,7 @@ class _Source:
         policy = self.policy
         if self.refused:
             return Failing.LOGIN_REFUSED
-        if self.failed_sessions >= policy.failed_sessions and not self.proven:
+        if self.failed_sessions >= policy.failed_sessions and not self.lasted:
             return Failing.SESSIONS
         if now < self.penalised_until:
             return Failing.SHARES_REFUSED
@@ -122,12 +122,14 @@ class _Source:
     def look(self, now: float) -> None:
         """Note what time alone changes."""
         healthy_since: float | None = now
-        if self.proven:
-            # The time that a session took to prove itself was time of health.
-            healthy_since = self.job_since if self.failed_sessions else now
-            self.failed_sessions = 0
+        lasted = self.lasted
+        if lasted or self.accepted_here:
             self.retry.reset()
             self.refused_retry.reset()
+        if lasted and self.failed_sessions:
+            # All the time that it has lasted was time of health.
+            healthy_since = self.job_since
+            self.failed_sessions = 0
         if self.job_at is None or self.failing(now) is not None:
             self.healthy_since = None
         elif self.healthy_since is None:
@@ -216,7 +218,7 @@ class Failover:
         """A connection has ended, or could not be made. Return the seconds until the next try."""
         source = self._sources[index]
         source.look(now)
-        if not source.proven:
+        if not source.lasted:
             source.failed_sessions += 1
         return self._end(source, now, source.retry.wait_s(jitter))
 

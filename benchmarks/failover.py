@@ -1,9 +1,9 @@
-"""A failover as it happens: the first of two pools dies and comes back; prints what the miner's log says, and when.
+"""Failover as it happens: the first of two pools misbehaves; prints what the miner's log says, and when.
 
-    python -m benchmarks.failover
+    python -m benchmarks.failover [SCENARIO …]
 
-Real processes: two development pools and the service. Takes about a minute and a half, most of it the minute for which
-the first pool has to be well before the miner returns to it.
+Real processes: two development pools and the service. Each scenario takes 45 to 110 s; the names are those of
+``SCENARIOS``, without any all of them run.
 """
 
 from __future__ import annotations
@@ -14,10 +14,47 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from dataclasses import dataclass
 from typing import IO
 
 WALLET = "qzjTEwCDN6vQ6g4C5dq2NBJ2yxkZ9XtJzprerRgPpmj3ay16V"
-SHOWN = re.compile(r"(Connected to|Lost|Leaving|Mining for|first job|refuses)")
+SHOWN = re.compile(r"(Connected to|Lost|Leaving|Mining for|refuses us|failing)")
+MOST_LINES = 25
+"""Lines of the log that are shown of one scenario."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """``first``: the flags of the first pool. ``then``: its flags from ``after_s`` on; None: it stays as it is."""
+
+    what: str
+    first: tuple[str, ...]
+    after_s: float
+    then: tuple[str, ...] | None
+    end_s: float
+
+
+EASY = ("--share-time=1",)
+SCENARIOS = {
+    "dies": Scenario("the first pool dies, and is back after 15 s", EASY, 8.0, EASY, 105.0),
+    "refuses-logins": Scenario(
+        "the first pool refuses logins for 20 s", ("--misbehave=refuse-login",), 20.0, EASY, 110.0
+    ),
+    "busy": Scenario("the first pool refuses one login: server busy", ("--misbehave=busy",), 0.0, None, 75.0),
+    "refuses-shares": Scenario("the first pool refuses every share", ("--misbehave=refuse-shares",), 0.0, None, 45.0),
+    "forgets": Scenario("the first pool loses our session again and again", ("--misbehave=forget",), 0.0, None, 45.0),
+    "one-job": Scenario("the first pool sends one job and drops", ("--misbehave=one-job",), 0.0, None, 45.0),
+    "quiet": Scenario(
+        "the first pool has no new job, and sends the old one again every 30 s",
+        ("--misbehave=quiet", "--block-time=30", "--share-difficulty=1000000000000", "--difficulty=1000000000000"),
+        0.0,
+        None,
+        100.0,
+    ),
+}
+DOWN_S = {"dies": 15.0}
+"""Seconds until the first pool is back after its end."""
 
 
 def free_port() -> int:
@@ -29,7 +66,7 @@ def free_port() -> int:
 
 
 def command(*arguments: str) -> subprocess.Popen[str]:
-    """A ``quantus-miner`` process; what it prints is in its ``stderr``."""
+    """A ``quantus-miner`` process; its log is in its ``stderr``."""
     return subprocess.Popen(
         [sys.executable, "-m", "quantus_miner", *arguments],
         stdout=subprocess.DEVNULL,
@@ -38,58 +75,81 @@ def command(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def pool(port: int) -> subprocess.Popen[str]:
-    """A development pool with shares of about a second."""
-    process = command("dev-pool", "--listen", str(port))
+def pool(port: int, *flags: str) -> subprocess.Popen[str]:
+    """A development pool."""
+    process = command("dev-pool", "--listen", str(port), *flags)
     assert process.stderr is not None
     threading.Thread(target=process.stderr.read, daemon=True).start()
+    with socket.socket() as probe:
+        while probe.connect_ex(("127.0.0.1", port)):
+            time.sleep(0.05)
     return process
 
 
-def main() -> None:
-    """Runs it."""
+def play(name: str, scenario: Scenario) -> None:
+    """Runs one scenario."""
     first, second = free_port(), free_port()
     names = {f"stratum+tcp://127.0.0.1:{first}": "FIRST", f"stratum+tcp://127.0.0.1:{second}": "SECOND"}
-    pools = [pool(first), pool(second)]
-    began = time.monotonic()
+    pools = [pool(first, *scenario.first), pool(second, *EASY)]
+    urls = [f"--pool={url}" for url in names]
+    print(f"\n{name}: {scenario.what}", flush=True)
+    miner = command("serve", "--port=0", "--workers=1", f"--wallet={WALLET}", "--worker-name=rig", *urls)
+    assert miner.stderr is not None
+    ready = threading.Event()
+    counts: Counter[str] = Counter()
+    shown = 0
 
     def tell(text: str) -> None:
-        for url, name in names.items():
-            text = text.replace(url, name)
+        for url, pool_name in names.items():
+            text = text.replace(f"pool {url}", pool_name)
         print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
 
-    urls = [f"--pool={url}" for url in names]
-    miner = command("serve", "--port=0", "--workers=1", f"--wallet={WALLET}", "--worker-name=rig", *urls)
-    accepted: dict[str, int] = dict.fromkeys(names.values(), 0)
-    returned = threading.Event()
-
     def follow(log: IO[str]) -> None:
+        nonlocal shown
         for line in log:
-            if found := re.search(r"Share accepted by pool (\S+)", line):
-                name = names[found[1]]
-                accepted[name] += 1
-                if accepted[name] == 1:
-                    tell(f"the first share is accepted by {name}")
-            elif SHOWN.search(line):
-                tell(line.split(": ", 1)[1].strip())
-                if "Leaving" in line:
-                    returned.set()
+            if "Server starting" in line:
+                ready.set()
+            if found := re.search(
+                r"(Share accepted by|Share rejected by|Connected to) pool ([^ :]+://[^ :]+:\d+)", line
+            ):
+                count = f"{found[1].lower()} {names[found[2]]}"
+                counts[count] += 1
+                if found[1].startswith("Share") and counts[count] == 1:
+                    tell(f"the first share is {count.removeprefix('share ')}")
+            if SHOWN.search(line):
+                shown += 1
+                if shown <= MOST_LINES:
+                    tell(line.split(": ", 1)[1].strip())
 
-    assert miner.stderr is not None
+    began = time.monotonic()
     threading.Thread(target=follow, args=(miner.stderr,), daemon=True).start()
-    time.sleep(8)
-    tell("--- the first pool dies")
-    pools[0].kill()
-    pools[0].wait()
-    time.sleep(15)
-    tell("--- the first pool is back")
-    pools[0] = pool(first)
-    if not returned.wait(120):
-        tell("the miner did not return to the first pool")
-    tell(f"shares accepted: {accepted}")
+    ready.wait(30)
+    began = time.monotonic()
+    if scenario.then is not None:
+        time.sleep(scenario.after_s)
+        pools[0].kill()
+        pools[0].wait()
+        if name in DOWN_S:
+            tell("--- the first pool dies")
+            time.sleep(DOWN_S[name])
+        pools[0] = pool(first, *scenario.then)
+        tell("--- the first pool is in order again")
+    time.sleep(max(0.0, began + scenario.end_s - time.monotonic()))
+    if shown > MOST_LINES:
+        tell(f"… and {shown - MOST_LINES} more lines of this kind")
+    tell(", ".join(f"{count} {number}" for count, number in sorted(counts.items())))
     for process in (miner, *pools):
         process.terminate()
         process.wait(10)
+
+
+def main() -> None:
+    """Runs the scenarios that are named."""
+    chosen = sys.argv[1:] or list(SCENARIOS)
+    if unknown := set(chosen) - set(SCENARIOS):
+        sys.exit(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
+    for name in chosen:
+        play(name, SCENARIOS[name])
 
 
 if __name__ == "__main__":

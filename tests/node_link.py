@@ -39,6 +39,9 @@ class Ear:
     def on_job(self, job: LiveJob) -> None:
         self.jobs.put_nowait(job)
 
+    def on_alive(self) -> None:
+        pass
+
     def on_no_job(self) -> None:
         self.withdrawn += 1
 

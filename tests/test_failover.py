@@ -2,151 +2,401 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from random import Random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantus_miner.proto.backoff import MOST_S, Backoff
-from quantus_miner.proto.failover import FAILED_CONNECTS, FIRST_JOB_S, STALLED_S, WELL_S, Failover
+from quantus_miner.proto.backoff import JITTER, MAX_S, Backoff
+from quantus_miner.proto.failover import POLICY, Failing, Failover
+from quantus_miner.proto.stratum_miner import Timing
+from quantus_miner.sources.live import REPEAT_S
+from quantus_miner.sources.node import IDLE_S
+
+from .month import BLOCK_S, SHARE_S, Month
+from .test_docs import PAGES, by_first, code, table
 
 
-def state(failover: Failover, *names: str) -> tuple[object, ...]:
-    return tuple(getattr(failover, name) for name in names)
+class Played:
+    """A ``Failover`` that is looked at every second, as the live source does."""
+
+    def __init__(self, count: int) -> None:
+        self.failover = Failover(count, 0.0)
+        self.now = 0.0
+        self.mined: list[int | None] = [None]
+
+    def until(self, then: float, *alive: int) -> None:
+        """Time passes; the sources in ``alive`` give a job every second."""
+        while self.now < then:
+            self.now = min(self.now + 1.0, then)
+            for index in alive:
+                self.failover.job(index, self.now)
+            self.failover.update(self.now)
+            self._note()
+
+    def job(self, index: int) -> None:
+        self.failover.job(index, self.now)
+        self._note()
+
+    def lost(self, index: int) -> float:
+        wait_s = self.failover.lost(index, self.now, 0.0)
+        self._note()
+        return wait_s
+
+    def login_refused(self, index: int) -> float:
+        wait_s = self.failover.login_refused(index, self.now, 0.0)
+        self._note()
+        return wait_s
+
+    def failing(self, index: int) -> Failing | None:
+        return self.failover.failing(index, self.now)
+
+    @property
+    def current(self) -> int | None:
+        return self.failover.current
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        return tuple(self.failover.wanted)
+
+    def _note(self) -> None:
+        if self.current != self.mined[-1]:
+            self.mined.append(self.current)
 
 
 def test_one_source_is_all_there_is_however_bad() -> None:
-    failover = Failover(1, 0.0)
-    assert state(failover, "wanted", "current") == ((0,), None)
-    for turn in range(10):
-        failover.lost(0, float(turn))
-    failover.update(1e6)
-    assert state(failover, "wanted", "current") == ((0,), None)
-    failover.job(0, 1e6)
-    failover.update(1e6 + 100 * STALLED_S)
-    assert state(failover, "wanted", "current") == ((0,), 0)
+    played = Played(1)
+    for _ in range(10):
+        played.lost(0)
+        played.login_refused(0)
+    assert (played.wanted, played.current) == ((0,), None)
+    played.job(0)
+    played.until(100 * POLICY.silence_s)
+    assert (played.wanted, played.current, played.failing(0)) == ((0,), 0, Failing.SESSIONS)
+    assert played.mined == [None, 0]
 
 
-def test_failed_connects_bring_in_the_next() -> None:
-    failover = Failover(3, 0.0)
-    for turn in range(FAILED_CONNECTS):
-        assert state(failover, "wanted") == ((0,),)
-        failover.lost(0, turn / 10)
-    assert state(failover, "wanted") == ((0, 1),)
-    for turn in range(FAILED_CONNECTS):
-        assert state(failover, "wanted") == ((0, 1),)
-        failover.lost(1, 1 + turn / 10)
-    assert state(failover, "wanted") == ((0, 1, 2),)
+def test_failed_connections_bring_in_the_next() -> None:
+    played = Played(3)
+    for later in ((0,), (0, 1)):
+        for _ in range(POLICY.failed_sessions):
+            assert played.wanted == later
+            played.lost(later[-1])
+    assert played.wanted == (0, 1, 2)
 
 
-def test_silence_brings_in_the_next_each_with_its_own_patience() -> None:
-    failover = Failover(3, 0.0)
-    failover.update(FIRST_JOB_S - 0.1)
-    assert state(failover, "wanted") == ((0,),)
-    failover.update(FIRST_JOB_S)
-    assert state(failover, "wanted") == ((0, 1),)
-    failover.update(2 * FIRST_JOB_S - 0.1)
-    assert state(failover, "wanted") == ((0, 1),)
-    failover.update(2 * FIRST_JOB_S)
-    assert state(failover, "wanted") == ((0, 1, 2),)
+def test_the_lack_of_a_job_brings_in_the_next_and_each_has_its_time() -> None:
+    played = Played(3)
+    for count in (1, 2):
+        played.until(count * POLICY.first_job_s - 0.1)
+        assert played.wanted == (0, 1)[:count]
+        played.until(count * POLICY.first_job_s)
+    assert played.wanted == (0, 1, 2)
 
 
-def test_the_first_is_returned_to_when_it_has_been_well_for_a_minute_and_the_other_is_left() -> None:
-    failover = Failover(2, 0.0)
-    failover.job(0, 0.0)
-    failover.lost(0, 10.0)
-    assert state(failover, "current") == (None,)
-    failover.update(10.0 + FIRST_JOB_S)
-    failover.job(1, 16.0)
-    assert state(failover, "current") == (1,)
-    failover.job(0, 20.0)
-    assert state(failover, "current") == (1,), "it has only just come back"
-    failover.job(0, 50.0)
-    failover.job(1, 60.0)
-    failover.update(20.0 + WELL_S - 0.1)
-    assert state(failover, "current", "wanted") == (1, (0, 1))
-    failover.update(20.0 + WELL_S)
-    assert state(failover, "current", "wanted") == (0, (0,))
+def test_the_first_is_returned_to_when_it_has_been_healthy_and_the_other_is_left() -> None:
+    played = Played(2)
+    played.job(0)
+    played.until(10.0, 0)
+    played.lost(0)
+    assert played.mined[-1] is None
+    played.until(10.0 + POLICY.first_job_s)
+    played.job(1)
+    played.until(20.0, 1)
+    played.job(0)
+    states = []
+    for then in (-1, 0):
+        played.until(20.0 + POLICY.healthy_s + then, 0, 1)
+        states.append((played.current, played.wanted))
+    assert states == [(1, (0, 1)), (0, (0,))]
 
 
 def test_nothing_is_idle_while_another_source_has_a_job() -> None:
-    failover = Failover(2, 0.0)
-    failover.update(FIRST_JOB_S)
-    failover.job(1, 6.0)
-    failover.job(0, 7.0)
-    assert state(failover, "current") == (1,)
-    failover.lost(1, 8.0)
-    assert state(failover, "current") == (0,), "although it has not been well for a minute"
+    played = Played(2)
+    played.until(POLICY.first_job_s)
+    played.job(1)
+    played.job(0)
+    assert played.current == 1
+    played.lost(1)
+    assert played.current == 0, "although it has not been healthy for long"
 
 
-def test_a_source_that_falls_silent_is_left_for_one_that_does_not_and_kept_where_there_is_none() -> None:
-    failover = Failover(2, 0.0)
-    failover.job(0, 0.0)
-    failover.update(STALLED_S)
-    assert state(failover, "current", "wanted") == (0, (0, 1))
-    failover.job(1, STALLED_S + 1)
-    assert state(failover, "current") == (1,)
-    failover.job(0, STALLED_S + 2)
-    assert state(failover, "current") == (1,), "its minute begins anew"
-    failover.update(2 * STALLED_S + 1)
-    assert state(failover, "current") == (0,), "the other is the silent one now"
+def test_a_withdrawn_job_is_not_mined_and_brings_in_the_next() -> None:
+    played = Played(2)
+    played.job(0)
+    played.until(1.0)
+    played.failover.no_job(0, played.now)
+    assert (played.current, played.wanted) == (None, (0,))
+    played.until(1.0 + POLICY.first_job_s)
+    assert (played.failing(0), played.wanted) == (Failing.NO_JOB, (0, 1))
 
 
-def test_a_withdrawn_job_is_not_mined_and_its_silence_brings_in_the_next() -> None:
-    failover = Failover(2, 0.0)
-    failover.job(0, 100.0)
-    failover.no_job(0, 101.0)
-    assert state(failover, "current", "wanted") == (None, (0,))
-    failover.update(101.0 + FIRST_JOB_S)
-    assert state(failover, "wanted") == ((0, 1),)
+# --- what counts as failing, and what does not ---
 
 
-def test_a_source_that_refuses_us_is_not_tried_again() -> None:
-    failover = Failover(2, 0.0)
-    failover.refused(0, 1.0)
-    assert state(failover, "wanted", "hopeless") == ((1,), False)
-    failover.refused(1, 2.0)
-    assert state(failover, "wanted", "hopeless") == ((), True)
+def test_a_refused_login_is_tried_again_slowly_and_the_next_source_is_used_at_once() -> None:
+    played = Played(2)
+    waits = []
+    for _ in range(10):
+        waits.append(played.login_refused(0))
+        assert played.failover.retry_at(0) == played.now + waits[-1]
+        assert (played.failing(0), played.wanted) == (Failing.LOGIN_REFUSED, (0, 1))
+        played.until(played.now + waits[-1])
+    assert waits[0] == POLICY.refused_retry_s
+    assert waits[-1] == POLICY.max_refused_retry_s
+    played.job(1)
+    played.job(0)
+    assert (played.current, played.failing(0)) == (1, Failing.SESSIONS), "a job alone proves nothing"
+    played.until(played.now + POLICY.session_s, 0, 1)
+    assert (played.failing(0), played.current) == (None, 0), "the time of the proof was time of health"
+    played.lost(0)
+    assert played.login_refused(0) == POLICY.refused_retry_s
 
 
-events = st.tuples(st.sampled_from(("job", "no job", "lost", "refused", "update")), st.integers(0, 2), st.floats(0, 90))
+def test_all_are_refused_until_one_has_a_job_again() -> None:
+    played = Played(2)
+    played.login_refused(0)
+    assert not played.failover.all_refused
+    played.login_refused(1)
+    assert played.failover.all_refused
+    played.job(0)
+    assert not played.failover.all_refused
 
 
-@given(st.lists(events, max_size=60))
+def refuse(played: Played, index: int, count: int, seconds: float) -> list[bool]:
+    """Refused shares, ``seconds`` apart; which of them make us log in again."""
+    again = []
+    for _ in range(count):
+        again.append(played.failover.share_refused(index, played.now))
+        played.until(played.now + seconds, 0, 1)
+    return again
+
+
+def test_a_run_of_refused_shares_leads_to_a_new_login_and_to_the_next_source() -> None:
+    played = Played(2)
+    played.job(0)
+    assert refuse(played, 0, POLICY.refused_shares, 5.0) == [False] * 4 + [True]
+    assert (played.failing(0), played.wanted) == (Failing.SHARES_REFUSED, (0, 1))
+    assert played.lost(0) == POLICY.retry_s
+    played.job(1)
+    played.job(0)
+    began = played.now
+    played.until(began + POLICY.penalty_s, 0, 1)
+    assert (played.current, played.failing(0)) == (1, None)
+    played.until(played.now + POLICY.healthy_s, 0, 1)
+    assert played.current == 0, "it gets another trial"
+    assert refuse(played, 0, 1, 1.0) == [True], "one more refusal is enough"
+    played.job(1)
+    assert played.current == 1
+    played.until(played.now + 2 * POLICY.penalty_s - 10, 0, 1)
+    assert played.failing(0) is Failing.SHARES_REFUSED
+    played.failover.share_accepted(0, played.now)
+    assert played.failing(0) is None
+
+
+@pytest.mark.parametrize("count", [1, POLICY.refused_shares - 1, 100])
+def test_few_refusals_and_those_of_one_moment_and_those_between_accepted_shares_are_borne(count: int) -> None:
+    played = Played(2)
+    played.job(0)
+    apart = 0.0 if count > POLICY.refused_shares else 20.0
+    for _ in range(10):
+        assert not any(refuse(played, 0, count, apart))
+        played.failover.share_accepted(0, played.now)
+    assert (played.failing(0), played.current) == (None, 0)
+
+
+def test_sessions_of_one_job_count_as_failed_and_do_not_clear_the_back_off() -> None:
+    played = Played(2)
+    waits = []
+    for _ in range(8):
+        played.job(0)
+        waits.append(played.lost(0))
+        played.until(played.now + waits[-1])
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
+    assert (played.failing(0), played.wanted) == (Failing.SESSIONS, (0, 1))
+    played.job(1)
+    played.job(0)
+    played.until(played.now + POLICY.session_s - 1, 0, 1)
+    assert (played.current, played.failing(0)) == (1, Failing.SESSIONS)
+    played.until(played.now + 1, 0, 1)
+    assert played.failing(0) is None
+    assert played.lost(0) == POLICY.retry_s
+
+
+def test_an_accepted_share_clears_the_back_off_but_short_sessions_still_fail() -> None:
+    played = Played(2)
+    for _ in range(POLICY.failed_sessions):
+        assert played.failing(0) is None
+        played.job(0)
+        played.failover.share_accepted(0, played.now)
+        assert played.lost(0) == POLICY.retry_s
+    assert (played.failing(0), played.wanted) == (Failing.SESSIONS, (0, 1))
+
+
+def test_a_session_in_which_shares_were_only_refused_has_not_lasted() -> None:
+    played = Played(1)
+    played.lost(0)
+    for wait_s in (2.0, 4.0):
+        played.job(0)
+        played.failover.share_refused(0, played.now)
+        played.until(played.now + 10 * POLICY.session_s, 0)
+        assert played.lost(0) == wait_s
+
+
+def test_a_quiet_source_that_answers_keepalives_is_kept_and_a_silent_one_is_not() -> None:
+    played = Played(2)
+    played.job(0)
+    for _ in range(10):
+        played.until(played.now + 30.0)
+        played.failover.heard(0, played.now)
+    assert (played.current, played.wanted, played.failing(0)) == (0, (0,), None)
+    played.until(played.now + POLICY.silence_s)
+    assert (played.current, played.wanted, played.failing(0)) == (0, (0, 1), Failing.SILENT)
+    played.job(1)
+    assert played.current == 1
+    played.until(played.now + 1, 0, 1)
+    assert played.current == 1
+    played.until(played.now + POLICY.healthy_s, 0, 1)
+    assert played.current == 0
+
+
+def test_a_source_whose_job_never_changes_is_left_for_one_whose_job_does() -> None:
+    played = Played(2)
+    played.job(0)
+
+    def keepalives(until: float, *indices: int) -> None:
+        while played.now < until:
+            played.until(played.now + 30.0)
+            for index in indices:
+                played.failover.heard(index, played.now)
+
+    keepalives(POLICY.job_age_s, 0)
+    assert (played.failing(0), played.wanted) == (Failing.OLD_JOB, (0, 1))
+    played.job(1)
+    assert played.current == 1
+    # The whole chain has stopped: both are as good.
+    keepalives(3 * POLICY.job_age_s, 0, 1)
+    assert played.mined == [None, 0, 1]
+
+
+def test_a_source_that_fails_soon_after_each_return_is_returned_to_ever_later() -> None:
+    played = Played(2)
+    returns = []
+    played.job(0)
+    played.until(20.0, 0)
+    for _ in range(8):
+        played.lost(0)
+        played.until(played.now + POLICY.first_job_s)
+        played.job(1)
+        played.job(0)
+        began = played.now
+        while played.current != 0:
+            played.until(played.now + 1, 0, 1)
+        returns.append(played.now - began)
+        played.until(played.now + 20.0, 0)
+    assert returns == [60, 120, 240, 480, 960, 1800, 1800, 1800]
+    played.until(played.now + POLICY.stable_s, 0)
+    played.lost(0)
+    played.until(played.now + POLICY.first_job_s)
+    played.job(1)
+    played.job(0)
+    played.until(played.now + POLICY.healthy_s, 0, 1)
+    assert played.current == 0
+
+
+EVENTS = ("job", "no job", "lost", "login refused", "left", "heard", "accepted", "refused", "update")
+events = st.tuples(st.sampled_from(EVENTS), st.integers(0, 2), st.floats(0, 90))
+
+
+@given(st.lists(events, max_size=80))
 def test_whatever_happens_what_is_mined_has_a_job_and_nothing_is_idle_while_one_is_there(
     history: list[tuple[str, int, float]],
 ) -> None:
     failover, now = Failover(3, 0.0), 0.0
     with_job: set[int] = set()
-    refused: set[int] = set()
     for kind, index, passed in history:
         now += passed
         if kind == "update":
             failover.update(now)
+        elif kind == "left":
+            failover.left(index, now)
+            with_job.discard(index)
         elif index in failover.wanted:
             if kind == "job":
-                failover.job(index, now)
                 with_job.add(index)
-            elif kind == "no job":
-                failover.no_job(index, now)
-                with_job.discard(index)
+                failover.job(index, now)
+            elif kind == "heard":
+                failover.heard(index, now)
+            elif kind == "accepted":
+                failover.share_accepted(index, now)
+            elif kind == "refused":
+                failover.share_refused(index, now)
             else:
                 with_job.discard(index)
-                refused |= {index} if kind == "refused" else set()
-                (failover.lost if kind == "lost" else failover.refused)(index, now)
+                if kind == "no job":
+                    failover.no_job(index, now)
+                else:
+                    wait_s = (failover.lost if kind == "lost" else failover.login_refused)(index, now, 0.5)
+                    assert 0 < wait_s <= POLICY.max_refused_retry_s
+                    assert failover.retry_at(index) >= now + wait_s
         with_job &= set(failover.wanted)
-        if failover.current is None:
-            assert not with_job
-        else:
-            assert failover.current in with_job
-        assert failover.hopeless == (len(refused) == 3)
-        assert set(failover.wanted) | refused or failover.hopeless
+        assert 0 in failover.wanted
+        assert failover.current in with_job if with_job else failover.current is None
+        failover.update(now)
+        if failover.failing(failover.current or 0, now):
+            assert all(failover.failing(i, now) for i in with_job)
+
+
+@pytest.mark.parametrize(("seed", "days"), [(1, 30), (2, 10), (3, 10)])
+def test_a_month_of_a_mainnet_with_two_pools(seed: int, days: int) -> None:
+    month = Month(Random(seed), days)
+    month.run()
+    assert month.possible > 0.99 * month.end, "the pools rarely fail together"
+    assert month.mined / month.possible >= 0.999
+    # There and back for each fault of the first pool, at most; most are over before it is left.
+    assert month.faults > 7 * days
+    assert month.switches <= 1.2 * month.faults
+    # It is returned to, and refused logins are not hammered.
+    assert month.at_first / month.end > 0.9
+    assert month.logins < 100 * days
 
 
 @given(st.lists(st.floats(0, 1), min_size=8, max_size=20))
-def test_back_off_doubles_to_its_most_and_never_leaves_it(dice: list[float]) -> None:
+def test_back_off_doubles_to_its_maximum_and_never_leaves_it(jitters: list[float]) -> None:
     backoff = Backoff()
-    waits = [backoff.wait_s(one) for one in dice]
-    for turn, wait in enumerate(waits):
-        whole = min(MOST_S, 2.0**turn)
-        assert 0.75 * whole <= wait <= whole
+    for turn, jitter in enumerate(jitters):
+        whole = min(MAX_S, 2.0**turn)
+        assert (1 - JITTER) * whole <= backoff.wait_s(jitter) <= whole
     backoff.reset()
     assert backoff.wait_s(0) == 1.0
+
+
+def test_the_page_is_about_this_policy() -> None:
+    page = "docs/failover.md"
+    rows = table(page, "name", "value", "why")
+    assert [(code(name), float(value.replace(",", ""))) for name, value, _ in rows] == list(asdict(POLICY).items())
+    reasons = by_first(table(page, "reason", "it begins", "it ends"))
+    assert list(reasons) == list(Failing)
+    for reason, values in {
+        Failing.SESSIONS: (f"{POLICY.failed_sessions} connections", f"for {POLICY.session_s:g} s"),
+        Failing.NO_JOB: (f"for {POLICY.first_job_s:g} s",),
+        Failing.SHARES_REFUSED: (
+            f"{POLICY.refused_shares} shares in a row",
+            f"at least {POLICY.refused_shares_s:g} s",
+            f"{POLICY.penalty_s:g} s are over",
+        ),
+        Failing.SILENT: (f"for {POLICY.silence_s:g} s",),
+        Failing.OLD_JOB: (f"for {POLICY.job_age_s:g} s",),
+    }.items():
+        assert all(value in " ".join(reasons[reason]) for value in values), reason
+    for text in (
+        f"after {Timing().silence_s:g} s for a pool",
+        f"after {IDLE_S:g} s for a node",
+        f"{(1 - JITTER) * POLICY.max_refused_retry_s / 60:g} to {POLICY.max_refused_retry_s / 60:g} minutes",
+        f"an error line once in {REPEAT_S / 60:g} minutes",
+        f"blocks of {BLOCK_S:g} s",
+        f"a share every {SHARE_S:g} s",
+    ):
+        assert text in PAGES[page], text

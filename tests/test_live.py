@@ -15,8 +15,9 @@ from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.miner import Miner
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Pow, Solution
+from quantus_miner.proto.failover import POLICY
 from quantus_miner.sources.link import Listener, Verdict
-from quantus_miner.sources.live import LiveSource
+from quantus_miner.sources.live import REPEAT_S, LiveSource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -157,12 +158,14 @@ def test_a_new_job_replaces_the_old_one_and_late_solutions_are_counted_not_sent(
 
 def test_a_lost_link_stops_its_job_and_is_tried_again() -> None:
     async def test() -> None:
-        link = ScriptedLink("node a")
-        async with mining(link) as (source, miner):
+        link, clock = ScriptedLink("node a"), Clock()
+        async with mining(link, clock=clock) as (source, miner):
             listener = await link.connected()
             link.give(listener, job("1", difficulty=MAX))
             assert miner.stats().active_jobs == 1
             link.ending.set_exception(LinkLostError("gone"))
+            await until(lambda: not source.stats()[0].connected)
+            clock.now += 1
             listener = await link.connected()
             assert miner.stats().active_jobs == 0
             link.give(listener, job("1", difficulty=MAX))
@@ -214,25 +217,134 @@ def test_failover_and_return_to_the_first() -> None:
     run(test())
 
 
-def test_one_refusal_leaves_the_others_and_all_refusals_end_it() -> None:
+def test_a_refusal_is_not_final_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "miner.live")
+
     async def test() -> None:
+        clock = Clock()
         first, second = ScriptedLink("node a"), ScriptedLink("pool b")
-        async with mining(first, second) as (source, _):
-            await first.connected()
-            first.ending.set_exception(LinkRefusedError("auth failed"))
+        async with mining(first, second, clock=clock) as (source, _):
+            for count in range(1, 4):
+                await first.connected()
+                first.ending.set_exception(LinkRefusedError("auth failed"))
+                await until(lambda: source.stats()[0].refusals == count)  # noqa: B023 - awaited here
+                clock.now += REPEAT_S / 4
+            assert (source.stats()[0].failing, source.stats()[0].refusal) == (True, "auth failed")
             on_second = await second.connected()
             second.give(on_second, job("b", difficulty=MAX))
+            assert source.stats()[1].mined
+            await first.connected()
+            clock.now += REPEAT_S / 4
+            first.ending.set_exception(LinkRefusedError("auth failed"))
+            await until(lambda: source.stats()[0].refusals == 4)
+            clock.now += REPEAT_S / 4
+            await first.connected()
+            first.ending.set_exception(LinkRefusedError("server busy"))
+            await until(lambda: source.stats()[0].refusals == 5)
+            clock.now += REPEAT_S
+            on_first = await first.connected()
+            first.give(on_first, job("a", difficulty=MAX))
+            assert source.stats()[0].refusal == ""
+            assert [stats.mined for stats in source.stats()] == [False, True]
+
+    run(test())
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [line.partition("; next try")[0] for line in errors] == [
+        "node a refuses us: auth failed",
+        "node a refuses us: auth failed",
+        "node a refuses us: server busy",
+    ]
+
+
+def test_when_all_refuse_the_source_goes_on_unless_it_is_told_to_end() -> None:
+    async def test() -> None:
+        clock, links = Clock(), (ScriptedLink("node a"), ScriptedLink("pool b"))
+        async with mining(*links, clock=clock) as (source, _):
+            for _ in range(3):
+                for link in links:
+                    await link.connected()
+                    link.ending.set_exception(LinkRefusedError("auth failed"))
+                await until(lambda: not any(link.open for link in links))
+                clock.now += POLICY.max_refused_retry_s
+            listener = await links[1].connected()
+            links[1].give(listener, job("b", difficulty=MAX))
             assert source.stats()[1].mined
 
         miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.05)
         only = ScriptedLink("node a")
-        ended = asyncio.create_task(LiveSource(miner, [only], priority=1).run())
+        ended = asyncio.create_task(LiveSource(miner, [only], priority=1, exit_on_refusal=True).run())
         await only.connected()
         only.ending.set_exception(LinkRefusedError("auth failed"))
-        with pytest.raises(LinkRefusedError, match="no live source will take us: node a: auth failed"):
+        with pytest.raises(LinkRefusedError, match="every live source refuses us: node a: auth failed"):
             await ended
 
     run(test())
+
+
+def test_a_run_of_refused_shares_leads_to_a_new_login() -> None:
+    async def test() -> None:
+        clock = Clock()
+        first, second = ScriptedLink("pool a"), ScriptedLink("pool b")
+        async with mining(first, second, clock=clock) as (source, _):
+            listener = await first.connected()
+            first.give(listener, job("1", difficulty=MAX))
+            for nonce in range(POLICY.refused_shares):
+                listener.on_verdict(Verdict(False, False, "Invalid nonce", 0.1, nonce))
+                clock.now += POLICY.refused_shares_s / 2
+            await until(lambda: not first.open)
+            listener = await second.connected()
+            second.give(listener, job("2", difficulty=MAX))
+            clock.now += POLICY.retry_s
+            listener = await first.connected()
+            first.give(listener, job("3", difficulty=MAX))
+            stats = source.stats()
+            assert [link.mined for link in stats] == [False, True]
+            assert [link.failing for link in stats] == [True, False]
+            assert stats[0].connects == 2
+
+    run(test())
+
+
+def test_shares_without_a_verdict_at_an_end_that_we_chose_do_not_count_against_a_pool() -> None:
+    async def test() -> None:
+        clock = Clock()
+        first, second = ScriptedLink("pool a"), ScriptedLink("pool b")
+        async with mining(first, second, clock=clock) as (source, _):
+            clock.now += POLICY.first_job_s
+            on_second = await second.connected()
+            second.give(on_second, job("b", difficulty=MAX))
+            on_first = await first.connected()
+            first.give(on_first, job("a", difficulty=MAX))
+            clock.now += POLICY.healthy_s - 1
+            first.give(on_first, job("c", difficulty=MAX))
+            clock.now += 1
+            first.give(on_first, job("d", difficulty=MAX))
+            (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "pool b")
+            await until(lambda: bool(task.cancelling()))
+            for nonce in range(100):
+                on_second.on_verdict(Verdict(False, False, "no reply", 0.1, nonce))
+                clock.now += 1
+            assert source._failover._sources[1].refused_shares == 0
+
+    run(test())
+
+
+def test_an_error_of_ours_in_a_link_costs_the_other_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        clock = Clock()
+        first, second = ScriptedLink("node a"), ScriptedLink("pool b")
+        async with mining(first, second, clock=clock) as (source, _):
+            await first.connected()
+            first.ending.set_exception(RuntimeError("a bug"))
+            await until(lambda: not first.open)
+            clock.now += POLICY.first_job_s
+            listener = await second.connected()
+            second.give(listener, job("b", difficulty=MAX))
+            assert source.stats()[1].mined
+            await first.connected()
+
+    run(test())
+    assert "The link to node a has failed" in caplog.text
 
 
 def test_verdicts_are_counted() -> None:

@@ -180,7 +180,7 @@ def test_a_link_waits_for_the_first_job_and_is_kept_by_pings(tmp_path: Path) -> 
     run(test())
 
 
-# --- refusals, which are permanent ---
+# --- refusals ---
 
 
 def test_another_certificate_is_refused_before_anything_is_sent(tmp_path: Path) -> None:

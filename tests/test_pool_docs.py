@@ -8,7 +8,7 @@ import re
 import pytest
 
 from quantus_miner import units
-from quantus_miner.dev.pool import Misbehaviour
+from quantus_miner.dev.misbehaviour import Misbehaviour
 from quantus_miner.proto import lines, shares, stratum, stratum_miner, stratum_pool
 from quantus_miner.proto.address import address_warning, compose_login
 from quantus_miner.proto.pool_url import SCHEMES, parse_pool_url

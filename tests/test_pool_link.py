@@ -30,7 +30,8 @@ from quantus_miner.dev.judge import (
     UNKNOWN_JOB,
     Vardiff,
 )
-from quantus_miner.dev.pool import DevPool, Misbehaviour, _until
+from quantus_miner.dev.misbehaviour import Misbehaviour
+from quantus_miner.dev.pool import DevPool, _until
 from quantus_miner.errors import LinkLostError, LinkRefusedError, MinerError
 from quantus_miner.model import LiveJob, Pow, Solution
 from quantus_miner.proto import stratum
@@ -64,6 +65,9 @@ class Ear:
     def on_job(self, job: LiveJob) -> None:
         assert self.opened.is_set()
         self.jobs.put_nowait(job)
+
+    def on_alive(self) -> None:
+        pass
 
     def on_no_job(self) -> None:
         raise AssertionError("pools withdraw no job")
@@ -398,7 +402,7 @@ def test_a_refusal_comes_back_with_its_reason(change: dict[str, int], reason: st
     run(test)
 
 
-def test_a_refused_login_is_final() -> None:
+def test_a_refused_login_is_a_refusal() -> None:
     async def test() -> None:
         async with (
             started(dev_pool(misbehaviour=Misbehaviour.REFUSE_LOGIN)) as pool,

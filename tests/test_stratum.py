@@ -155,6 +155,36 @@ def test_which_refusals_mean_too_late(reason: str, stale: bool) -> None:
     assert stratum.is_stale(reason) == stale
 
 
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        ({"code": -1, "message": "Unauthenticated"}, True),
+        ({"code": 24, "message": "Unauthorized worker"}, True),
+        ([25, "Not subscribed", None], True),
+        ("Invalid session", True),
+        ({"code": -1, "message": "Session expired, please log in first"}, True),
+        ({"code": -1, "message": "Invalid nonce"}, False),
+        ({"code": 21, "message": "Job not found"}, False),
+        ({"code": 23, "message": "Low difficulty share"}, False),
+    ],
+)
+@pytest.mark.parametrize("method", ["submit", "keepalived"])
+def test_a_lost_session_ends_the_connection_so_that_we_log_in_again(method: str, error: object, lost: bool) -> None:
+    wire = Joined()
+    wire.log_in(job(1))
+    given = wire.take()[1]
+    assert isinstance(given, NewJob)
+    if method == "submit":
+        assert wire.miner.submit(given.job, nonce(given.job, 1), 1, wire.now)
+    else:
+        wire.miner.tick(wire.now + 30.0)
+    request = json.loads(wire.miner.data_to_send())
+    assert request["method"] == method
+    events = wire.miner.receive(line(id=request["id"], error=error, result=None), wire.now)
+    assert [type(event) for event in events] == [Judged] * (method == "submit") + [Broken] * lost
+    assert wire.miner.state == ("broken" if lost else "mining")
+
+
 # --- the share book ---
 
 
@@ -697,6 +727,12 @@ def test_every_transition_is_taken_and_no_other() -> None:
     wire.miner.tick(wire.now + 90)
     wire.pool.tick(wire.now + 90)
     watch(wire)
+
+    for first in (None, job(1)):
+        wire = Joined()
+        wire.log_in(first)
+        wire.miner.receive(line(id=9, error={"code": -1, "message": "Unauthenticated"}), wire.now)
+        watch(wire)
 
     wire = Joined()
     wire.carry()

@@ -50,8 +50,10 @@ def settings_options(command: Command) -> Command:
         command = click.option(
             *filter(None, (setting.short, setting.flag)),
             setting.name,
-            metavar=setting.metavar,
+            metavar=setting.metavar or None,
             multiple=setting.many,
+            is_flag=setting.switch,
+            flag_value="on" if setting.switch else None,
             help=f"{setting.help}  [env: {', '.join(setting.environment)}; default: {default}]",
         )(command)
     return click.option("--config", metavar="FILE", help="TOML file with settings, named as the flags.")(command)
@@ -352,11 +354,16 @@ def dev_node(
     "--misbehave",
     type=click.Choice(
         [
+            "busy",
             "drop",
             "flood",
+            "forget",
             "garbage",
             "no-reply",
+            "one-job",
+            "quiet",
             "refuse-login",
+            "refuse-shares",
             "slow-job",
             "stall",
             "wrong-pin",
@@ -378,10 +385,11 @@ def dev_pool(
     """Play a pool: give miners jobs over stratum, check their shares, adjust their difficulty."""
     from quantus_miner.dev import pool
     from quantus_miner.dev.chain import Chain
+    from quantus_miner.dev.misbehaviour import Misbehaviour
 
     chain = Chain(Pow.POSEIDON2, difficulty, block_time)
-    misbehaviour = pool.Misbehaviour(misbehave) if misbehave else None
-    if misbehaviour is pool.Misbehaviour.WRONG_PIN and not tls:
+    misbehaviour = Misbehaviour(misbehave) if misbehave else None
+    if misbehaviour is Misbehaviour.WRONG_PIN and not tls:
         raise click.UsageError("--misbehave wrong-pin goes with --tls")
     sys.exit(pool.run(chain, share_difficulty, share_time, listen, shares, tls=tls, misbehaviour=misbehaviour))
 

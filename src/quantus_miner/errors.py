@@ -71,6 +71,6 @@ class LinkLostError(MinerError):
 
 
 class LinkRefusedError(MinerError):
-    """A live source will never take us as we are set up: trying again is of no use."""
+    """A live source refuses us, or is not the one that we were told of; it is tried again at long intervals."""
 
     exit_code = 3

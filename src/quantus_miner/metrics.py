@@ -70,6 +70,13 @@ METRICS: Final = (
     Row("miner_solutions_stale_total", "counter", (), "Solutions that arrived after their job had ended."),
     Row("miner_source_connected", "gauge", ("source",), "1 while the connection to a node or pool stands, else 0."),
     Row("miner_source_mined", "gauge", ("source",), "1 for the node or pool whose job is searched, else 0."),
+    Row("miner_source_failing", "gauge", ("source",), "1 for a node or pool that counts as failing, else 0."),
+    Row(
+        "miner_source_refusals_total",
+        "counter",
+        ("source",),
+        "Refused logins, and certificates and protocol versions that were not the right ones.",
+    ),
     Row("miner_source_connects_total", "counter", ("source",), "Connections made to a node or pool."),
     Row("miner_source_jobs_total", "counter", ("source",), "Jobs from a node or pool."),
     Row("miner_source_difficulty", "gauge", ("source",), "Difficulty of the last job of a node or pool."),
@@ -234,6 +241,8 @@ class MinerCollector(Collector):
         return {
             "miner_source_connected": {(link.name,): link.connected for link in links},
             "miner_source_mined": {(link.name,): link.mined for link in links},
+            "miner_source_failing": {(link.name,): link.failing for link in links},
+            "miner_source_refusals_total": {(link.name,): link.refusals for link in links},
             "miner_source_connects_total": {(link.name,): link.connects for link in links},
             "miner_source_jobs_total": {(link.name,): link.jobs for link in links},
             "miner_source_difficulty": {(link.name,): link.difficulty for link in links},

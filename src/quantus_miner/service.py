@@ -169,7 +169,11 @@ class _Service:
         signals.hand_over(asyncio.get_running_loop(), self.end)
         priority = {"live": (1, 0), "equal": (0, 0), "http": (0, 1)}[settings.priority]
         links = create_links(settings)
-        self._live = live = LiveSource(miner, links, priority=priority[0], store=store) if links else None
+        live = None
+        if links:
+            ends = settings.exit_on_refusal == "on"
+            live = LiveSource(miner, links, priority=priority[0], store=store, exit_on_refusal=ends)
+        self._live = live
         source = HttpSource(
             miner, store, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1]
         )

@@ -119,6 +119,8 @@ class Setting:
     secret: bool = False
     many: bool = False
     """Whether the flag may be repeated; the texts are joined by commas."""
+    switch: bool = False
+    """Whether the flag alone, without a value, means ``on``."""
 
     @property
     def flag(self) -> str:
@@ -218,6 +220,7 @@ SETTINGS: Final = (
     ),
     Setting("wallet", parse_wallet, None, "Address that pools pay to.", "ADDRESS"),
     Setting("worker_name", parse_worker, None, "Name of this miner at pools; unset: the host's name.", "NAME"),
+    Setting("exit_on_refusal", _choice("off", "on"), "off", "End when all nodes and pools refuse us.", "", switch=True),
     Setting(
         "priority",
         _choice(*PRIORITIES),
@@ -286,6 +289,7 @@ class Settings:
     pool: tuple[PoolUrl, ...] | None
     wallet: str | None
     worker_name: str | None
+    exit_on_refusal: str
     priority: str
     api_token: str | None
     state_dir: Path

@@ -118,8 +118,12 @@ class LinkStats:
     stale: int = 0
     latency_s: float = 0.0
     """From sending the last share that was judged to its verdict."""
+    failing: bool = False
+    """Whether it counts as failing, so that the next one is used."""
+    refusals: int = 0
+    """Times that it refused our login, or showed another certificate or protocol version."""
     refusal: str = ""
-    """Why it will never take us; empty: it may."""
+    """Why it refused us the last time; empty once it has given us work again."""
 
     def copy(self) -> LinkStats:
         """As it is now."""

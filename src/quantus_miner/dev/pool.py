@@ -10,13 +10,13 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import units
 from quantus_miner.dev.certificate import self_signed
 from quantus_miner.dev.judge import Judge, Share, Vardiff
 from quantus_miner.dev.miner_process import ignore_stop_signals, on_stop_signal, start_miner, stop_miner
+from quantus_miner.dev.misbehaviour import Misbehaviour
 from quantus_miner.errors import MinerError
 from quantus_miner.model import Pow, achieved_difficulty
 from quantus_miner.proto import stratum
@@ -36,29 +36,6 @@ MAX_UNSENT: Final = 1_000_000
 """Bytes that wait for a miner to read them before it is dropped."""
 MISBEHAVE_SHARES: Final = 3
 """Shares between two drops."""
-
-
-class Misbehaviour(StrEnum):
-    """What a development pool does wrong on request."""
-
-    DROP = "drop"
-    """Drops a miner at every third share."""
-    FLOOD = "flood"
-    """Sends a line without an end after the login."""
-    GARBAGE = "garbage"
-    """Sends a line that is no JSON after the login."""
-    NO_REPLY = "no-reply"
-    """Never judges a share."""
-    REFUSE_LOGIN = "refuse-login"
-    """Refuses every login."""
-    SLOW_JOB = "slow-job"
-    """Answers the login without a job, which comes a share time later."""
-    STALL = "stall"
-    """Takes connections and says nothing."""
-    WRONG_PIN = "wrong-pin"
-    """Names a fingerprint that is not that of its certificate."""
-    WRONG_TARGET = "wrong-target"
-    """Sends jobs, after the first, whose target is not that of their difficulty."""
 
 
 class DevPool:
@@ -93,6 +70,7 @@ class DevPool:
         self.header = chain.proposal.mining_hash()
         self.sequence = 0
         self.changed = asyncio.Event()
+        self.logins = 0
         self._certificate = self_signed() if tls else None
         self._extranonce = secrets.randbits(32)
         self._server: asyncio.Server | None = None
@@ -195,7 +173,11 @@ class DevPool:
             session.give_job(clean=clean)
 
     def _on_refresh(self) -> None:
-        self.refresh()
+        if self.misbehaviour is Misbehaviour.QUIET:
+            for session in self.sessions:
+                session.give_job(clean=False)
+        else:
+            self.refresh()
         self._refresher = asyncio.get_running_loop().call_later(self.chain.block_time, self._on_refresh)
 
 
@@ -249,7 +231,7 @@ class Session(asyncio.Protocol):
         """Sends the pool's current work at this miner's difficulty; nothing where it is not logged in."""
         if self._core.state is not State.OPEN:
             return
-        self._vardiff.adjust(self._loop.time())
+        self._retarget()
         job = self._next_job(clean=clean)
         if self._pool.misbehaviour is Misbehaviour.WRONG_TARGET:
             body = stratum.job_body(job) | {"target": f"{job.limit:0128x}"}
@@ -258,6 +240,10 @@ class Session(asyncio.Protocol):
             self._core.send_job(job, clean=clean)
             self._flush()
 
+    def _retarget(self) -> bool:
+        """Adjust this miner's difficulty. Return True if it changed."""
+        return self._pool.misbehaviour is not Misbehaviour.QUIET and self._vardiff.adjust(self._loop.time())
+
     def _next_job(self, *, clean: bool) -> LiveJob:
         # Nobody needs shares that are harder than blocks.
         difficulty = min(self._vardiff.difficulty, self._pool.chain.difficulty)
@@ -265,8 +251,10 @@ class Session(asyncio.Protocol):
 
     def _on_login(self, login: str) -> None:
         misbehaviour = self._pool.misbehaviour
-        if misbehaviour is Misbehaviour.REFUSE_LOGIN or not login:
-            self._core.refuse_login("Invalid login")
+        self._pool.logins += 1
+        busy = misbehaviour is Misbehaviour.BUSY and self._pool.logins == 1
+        if misbehaviour is Misbehaviour.REFUSE_LOGIN or busy or not login:
+            self._core.refuse_login("server busy" if busy else "Invalid login")
             self._flush()
             self.transport.close()
             return
@@ -282,6 +270,8 @@ class Session(asyncio.Protocol):
             self.transport.write(b"\x00garbage\n")
         elif misbehaviour is Misbehaviour.FLOOD:
             self.transport.write(b"x" * 65_536)
+        elif misbehaviour is Misbehaviour.ONE_JOB:
+            self.transport.close()
 
     def _on_share(self, came: ShareCame) -> None:
         self._shares += 1
@@ -290,6 +280,10 @@ class Session(asyncio.Protocol):
             self.transport.abort()
             return
         share = self._judge.judge(came)
+        if misbehaviour is Misbehaviour.REFUSE_SHARES:
+            share = "Invalid nonce"
+        elif misbehaviour is Misbehaviour.FORGET and self._shares >= MISBEHAVE_SHARES:
+            share = "Unauthenticated"
         refusal = share if isinstance(share, str) else None
         if misbehaviour is not Misbehaviour.NO_REPLY:
             self._core.judge(came.request, refusal)
@@ -300,7 +294,7 @@ class Session(asyncio.Protocol):
         self._flush()
         self._vardiff.count()
         self._pool.take(self.worker, share)
-        if self._vardiff.adjust(self._loop.time()):
+        if self._retarget():
             self.give_job(clean=False)
 
     def _on_time(self) -> None:
@@ -359,7 +353,7 @@ async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
     pool.report(f"dev-pool: share time {pool.share_time:g} s, at {pool.url}")
     try:
         if port is None:
-            flags = ("--pool", pool.url, "--wallet", DEV_WALLET, "--worker-name", "dev")
+            flags = ("--pool", pool.url, "--wallet", DEV_WALLET, "--worker-name", "dev", "--exit-on-refusal")
             miner, _ = await asyncio.to_thread(start_miner, *flags)
         await _until(pool, stop, shares, miner)
     finally:

@@ -328,5 +328,6 @@ def _start_miner(node: QuicNode) -> subprocess.Popen[str]:
         f"--node-addr=127.0.0.1:{node.port}",
         f"--auth-token-file={node.folder / node_files.TOKEN}",
         f"--tls-cert-sha256-file={node.folder / node_files.FINGERPRINT}",
+        "--exit-on-refusal",
     )
     return process

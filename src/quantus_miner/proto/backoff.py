@@ -1,24 +1,27 @@
-"""How long to wait before a connection is tried again. No clock, no dice: both are the caller's."""
+"""How long to wait before something that failed is tried again. No clock and no randomness: both are the caller's."""
 
 from __future__ import annotations
 
 from typing import Final
 
 FIRST_S: Final = 1.0
-MOST_S: Final = 30.0
+MAX_S: Final = 30.0
+JITTER: Final = 0.25
+"""Part of a wait that chance may take off, so that many miners of one pool do not come back together."""
 
 
 class Backoff:
-    """1, 2, 4 … 30 seconds, each less up to a quarter, so that many miners of one node do not come back together."""
+    """Waits that double from ``first_s`` to ``max_s`` seconds."""
 
-    def __init__(self) -> None:
-        self._next_s = FIRST_S
+    def __init__(self, first_s: float = FIRST_S, max_s: float = MAX_S) -> None:
+        self._first_s = self._next_s = first_s
+        self._max_s = max_s
 
-    def wait_s(self, dice: float) -> float:
-        """Seconds to wait now; ``dice`` from 0 to 1, evenly."""
-        waited, self._next_s = self._next_s, min(MOST_S, 2 * self._next_s)
-        return waited * (1 - dice / 4)
+    def wait_s(self, jitter: float) -> float:
+        """Return the seconds to wait now. ``jitter``: drawn evenly from 0 to 1."""
+        wait, self._next_s = self._next_s, min(self._max_s, 2 * self._next_s)
+        return wait * (1 - JITTER * jitter)
 
     def reset(self) -> None:
-        """The connection was of use: begin again at the shortest."""
-        self._next_s = FIRST_S
+        """Begin again at the shortest wait."""
+        self._next_s = self._first_s

@@ -1,106 +1,281 @@
-"""Which of several live sources is mined, and which are connected at all. No I/O; ``now`` in seconds.
+"""Which live source is mined, which ones are connected, and when each is tried again. No I/O; times in seconds.
 
-Sources are numbered in the user's order, 0 the first choice. Those up to a level are connected; a failing level brings
-in the next. What is mined changes at once when it is lost, and goes back to a better source that has long been well.
+Sources are numbered in the user's order, 0 first. A source is judged by what it gives: messages, sessions, accepted
+shares. ``Policy`` is the one table of the times and counts; docs/failover.md gives the reasons.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
-FAILED_CONNECTS: Final = 3
-"""Connections in a row without a job after which a source is failing."""
-FIRST_JOB_S: Final = 3.0
-"""Seconds without any job after which a source is failing: nothing stays idle while another source may be up."""
-STALLED_S: Final = 60.0
-"""Seconds after its last job for which a source is taken to be alive, where there is another."""
-WELL_S: Final = 60.0
-"""Seconds of health after which a better source is returned to."""
+from quantus_miner.proto.backoff import Backoff
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Times in seconds, and counts. Only tests use other values."""
+
+    first_job_s: float = 3.0
+    """A source without a job for this long is failing."""
+    failed_sessions: int = 3
+    """After this many sessions in a row that did not last a source is failing."""
+    session_s: float = 60.0
+    """A session that had a job for this long has lasted, unless shares were refused and none accepted."""
+    silence_s: float = 60.0
+    """A source that has sent no message for this long is failing."""
+    job_age_s: float = 600.0
+    """A source whose job has not changed for this long is failing."""
+    refused_shares: int = 5
+    """After this many refused shares in a row, none accepted, a source is failing."""
+    refused_shares_s: float = 10.0
+    """They also have to be spread over this long."""
+    penalty_s: float = 300.0
+    """A source that refused so many shares is failing for this long, the next time for twice as long."""
+    max_penalty_s: float = 3600.0
+    healthy_s: float = 60.0
+    """A better source is returned to when it has not been failing for this long."""
+    stable_s: float = 600.0
+    """A source that fails sooner than this after a return has to be healthy for twice as long before the next one."""
+    max_healthy_s: float = 1800.0
+    retry_s: float = 1.0
+    """A lost connection is tried again after this long, then after twice as long, and so on."""
+    max_retry_s: float = 30.0
+    refused_retry_s: float = 5.0
+    """The same after a refused login, certificate or protocol version."""
+    max_refused_retry_s: float = 600.0
+
+
+POLICY: Final = Policy()
+
+
+class Failing(StrEnum):
+    """Why a source counts as failing."""
+
+    LOGIN_REFUSED = "login refused"
+    SESSIONS = "failed sessions"
+    NO_JOB = "no job"
+    SHARES_REFUSED = "shares refused"
+    SILENT = "silent"
+    OLD_JOB = "old job"
+
+
 class _Source:
-    job_at: float | None = None  # of the last job on the present connection
-    well_since: float | None = None  # since when jobs have come without a break
-    idle_since: float = 0.0
-    failures: int = 0
-    refused: bool = False
+    """The record of one source."""
 
-    def fresh(self, now: float) -> bool:
-        return self.job_at is not None and now - self.job_at < STALLED_S
+    def __init__(self, policy: Policy, now: float) -> None:
+        self.policy = policy
+        self.idle_since = now
+        """When it was brought in, or last lost its job."""
+        self.healthy_since: float | None = None
+        self.refused = False
+        """Whether its last answer was that it will not have us."""
+        self.failed_sessions = 0
+        self.refused_shares = 0
+        """In a row, without an accepted one."""
+        self.refused_since = now
+        """When the first of them was."""
+        self.penalised_until = now
+        self.retry_at = now
+        self.relapses = 0
+        """Returns to it, one after the other, after which it soon failed again."""
+        self.returned_at: float | None = None
+        self.retry = Backoff(policy.retry_s, policy.max_retry_s)
+        self.refused_retry = Backoff(policy.refused_retry_s, policy.max_refused_retry_s)
+        self.penalty = Backoff(policy.penalty_s, policy.max_penalty_s)
+        # The present session:
+        self.job_since: float | None = None
+        """When its first job came."""
+        self.job_at: float | None = None
+        """When its latest job came; None: it has none now."""
+        self.heard_at = now
+        self.accepted_here = self.refused_here = False
 
-    def failing(self, now: float) -> bool:
-        if self.fresh(now):
+    @property
+    def lasted(self) -> bool:
+        """Whether the present session has lasted."""
+        if self.job_since is None or (self.refused_here and not self.accepted_here):
             return False
-        tired = self.failures >= FAILED_CONNECTS or now - self.idle_since >= FIRST_JOB_S
-        return self.refused or tired or self.job_at is not None
+        return self.heard_at - self.job_since >= self.policy.session_s
+
+    @property
+    def return_s(self) -> float:
+        """How long it has to be healthy before it is returned to."""
+        # Past 2^32 it is the maximum anyway.
+        return min(self.policy.max_healthy_s, self.policy.healthy_s * 2.0 ** min(self.relapses, 32))
+
+    def failing(self, now: float) -> Failing | None:
+        policy = self.policy
+        if self.refused:
+            return Failing.LOGIN_REFUSED
+        if self.failed_sessions >= policy.failed_sessions and not self.lasted:
+            return Failing.SESSIONS
+        if now < self.penalised_until:
+            return Failing.SHARES_REFUSED
+        if self.job_at is None:
+            return Failing.NO_JOB if now - self.idle_since >= policy.first_job_s else None
+        if now - self.heard_at >= policy.silence_s:
+            return Failing.SILENT
+        return Failing.OLD_JOB if now - self.job_at >= policy.job_age_s else None
+
+    def look(self, now: float) -> None:
+        """Note what time alone changes."""
+        healthy_since: float | None = now
+        lasted = self.lasted
+        if lasted or self.accepted_here:
+            self.retry.reset()
+            self.refused_retry.reset()
+        if lasted and self.failed_sessions:
+            # All the time that it has lasted was time of health.
+            healthy_since = self.job_since
+            self.failed_sessions = 0
+        if self.job_at is None or self.failing(now) is not None:
+            self.healthy_since = None
+        elif self.healthy_since is None:
+            self.healthy_since = healthy_since
+
+    def end_session(self, now: float) -> None:
+        """Forget what was of the session alone."""
+        if self.job_at is not None:
+            self.idle_since = now
+        self.job_since = self.job_at = None
+        self.accepted_here = self.refused_here = False
 
 
 class Failover:
-    """The choice among ``count`` (>= 1) sources. Call ``update`` after events and about once a second."""
+    """The choice among ``count`` (>= 1) sources. Call ``update`` about once a second as well."""
 
-    def __init__(self, count: int, now: float) -> None:
-        self._sources = [_Source(idle_since=now) for _ in range(count)]
-        self._level = 0
+    def __init__(self, count: int, now: float, policy: Policy = POLICY) -> None:
+        self._policy = policy
+        self._sources = [_Source(policy, now) for _ in range(count)]
+        self.wanted = range(1)
+        """The sources that are to be connected, or tried when ``retry_at`` has come."""
+        self._latest = 0  # the source that was mined last
         self.current: int | None = None
-        """The source whose jobs are mined; None where none has a job."""
+        """The source whose job is mined; None if there is no job."""
 
     @property
-    def wanted(self) -> tuple[int, ...]:
-        """The sources that are to be connected, or tried."""
-        return tuple(i for i in range(self._level + 1) if not self._sources[i].refused)
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether every source has refused us for good."""
+    def all_refused(self) -> bool:
+        """Whether the last answer of every source was that it will not have us."""
         return all(source.refused for source in self._sources)
 
+    def retry_at(self, index: int) -> float:
+        """When a source without a connection may be tried."""
+        return self._sources[index].retry_at
+
+    def failing(self, index: int, now: float) -> Failing | None:
+        """Return why a source counts as failing, or None if it does not."""
+        return self._sources[index].failing(now)
+
+    # --- events; what follows from those that change no job is seen at the next ``update`` ---
+
+    def heard(self, index: int, now: float) -> None:
+        """A message of any kind has come, or the transport has shown that the peer is there."""
+        self._sources[index].heard_at = now
+
     def job(self, index: int, now: float) -> None:
-        """A source has sent a job."""
+        """A new job has come."""
         source = self._sources[index]
-        if not source.fresh(now):
-            source.well_since = now
-        source.job_at, source.failures = now, 0
+        if source.job_since is None:
+            source.job_since = now
+        source.job_at = source.heard_at = now
+        source.refused = False
         self.update(now)
 
     def no_job(self, index: int, now: float) -> None:
-        """A source has withdrawn its job, or its connection has ended."""
+        """The job has been withdrawn."""
         source = self._sources[index]
         if source.job_at is not None:
             source.idle_since = now
-        source.job_at = source.well_since = None
+        source.job_at = None
         self.update(now)
 
-    def lost(self, index: int, now: float) -> None:
-        """A connection has ended, or could not be made."""
+    def share_accepted(self, index: int, now: float) -> None:
+        """A share has been accepted: that ends a penalty, too."""
         source = self._sources[index]
-        if source.job_at is None:
-            source.failures += 1
-        self.no_job(index, now)
+        source.accepted_here, source.refused_shares, source.penalised_until = True, 0, now
+        source.penalty.reset()
 
-    def refused(self, index: int, now: float) -> None:
-        """A source will never take us; it is not tried again."""
-        self._sources[index].refused = True
-        self.lost(index, now)
+    def share_refused(self, index: int, now: float) -> bool:
+        """A share was refused, for whatever reason. Return whether to end the session and log in again."""
+        source, policy = self._sources[index], self._policy
+        source.refused_here = True
+        if source.refused_shares == 0:
+            source.refused_since = now
+        source.refused_shares += 1
+        penalised = (
+            source.refused_shares >= policy.refused_shares
+            and now - source.refused_since >= policy.refused_shares_s
+            and now >= source.penalised_until
+        )
+        if penalised:
+            # The run of refusals goes on: when the penalty is over, one more is enough for the next.
+            source.penalised_until = now + source.penalty.wait_s(0.0)
+        return penalised
+
+    def lost(self, index: int, now: float, jitter: float) -> float:
+        """A connection has ended, or could not be made. Return the seconds until the next try."""
+        source = self._sources[index]
+        source.look(now)
+        if not source.lasted:
+            source.failed_sessions += 1
+        return self._end(source, now, source.retry.wait_s(jitter))
+
+    def login_refused(self, index: int, now: float, jitter: float) -> float:
+        """A source will not have us. Return the seconds until the next try."""
+        source = self._sources[index]
+        source.look(now)
+        source.refused = True
+        source.failed_sessions = max(source.failed_sessions + 1, self._policy.failed_sessions)
+        return self._end(source, now, source.refused_retry.wait_s(jitter))
+
+    def left(self, index: int, now: float) -> None:
+        """We have ended a session that was not wanted any more."""
+        self._end(self._sources[index], now, 0.0)
+
+    def _end(self, source: _Source, now: float, wait_s: float) -> float:
+        source.end_session(now)
+        source.retry_at = max(source.retry_at, now + wait_s)
+        self.update(now)
+        return wait_s
+
+    # --- the choice ---
 
     def update(self, now: float) -> None:
-        """Chooses anew."""
-        self.current = self._choose(now)
-        if self.current is not None and self._well(self.current, now):
-            self._level = self.current
-        while self._level + 1 < len(self._sources) and all(s.failing(now) for s in self._sources[: self._level + 1]):
-            self._level += 1
-            before = self._sources[self._level]
-            self._sources[self._level] = _Source(idle_since=now, refused=before.refused)
+        """Choose anew."""
+        for index in self.wanted:
+            self._sources[index].look(now)
+        current = self._choose(now)
+        if current is not None and current != self._latest:
+            self._note_switch(self._latest, current, now)
+            self._latest = current
+        self.current = current
+        if current is not None and self._healthy_for(current, now) >= self._policy.healthy_s:
+            self.wanted = range(current + 1)
+        while len(self.wanted) < len(self._sources) and all(self._sources[i].failing(now) for i in self.wanted):
+            self._sources[len(self.wanted)].idle_since = now
+            self.wanted = range(len(self.wanted) + 1)
 
     def _choose(self, now: float) -> int | None:
-        having = [i for i in range(self._level + 1) if self._sources[i].job_at is not None]
-        usable = [i for i in having if self._sources[i].fresh(now)] or having
+        """Whatever has a job is better than nothing, and a source that is not failing is better than one that is."""
+        with_job = [i for i in self.wanted if self._sources[i].job_at is not None]
+        usable = [i for i in with_job if not self._sources[i].failing(now)] or with_job
         if self.current not in usable:
             return min(usable, default=None)
-        return min((i for i in usable if i < self.current and self._well(i, now)), default=self.current)
+        better = (i for i in usable if i < self.current and self._healthy_for(i, now) >= self._sources[i].return_s)
+        return min(better, default=self.current)
 
-    def _well(self, index: int, now: float) -> bool:
-        source = self._sources[index]
-        return source.fresh(now) and source.well_since is not None and now - source.well_since >= WELL_S
+    def _healthy_for(self, index: int, now: float) -> float:
+        since = self._sources[index].healthy_since
+        return -1.0 if since is None else now - since
+
+    def _note_switch(self, before: int, after: int, now: float) -> None:
+        """Remember how long a return lasted."""
+        if after < before:
+            self._sources[after].returned_at = now
+        else:
+            source = self._sources[before]
+            soon = source.returned_at is not None and now - source.returned_at < self._policy.stable_s
+            source.relapses = source.relapses + 1 if soon else 0
+            source.returned_at = None

@@ -20,7 +20,7 @@ from quantus_miner.proto.messages import JobResult, NewJob, Ready
 ALPN: Final = "quantus-miner/2"
 SERVER_NAME: Final = "localhost"
 AUTH_FAILED: Final = "auth failed"
-"""Why a node closes: it does not know our token, and never will."""
+"""Why a node closes: it does not know our token."""
 AUTH_TIMEOUT: Final = "auth timeout"
 PROTOCOL_ERROR: Final = "protocol error"
 

@@ -22,6 +22,11 @@ MAX_REASON: Final = 200
 """Characters of a peer's words that are kept."""
 
 NO_REASON: Final = "no reason given"
+SESSION_LOST: Final = (
+    *("unauthenticated", "unauthorized", "unauthorised", "not authenticated", "not authorized", "not authorised"),
+    *("not logged in", "login first", "log in first", "login required", "not subscribed", "session", "unknown miner"),
+)
+"""Words of a refusal which say that the pool no longer knows our login."""
 
 NULL: Final = msgspec.Raw(b"null")
 Message = TypeVar("Message", bound=msgspec.Struct)
@@ -179,6 +184,11 @@ def error_message(error: msgspec.Raw) -> str | None:
 def is_stale(reason: str) -> bool:
     """Whether a refusal says that the share came too late, not that it was wrong."""
     return any(words in reason.lower() for words in ("stale", "invalid job id"))
+
+
+def is_session_lost(reason: str) -> bool:
+    """Whether a refusal says that the pool no longer knows our login, so that only another login helps."""
+    return any(words in reason.lower() for words in SESSION_LOST)
 
 
 def legible(text: str) -> str:

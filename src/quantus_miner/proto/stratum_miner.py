@@ -47,6 +47,7 @@ class Step(StrEnum):
     SHARE = "we send a share"
     VERDICT = "a share is judged"
     UNJUDGED = "a share's time is up"
+    SESSION_LOST = "the pool says that it does not know our session any more"
     KEEPALIVE = "we send a keepalive"
     BREACH = "the pool breaks the protocol or is silent for too long"
 
@@ -59,12 +60,14 @@ TRANSITIONS: Final = {
     (State.WAITING, Step.JOB): State.MINING,
     (State.WAITING, Step.BAD_JOB): State.WAITING,
     (State.WAITING, Step.KEEPALIVE): State.WAITING,
+    (State.WAITING, Step.SESSION_LOST): State.BROKEN,
     (State.WAITING, Step.BREACH): State.BROKEN,
     (State.MINING, Step.JOB): State.MINING,
     (State.MINING, Step.BAD_JOB): State.MINING,
     (State.MINING, Step.SHARE): State.MINING,
     (State.MINING, Step.VERDICT): State.MINING,
     (State.MINING, Step.UNJUDGED): State.MINING,
+    (State.MINING, Step.SESSION_LOST): State.BROKEN,
     (State.MINING, Step.KEEPALIVE): State.MINING,
     (State.MINING, Step.BREACH): State.BROKEN,
 }
@@ -234,7 +237,17 @@ class MinerCore:
             reason = _refusal(message)
             stale = stratum.is_stale(reason)
             events.append(Judged(share.job, not reason, stale, reason, now - share.sent, share.nonce))
+            self._look_for_lost_session(message, events)
+        elif message.method is None and self.state is not State.LOGGING_IN:
+            self._look_for_lost_session(message, events)
         # What is left: keepalives' replies, verdicts that come too late, methods that we do not know.
+
+    def _look_for_lost_session(self, reply: stratum.FromPool, events: list[Event]) -> None:
+        """The reply may be to a share or a keepalive."""
+        reason = _refusal(reply)
+        if stratum.is_session_lost(reason):
+            self._step(Step.SESSION_LOST)
+            events.append(Broken(f"it has lost our session: {reason}"))
 
     def _on_login_reply(self, message: stratum.FromPool, events: list[Event]) -> None:
         if (reason := stratum.error_message(message.error)) is not None:

@@ -29,6 +29,9 @@ class Listener(Protocol):
     def on_open(self) -> None:
         """The connection stands and our credentials are sent; a pool has accepted them."""
 
+    def on_alive(self) -> None:
+        """The peer has sent something, or its transport has shown that it is there."""
+
     def on_job(self, job: LiveJob) -> None:
         """``job`` replaces the one before."""
 
@@ -49,8 +52,8 @@ class Link(Protocol):
     async def run(self, listener: Listener) -> NoReturn:
         """One connection, from dialling to its end; closes it when cancelled.
 
-        Raises LinkLostError when it ends or cannot be made, LinkRefusedError where trying again is of no use; their
-        texts are said after the link's name.
+        Raises LinkLostError when it ends or cannot be made, LinkRefusedError if the peer refuses us or is not the one
+        that we were told of; their texts are said after the link's name.
         """
 
     def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:

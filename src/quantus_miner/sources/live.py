@@ -7,14 +7,13 @@ import contextlib
 import logging
 import secrets
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.model import Job, LiveJob, Pow, Solution
 from quantus_miner.pow.order import fastest_order, positions_from
-from quantus_miner.proto.backoff import Backoff
-from quantus_miner.proto.failover import Failover
+from quantus_miner.proto.failover import POLICY, Failover
 from quantus_miner.stats import LinkStats
 from quantus_miner.store.rows import Find
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from quantus_miner.miner import Miner
+    from quantus_miner.proto.failover import Failing, Policy
     from quantus_miner.search import Search
     from quantus_miner.sources.link import Link, Verdict
     from quantus_miner.store.writer import Store
@@ -30,6 +30,8 @@ log = logging.getLogger("miner.live")
 
 LOOK_S: Final = 1.0
 """Seconds between two looks at whether time alone changes the choice of links."""
+REPEAT_S: Final = 600.0
+"""Seconds after which a refusal in the same words is logged as an error again."""
 
 
 @dataclass(slots=True)
@@ -38,13 +40,18 @@ class _Upstream:
 
     link: Link
     stats: LinkStats
-    backoff: Backoff = field(default_factory=Backoff)
     job: LiveJob | None = None
     task: asyncio.Task[None] | None = None
+    log_in_again: str = ""
+    """Why we end the session to begin another; empty: we do not."""
+    failing: Failing | None = None
+    """As logged."""
+    error: tuple[str, float] = ("", 0.0)
+    """The refusal that was logged last, and when."""
 
 
-class _Ear:
-    """Hears one link for the source."""
+class _Events:
+    """The listener of one link: passes what happens on it to the source."""
 
     def __init__(self, source: LiveSource, index: int) -> None:
         self._source = source
@@ -52,6 +59,9 @@ class _Ear:
 
     def on_open(self) -> None:
         self._source.on_open(self._index)
+
+    def on_alive(self) -> None:
+        self._source.on_alive(self._index)
 
     def on_job(self, job: LiveJob) -> None:
         self._source.on_job(self._index, job)
@@ -64,10 +74,10 @@ class _Ear:
 
 
 class LiveSource:
-    """Mines for the first of ``links`` (in the user's order) that has work; owned by the event loop's thread.
+    """Mines for the best of ``links`` (in the user's order) that has work; owned by the event loop's thread.
 
     ``priority``: of its jobs among those of other sources. ``store``: keeps what was sent as history; None: nothing
-    does.
+    does. ``exit_on_refusal``: end when every link is refused, instead of trying again at long intervals.
     """
 
     def __init__(
@@ -77,32 +87,35 @@ class LiveSource:
         *,
         priority: int,
         store: Store | None = None,
+        exit_on_refusal: bool = False,
+        policy: Policy = POLICY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._miner = miner
         self._priority = priority
         self._store = store
+        self._exit_on_refusal = exit_on_refusal
         self._clock = clock
         self._upstreams = [_Upstream(link, LinkStats(link.name)) for link in links]
-        self._failover = Failover(len(links), clock())
+        self._failover = Failover(len(links), clock(), policy)
         self._mined: tuple[int, LiveJob] | None = None
         self._search: Search | None = None
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
 
     async def run(self) -> None:
-        """Keeps the links until cancelled. Raises LinkRefusedError when every one has refused us for good."""
+        """Keeps the links until cancelled. Raises LinkRefusedError with ``exit_on_refusal`` only."""
         try:
             while True:
+                self._failover.update(self._clock())
+                self._apply()
                 self._keep_wanted()
-                if self._failover.hopeless:
-                    raise LinkRefusedError("no live source will take us: " + "; ".join(self._refusals()))
+                if self._exit_on_refusal and self._failover.all_refused:
+                    raise LinkRefusedError("every live source refuses us: " + "; ".join(self._refusals()))
                 self._news.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._news.wait()
-                self._failover.update(self._clock())
-                self._apply()
         finally:
             if self._search is not None:
                 self._miner.cancel(self._search)
@@ -124,13 +137,17 @@ class LiveSource:
         upstream.stats.connects += 1
         log.info("Connected to %s", upstream.link.name)
 
+    def on_alive(self, index: int) -> None:
+        """The peer is there."""
+        self._failover.heard(index, self._clock())
+
     def on_job(self, index: int, job: LiveJob) -> None:
         """New work: every worker is on it within milliseconds, if this link is the one that is mined."""
         upstream = self._upstreams[index]
         first, upstream.job = upstream.job is None, job
         upstream.stats.jobs += 1
         upstream.stats.difficulty = job.difficulty
-        upstream.backoff.reset()
+        upstream.stats.refusal = ""
         self._failover.job(index, self._clock())
         self._apply()
         # The first says that there is work; a node may send several a second for years.
@@ -154,6 +171,7 @@ class LiveSource:
             self._store.judged(upstream.link.name, verdict.nonce, judgement)
         if verdict.accepted:
             upstream.stats.accepted += 1
+            self._failover.share_accepted(index, self._clock())
             log.info("Share accepted by %s in %.0f ms", upstream.link.name, 1000 * verdict.latency_s)
             return
         if verdict.stale:
@@ -161,45 +179,69 @@ class LiveSource:
         else:
             upstream.stats.rejected += 1
         log.warning("Share %s by %s: %s", judgement, upstream.link.name, verdict.reason)
+        task = upstream.task
+        # When we end a session ourselves, the shares without a verdict are not the pool's fault.
+        if task is not None and not task.cancelling() and self._failover.share_refused(index, self._clock()):
+            upstream.log_in_again = f"it refuses our shares, the last because: {verdict.reason}"
+            task.cancel()
 
     # --- links ---
 
     def _keep_wanted(self) -> None:
-        wanted = self._failover.wanted
+        """Starts the links that are wanted, and ends those that are not."""
+        now = self._clock()
         for index, upstream in enumerate(self._upstreams):
             if upstream.task is not None and upstream.task.done():
-                if not upstream.task.cancelled():
-                    upstream.task.result()  # a bug in a link is not to be kept silent
                 upstream.task = None
             # One that is still closing is started again when it has ended.
-            if index in wanted and upstream.task is None:
-                upstream.backoff.reset()
-                upstream.task = asyncio.create_task(self._keep(index, upstream), name=upstream.link.name)
-            elif index not in wanted and upstream.task is not None and not upstream.task.cancelling():
+            if index in self._failover.wanted:
+                if upstream.task is None and now >= self._failover.retry_at(index):
+                    upstream.task = asyncio.create_task(self._keep(index, upstream), name=upstream.link.name)
+            elif upstream.task is not None and not upstream.task.cancelling():
                 log.info("Leaving %s: not needed now", upstream.link.name)
                 upstream.task.cancel()
 
     async def _keep(self, index: int, upstream: _Upstream) -> None:
-        """Connects again and again."""
-        name = upstream.link.name
-        while True:
-            try:
-                await upstream.link.run(_Ear(self, index))
-            except LinkRefusedError as error:
-                upstream.stats.refusal = str(error)
-                log.error("%s refuses us, not tried again: %s", name, error)  # noqa: TRY400 - no traceback for users
-                self._failover.refused(index, self._clock())
-                return
-            except LinkLostError as error:
-                wait = upstream.backoff.wait_s(secrets.randbits(32) / 2**32)
-                log.warning("Lost %s: %s; next try in %.1f s", name, error, wait)
-                self._failover.lost(index, self._clock())
-            finally:
-                upstream.stats.connected = False
-                upstream.job = None
-                self._apply()
-                self._news.set()
-            await asyncio.sleep(wait)
+        """One connection from dialling to its end, and what that end means."""
+        try:
+            await upstream.link.run(_Events(self, index))
+        except LinkRefusedError as error:
+            self._on_refused(index, upstream, str(error))
+        except LinkLostError as error:
+            self._on_lost(index, upstream, str(error))
+        except asyncio.CancelledError:
+            if upstream.log_in_again:
+                self._on_lost(index, upstream, upstream.log_in_again)
+            else:
+                self._failover.left(index, self._clock())
+        except Exception as error:  # a bug of ours must not cost the other sources
+            log.exception("The link to %s has failed", upstream.link.name)
+            self._on_lost(index, upstream, f"an error of ours: {type(error).__name__}")
+        finally:
+            upstream.log_in_again = ""
+            upstream.stats.connected = False
+            upstream.job = None
+            self._apply()
+            # After the task is done.
+            self._loop.call_soon(self._news.set)
+
+    def _on_lost(self, index: int, upstream: _Upstream, reason: str) -> None:
+        wait_s = self._failover.lost(index, self._clock(), _jitter())
+        log.warning("Lost %s: %s; next try in %.1f s", upstream.link.name, reason, wait_s)
+        self._loop.call_later(wait_s, self._news.set)
+
+    def _on_refused(self, index: int, upstream: _Upstream, reason: str) -> None:
+        now = self._clock()
+        wait_s = self._failover.login_refused(index, now, _jitter())
+        upstream.stats.refusal = reason
+        upstream.stats.refusals += 1
+        text, logged_at = upstream.error
+        news = reason != text or now - logged_at >= REPEAT_S
+        if news:
+            upstream.error = (reason, now)
+        level = logging.ERROR if news else logging.DEBUG
+        log.log(level, "%s refuses us: %s; next try in %.0f s", upstream.link.name, reason, wait_s)
+        self._loop.call_later(wait_s, self._news.set)
 
     def _refusals(self) -> list[str]:
         return [f"{upstream.link.name}: {upstream.stats.refusal}" for upstream in self._upstreams]
@@ -214,6 +256,7 @@ class LiveSource:
         before, self._mined = self._mined, chosen
         for index, upstream in enumerate(self._upstreams):
             upstream.stats.mined = chosen is not None and index == chosen[0]
+            self._note_failing(index, upstream)
         if chosen is None:
             if self._search is not None:
                 self._miner.cancel(self._search)
@@ -224,6 +267,16 @@ class LiveSource:
         if (before[0] if before else None) != chosen[0] and len(self._upstreams) > 1:
             log.info("Mining for %s", self._upstreams[chosen[0]].link.name)
         self._search = self._start(*chosen)
+
+    def _note_failing(self, index: int, upstream: _Upstream) -> None:
+        failing = self._failover.failing(index, self._clock()) if index in self._failover.wanted else None
+        upstream.stats.failing = failing is not None
+        if failing != upstream.failing and len(self._upstreams) > 1:
+            if failing is None:
+                log.info("%s is not failing any more", upstream.link.name)
+            else:
+                log.warning("%s is failing: %s", upstream.link.name, failing)
+        upstream.failing = failing
 
     def _start(self, index: int, job: LiveJob) -> Search:
         order = fastest_order(Pow.POSEIDON2)
@@ -261,3 +314,7 @@ class LiveSource:
     def _on_end(self, search: Search) -> None:
         """From a worker's thread: a live search ends by itself only where no worker is left for it."""
         log.error("Live job %s has ended: no worker is left for it", search.job.id)
+
+
+def _jitter() -> float:
+    return secrets.randbits(32) / 2**32

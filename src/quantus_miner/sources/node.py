@@ -78,6 +78,8 @@ class NodeLink:
                 await asyncio.wait((session.connection.ended,), timeout=self._ping_s)
                 if session.connection.ended.done():
                     session.connection.ended.result()
+                # A node that is gone does not answer the pings: that ends the connection after ``idle_s``.
+                listener.on_alive()
                 session.connection.ping()
         except quic.EndedError as error:
             raise self._verdict(error) from None
@@ -118,7 +120,7 @@ class NodeLink:
             )
 
     def _verdict(self, error: quic.EndedError) -> LinkLostError | LinkRefusedError:
-        """What an end means: whether it is of any use to try again."""
+        """Whether the end of a connection was a refusal."""
         if error.code == quic.NO_APPLICATION_PROTOCOL:
             return LinkRefusedError(f"it does not speak {self._alpn}: wrong node version")
         if error.by_application and error.reason == proto.AUTH_FAILED:

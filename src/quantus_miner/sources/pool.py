@@ -55,7 +55,7 @@ class PoolLink:
         return f"pool {self._url}"
 
     async def run(self, listener: Listener) -> NoReturn:
-        """As Link.run. All of a pool's failings but a refused login are worth another try."""
+        """As Link.run."""
         reader, writer = await self._connect()
         try:
             self._check_pin(writer)
@@ -126,6 +126,7 @@ class PoolLink:
                 if not data:
                     closed = "it does not read what we send" if connection.choked else "it closed the connection"
                     raise LinkLostError(closed)
+                connection.listener.on_alive()
                 connection.hear(core.receive(data, loop.time()))
             # Also after data: a pool that never stops talking must not keep time from passing.
             connection.hear(core.tick(loop.time()))
@@ -139,7 +140,7 @@ class _Connection:
         self.core = core
         self.transport = transport
         self.choked = False
-        self._listener = listener
+        self.listener = listener
         self._warned = False
 
     def flush(self) -> None:
@@ -157,9 +158,9 @@ class _Connection:
         for event in events:
             match event:
                 case LoggedIn():
-                    self._listener.on_open()
+                    self.listener.on_open()
                 case NewJob(job) if event is last_job:
-                    self._listener.on_job(job)
+                    self.listener.on_job(job)
                 case BadJob(reason):
                     # Once a connection: a pool must not be able to fill the log.
                     level = logging.DEBUG if self._warned else logging.WARNING
@@ -177,7 +178,7 @@ class _Connection:
         log.debug(
             "Share of job %s, difficulty %d: %s, %.3f s", share.job.id, share.job.difficulty, verdict, share.latency_s
         )
-        self._listener.on_verdict(Verdict(share.accepted, share.stale, share.reason, share.latency_s, share.nonce))
+        self.listener.on_verdict(Verdict(share.accepted, share.stale, share.reason, share.latency_s, share.nonce))
 
 
 def _tls_context(url: PoolUrl) -> ssl.SSLContext:

@@ -533,7 +533,37 @@ def test_jobs_with_a_wrong_target_are_not_mined(caplog: pytest.LogCaptureFixture
             assert "3 jobs in a row that cannot be mined" in await lost(task)
             assert ear.jobs.empty()
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert "its target is not that of difficulty 1" in caplog.text
+        assert (
+            "its target is that of difficulty 1, not that of the difficulty in it, 4; the one before goes on"
+            in caplog.text
+        )
+
+    with caplog.at_level(logging.INFO, "miner"):
+        run(test)
+
+
+def test_a_first_job_that_is_refused_is_not_said_to_have_one_before(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            body = stratum.job_body(LiveJob("1", bytes(32), 1, b"abcd"))
+            bad = {"id": "s", "status": "OK", "job": body | {"difficulty": 0}}
+            writer.write(stratum.encode({"id": 1, "result": bad}))
+            writer.write(stratum.encode({"method": "job", "params": body}))
+            assert b'"method":"submit"' in await reader.readline()
+            writer.write(stratum.encode({"id": 2, "result": True}))
+            await reader.read()
+
+        async with serving(handle) as url, linked(url) as (link, ear, _):
+            job = await ear.job()
+            assert link.submit(job, solve(job), 1, 1.0)
+            assert (await ear.verdict()).accepted
+        (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert re.fullmatch(
+            r"A job of pool \S+ is not mined: its difficulty is 0, not a number from 1 to 2\^512 - 1; "
+            r"there is none until the next one comes",
+            record.getMessage(),
+        )
 
     with caplog.at_level(logging.INFO, "miner"):
         run(test)

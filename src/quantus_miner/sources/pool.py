@@ -160,11 +160,12 @@ class _Connection:
                     self._listener.on_open()
                 case NewJob(job) if event is last_job:
                     self._listener.on_job(job)
-                case BadJob(reason):
+                case BadJob(reason, mining):
                     # Once a connection: a pool must not be able to fill the log.
                     level = logging.DEBUG if self._warned else logging.WARNING
                     self._warned = True
-                    log.log(level, "A job of %s is not mined, the one before goes on: %s", self.name, reason)
+                    meanwhile = "the one before goes on" if mining else "there is none until the next one comes"
+                    log.log(level, "A job of %s is not mined: %s; %s", self.name, reason, meanwhile)
                 case Judged():
                     self._report(event)
                 case LoginRefused(reason):

@@ -248,7 +248,11 @@ def test_without_a_pin_any_certificate_is_taken_and_that_is_said_once(
                     await ear.jobs.get()
 
     run(test())
-    assert len(re.findall(r"certificate of pool quic://127\.0\.0\.1:\d+ is not checked", caplog.text)) == 1
+    pin = (tmp_path / "chains" / "dev" / node_files.FINGERPRINT).read_text().strip()
+    text = (
+        rf"certificate of pool quic://127\.0\.0\.1:\d+ is not checked \(insecure=1\); its SHA-256, for \?pin=, is {pin}"
+    )
+    assert len(re.findall(text, caplog.text)) == 1
 
 
 # --- losses, which are not ---

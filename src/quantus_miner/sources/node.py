@@ -32,8 +32,8 @@ Result = TypeVar("Result")
 class NodeLink:
     """A node's QUIC port. It fulfils ``Link``.
 
-    ``pin``: SHA-256 of the node's certificate; None: any is taken, with a warning. ``kind``: ``node``, or ``pool`` for
-    a pool, whose token is ``<wallet>.<worker>``. The times, in seconds, are short in tests only.
+    ``pin``: SHA-256 of the node's certificate; None: any is accepted, with a warning. ``kind``: ``node``, or
+    ``pool`` for a pool, whose token is ``<wallet>.<worker>``. The times, in seconds, are short in tests only.
     """
 
     def __init__(
@@ -109,7 +109,8 @@ class NodeLink:
         """Compares the node's certificate with the pin. Raises LinkRefusedError."""
         if self._pin is None:
             if not self._warned:
-                log.warning("The certificate of %s is not checked: no fingerprint is set", self.name)
+                text = "The certificate of %s is not checked (insecure=1); its SHA-256, for ?pin=, is %s"
+                log.warning(text, self.name, fingerprint.hex())
             self._warned = True
         elif not hmac.compare_digest(fingerprint, self._pin):
             raise LinkRefusedError(

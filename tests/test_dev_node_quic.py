@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def connected(node: QuicNode) -> AsyncIterator[quic.Connection]:
     """A bare connection."""
-    connection = quic.Connection(alpn=ALPN, server_name="localhost", idle_s=15.0, receive=lambda _: None)
+    connection = quic.Connection(
+        alpn=ALPN, server_name="localhost", idle_s=15.0, receive=lambda _: None, on_room=lambda: None
+    )
     await connection.open(socket.AF_INET, ("127.0.0.1", node.port))
     try:
         yield connection

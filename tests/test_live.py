@@ -15,7 +15,7 @@ from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.miner import Miner
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Pow, Solution
-from quantus_miner.sources.link import Listener, Verdict
+from quantus_miner.sources.link import Handover, Listener, Verdict
 from quantus_miner.sources.live import LiveSource
 
 if TYPE_CHECKING:
@@ -51,13 +51,13 @@ class ScriptedLink:
             self.open -= 1
         raise AssertionError("it ended without an error")
 
-    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
         assert hashes > 0
         assert elapsed >= 0
         if job is not self.current:
-            return False
+            return Handover.LATE
         self.submitted.put_nowait((job, solution, hashes))
-        return True
+        return Handover.SENT
 
     async def connected(self) -> Listener:
         async with asyncio.timeout(WAIT_S):

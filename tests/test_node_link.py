@@ -8,6 +8,7 @@ import re
 import select
 import socket
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -20,7 +21,9 @@ from quantus_miner.model import LiveJob, Solution
 from quantus_miner.proto import messages
 from quantus_miner.proto.messages import JobResult, NewJob, parse_fingerprint
 from quantus_miner.proto.node import NodeState
+from quantus_miner.sources import node as node_source
 from quantus_miner.sources import quic
+from quantus_miner.sources.link import Handover
 from quantus_miner.sources.node import NodeLink
 
 from .node_link import HARD, WAIT_S, Ear, link_to, linked, miner_of, playing, run, sockets, solve
@@ -338,22 +341,101 @@ def test_a_silent_node_is_given_up(tmp_path: Path) -> None:
     run(test())
 
 
-def test_what_waits_for_a_node_that_acknowledges_nothing_is_bounded(tmp_path: Path) -> None:
+def test_what_waits_for_a_pool_that_acknowledges_nothing_is_bounded_and_late(tmp_path: Path) -> None:
     """Guards a private attribute of aioquic: what was sent and not acknowledged."""
 
     async def test() -> None:
         async with playing(tmp_path, difficulty=HARD) as node:
-            link = link_to(node, idle_s=1.0)
+            link = link_to(node, idle_s=1.0, kind="pool")
             async with linked(link) as (ear, task):
                 job = await ear.jobs.get()
                 miner = await miner_of(node)
                 miner.datagram_received = lambda *_: None  # type: ignore[method-assign]
-                sent = 0
-                while link.submit(job, Solution(1, 1), 1, 1.0):
-                    sent += len(messages.encode(JobResult("completed", job.id, "1", f"{1:0128x}", 1, 1.0)))
-                assert quic.MAX_WAITING - 2000 < sent <= quic.MAX_WAITING + quic.MAX_IN_FLIGHT
+                given = Counter(link.submit(job, Solution(number, 1), 1, 1.0) for number in range(1, 101))
+                assert 1 <= given[Handover.SENT] <= quic.MAX_IN_FLIGHT // 200
+                assert given[Handover.WAITS] == node_source.MAX_WAITING
+                assert given[Handover.LATE] == 100 - node_source.MAX_WAITING - given[Handover.SENT]
+                assert ear.handovers == []
                 with pytest.raises(LinkLostError, match="Idle timeout"):
                     await task
+            # What never went out is not taken for sent.
+            assert [handover for *_, handover in ear.handovers] == [Handover.LATE] * node_source.MAX_WAITING
+
+    run(test())
+
+
+# --- a pool's jobs ---
+
+
+@pytest.mark.parametrize("change", ["nothing", "id", "difficulty"])
+def test_a_job_that_comes_again_after_each_share_costs_none(tmp_path: Path, change: str) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, difficulty=HARD) as node:
+            header = node.chain.proposal.mining_hash().hex()
+            link = link_to(node, kind="pool")
+            arrived: list[int] = []
+
+            def on_result(result: JobResult) -> None:
+                arrived.append(int(result.work or "", 16))
+                number = len(arrived)
+                job_id = str(number) if change == "id" else "1"
+                miner.send_job(NewJob(job_id, header, str(HARD + number if change == "difficulty" else HARD)))
+                node.notify()
+
+            node.on_result = on_result  # type: ignore[method-assign]
+            async with linked(link) as (ear, _):
+                job = await ear.jobs.get()
+                miner = await miner_of(node)
+                sent = 0
+                for number in range(1, 101):
+                    while (handover := link.submit(job, Solution(number, 1), 1, 1.0)) is Handover.LATE:
+                        before = len(arrived)
+                        await node.until(lambda: len(arrived) > before)  # noqa: B023 - awaited here
+                    sent += handover is Handover.SENT
+                    # As the live source: on to the latest job, while solutions of the one before are under way.
+                    job, previous = ear.jobs.get_nowait() if not ear.jobs.empty() else job, job
+                    assert previous is job or change == "difficulty", "the search goes on"
+                await node.until(lambda: len(arrived) == 100)
+                assert arrived == [*range(1, 101)]
+                assert [handover for *_, handover in ear.handovers] == [Handover.SENT] * (100 - sent)
+
+    run(test())
+
+
+def test_what_is_taken_for_sent_has_left_even_if_the_header_changes(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, difficulty=HARD) as node:
+            link = link_to(node, kind="pool")
+            async with linked(link) as (ear, _):
+                job = await ear.jobs.get()
+                await miner_of(node)
+                given = Counter(link.submit(job, Solution(number, 1), 1, 1.0) for number in range(1, 21))
+                assert given[Handover.WAITS] > 0
+                node.renew_job()
+                second = await ear.jobs.get()
+                assert link.submit(job, Solution(1, 1), 1, 1.0) is Handover.LATE
+                given[link.submit(second, Solution(1, 1), 1, 1.0)] += 1
+                await node.until(lambda: node.tally.invalid == 1)
+                later = Counter(handover for *_, handover in ear.handovers)
+                assert later[Handover.LATE] > 0
+                assert later[Handover.SENT] + later[Handover.LATE] == given[Handover.WAITS]
+                assert node.stale + node.tally.invalid == given[Handover.SENT] + later[Handover.SENT]
+
+    run(test())
+
+
+def test_a_node_is_not_flooded(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path, difficulty=HARD) as node:
+            link = link_to(node)
+            async with linked(link) as (ear, _):
+                for block in range(1, 4):
+                    job = await ear.jobs.get()
+                    given = [link.submit(job, Solution(number, 1), 1, 1.0) for number in range(1, 101)]
+                    assert given == [Handover.SENT] + [Handover.SURPLUS] * 99
+                    await node.until(lambda: node.tally.invalid == block)  # noqa: B023 - awaited here
+                    node.renew_job()
+                assert ear.handovers == []
 
     run(test())
 

@@ -42,7 +42,7 @@ from quantus_miner.sources.pool import PoolLink
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-    from quantus_miner.sources.link import Link, Verdict
+    from quantus_miner.sources.link import Handover, Link, Verdict
 
 LOGIN = "qzpFUhjXpZnRCbNr9LW5sAkWmTus52Ffcf31MBpig82u1JArX.rig"
 PATIENCE_S = 20.0
@@ -67,6 +67,9 @@ class Ear:
 
     def on_no_job(self) -> None:
         raise AssertionError("pools withdraw no job")
+
+    def on_handover(self, job: LiveJob, solution: Solution, handover: Handover) -> None:
+        raise AssertionError("to pools shares go at once")
 
     def on_verdict(self, verdict: Verdict) -> None:
         self.verdicts.put_nowait(verdict)

@@ -194,7 +194,7 @@ def _node_miner(pieces: Sequence[bytes]) -> object:
                     return heard, core.outbox
         assert len(core._reader._buffer) < frames.HEADER + frames.MAX_FRAME
     if core._job is not None:
-        assert core.result(core._job, Solution(MAX, 0), messages.U64, 1e-300)
+        assert core.result(core._job, Solution(MAX, 0), messages.U64, 1e-300, 0.0)
     return heard, core.outbox
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from quantus_miner import units
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.proto import node as proto
 from quantus_miner.sources import quic
+from quantus_miner.sources.link import Handover
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -25,6 +27,9 @@ HANDSHAKE_S: Final = 10.0
 PING_S: Final = 5.0
 IDLE_S: Final = 15.0
 """Seconds without a sign of life from the node after which the connection is lost."""
+
+MAX_WAITING: Final = 32
+"""Results that wait for the acknowledgement of what was sent before."""
 
 Result = TypeVar("Result")
 
@@ -84,17 +89,17 @@ class NodeLink:
         finally:
             self._session = None
             if session is not None:
-                session.connection.close()
+                session.close()
 
-    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
         """See ``Link.submit``."""
-        return self._session is not None and self._session.submit(job, solution, hashes, elapsed)
+        return Handover.LATE if self._session is None else self._session.submit(job, solution, hashes, elapsed)
 
     async def _dial(self, listener: Listener) -> _Session:
         """A session with the first of the host's addresses where a handshake succeeds. Raises EndedError."""
         failure = quic.EndedError("the host has no address")
         for family, address in await _within(self._handshake_s, quic.resolve(self._host, self._port)):
-            session = _Session(listener, self._token, self._alpn, self._idle_s)
+            session = _Session(listener, self._token, self._alpn, self._idle_s, paced=self._kind == "node")
             try:
                 await _within(self._handshake_s, session.connection.open(family, address))
             except quic.EndedError as error:
@@ -128,14 +133,20 @@ class NodeLink:
 
 
 class _Session:
-    """One connection, its protocol state and who hears of it."""
+    """One connection, its protocol state, its listener, and the results that wait for room on it."""
 
-    def __init__(self, listener: Listener, token: str, alpn: str, idle_s: float) -> None:
+    def __init__(self, listener: Listener, token: str, alpn: str, idle_s: float, *, paced: bool) -> None:
         self.connection = quic.Connection(
-            alpn=alpn, server_name=proto.SERVER_NAME, idle_s=idle_s, receive=self._receive
+            alpn=alpn,
+            server_name=proto.SERVER_NAME,
+            idle_s=idle_s,
+            receive=self._receive,
+            on_room=self._send_waiting,
         )
+        self._loop = asyncio.get_running_loop()
         self._listener = listener
-        self._core = proto.MinerCore(token)
+        self._core = proto.MinerCore(token, paced=paced)
+        self._waiting: deque[tuple[LiveJob, Solution, int, float]] = deque()
         self._warned = False
 
     def start(self) -> None:
@@ -143,15 +154,41 @@ class _Session:
         if self._flush():
             self._listener.on_open()
 
-    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
-        if self.connection.ended.done() or not self._core.result(job, solution, hashes, elapsed):
-            return False
-        return self._flush()
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
+        if self.connection.ended.done() or not self._core.counts(job, solution):
+            return Handover.LATE
+        if self._core.has_enough(self._loop.time()):
+            return Handover.SURPLUS
+        if not self._waiting and self.connection.has_room(self._core.result_bytes):
+            return self._send(job, solution, hashes, elapsed)
+        if len(self._waiting) >= MAX_WAITING:
+            return Handover.LATE
+        self._waiting.append((job, solution, hashes, elapsed))
+        return Handover.WAITS
+
+    def close(self) -> None:
+        self.connection.close()
+        self._drop(list(self._waiting))
+
+    def _send(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
+        """Whether SENT or LATE; there has to be room for it."""
+        sent = self._core.result(job, solution, hashes, elapsed, self._loop.time()) and self._flush()
+        return Handover.SENT if sent else Handover.LATE
+
+    def _send_waiting(self) -> None:
+        while self._waiting and self.connection.has_room(self._core.result_bytes):
+            result = self._waiting.popleft()
+            self._listener.on_handover(*result[:2], self._send(*result))
+
+    def _drop(self, results: list[tuple[LiveJob, Solution, int, float]]) -> None:
+        """Takes results out of those that wait."""
+        for result in results:
+            self._waiting.remove(result)
+            self._listener.on_handover(*result[:2], Handover.LATE)
 
     def _receive(self, data: bytes) -> None:
         events = self._core.receive(data)
-        if any(isinstance(event, proto.JobReceived) for event in events):
-            self.connection.drop_waiting()  # results of the job before
+        self._drop([result for result in self._waiting if not self._core.counts(*result[:2])])
         self._flush()
         for event in events:
             match event:

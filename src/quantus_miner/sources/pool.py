@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from quantus_miner import __version__
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.proto.stratum_miner import BadJob, Broken, Judged, LoggedIn, LoginRefused, MinerCore, NewJob
-from quantus_miner.sources.link import Verdict
+from quantus_miner.sources.link import Handover, Verdict
 
 if TYPE_CHECKING:
     from quantus_miner.model import LiveJob, Solution
@@ -73,15 +73,15 @@ class PoolLink:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:  # noqa: ARG002 - pools ask for neither
-        """As Link.submit; False also for a nonce that was sent for this job before."""
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:  # noqa: ARG002 - pools ask for neither
+        """As Link.submit. A nonce that was sent for this header before is late, too."""
         connection = self._connection
         if connection is None or connection.transport.is_closing():
-            return False
+            return Handover.LATE
         if not connection.core.submit(job, solution.nonce, solution.value, asyncio.get_running_loop().time()):
-            return False
+            return Handover.LATE
         connection.flush()
-        return True
+        return Handover.SENT
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._url.insecure:

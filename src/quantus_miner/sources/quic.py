@@ -56,14 +56,24 @@ class EndedError(Exception):
 class Connection(asyncio.DatagramProtocol):
     """A connection to one address; everything happens on the event loop's thread.
 
-    ``receive`` gets the bytes of the stream. The connection is over when ``ended`` is done, with an EndedError.
+    ``receive`` gets the bytes of the stream; ``on_room`` is called when there may be room for a write again. The
+    connection is over when ``ended`` is done, with an EndedError.
     """
 
-    def __init__(self, *, alpn: str, server_name: str, idle_s: float, receive: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        *,
+        alpn: str,
+        server_name: str,
+        idle_s: float,
+        receive: Callable[[bytes], None],
+        on_room: Callable[[], None],
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = loop.create_future()
         self._loop = loop
         self._receive = receive
+        self._on_room = on_room
         self._connected: asyncio.Future[None] = loop.create_future()
         self._waiting: deque[bytes] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -84,9 +94,13 @@ class Connection(asyncio.DatagramProtocol):
 
         Raises EndedError. When it is cancelled or fails, everything is released.
         """
-        # A connected socket hears when nobody listens there.
-        udp = socket.socket(family, socket.SOCK_DGRAM)
         try:
+            # A system without IPv6 refuses even that.
+            udp = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise EndedError(f"cannot connect: {error.strerror or error}") from None
+        try:
+            # A connected socket hears when nobody listens there.
             udp.setblocking(False)
             udp.connect(address)
             self._transport, _ = await self._loop.create_datagram_endpoint(lambda: self, sock=udp)
@@ -112,20 +126,20 @@ class Connection(asyncio.DatagramProtocol):
             raise EndedError("the peer has no certificate")
         return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
 
-    def write(self, data: bytes) -> bool:
-        """Hands ``data`` to the UDP socket before it returns; while much is on its way, soon.
+    def has_room(self, size: int) -> bool:
+        """Whether a write of ``size`` bytes would be handed to the UDP socket before it returns."""
+        return not self.ended.done() and not self._waiting and self._fits(size)
 
-        False, and nothing is sent, after the end and where too much waits already.
+    def write(self, data: bytes) -> bool:
+        """Hands ``data`` to the UDP socket before it returns; if there is no room, as soon as there is.
+
+        False, and nothing is sent, after the end and if too much waits already.
         """
         if self.ended.done() or sum(map(len, self._waiting)) + len(data) > MAX_WAITING:
             return False
         self._waiting.append(data)
         self._flush()
         return not self.ended.done()
-
-    def drop_waiting(self) -> None:
-        """What waits is of no use any more."""
-        self._waiting.clear()
 
     def ping(self) -> None:
         """Makes the peer show that it is there."""
@@ -147,6 +161,7 @@ class Connection(asyncio.DatagramProtocol):
         if not self.ended.done():
             self._guarded(lambda: self._quic.receive_datagram(data, addr, now=self._loop.time()))
             self._pump()
+            self._on_room()
 
     def error_received(self, exc: Exception) -> None:
         """Called by the event loop: the system knows that a datagram did not arrive."""
@@ -190,14 +205,15 @@ class Connection(asyncio.DatagramProtocol):
 
     def _send_waiting(self) -> None:
         """What may go now, each write in a packet of its own, and what aioquic has to say besides."""
-        while self._waiting and (not (sent := self._in_flight()) or sent + len(self._waiting[0]) <= MAX_IN_FLIGHT):
+        while self._waiting and self._fits(len(self._waiting[0])):
             self._quic.send_stream_data(STREAM, self._waiting.popleft())
             self._send()
         self._send()
 
-    def _in_flight(self) -> int:
+    def _fits(self, size: int) -> bool:
         stream = self._quic._streams.get(STREAM)  # noqa: SLF001
-        return 0 if stream is None else len(stream.sender._buffer)  # noqa: SLF001
+        in_flight = 0 if stream is None else len(stream.sender._buffer)  # noqa: SLF001
+        return not in_flight or in_flight + size <= MAX_IN_FLIGHT
 
     def _send(self) -> None:
         if self._transport is not None:

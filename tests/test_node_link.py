@@ -579,7 +579,7 @@ def test_a_name_without_address_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> No
 
     async def test() -> None:
         monkeypatch.setattr(socket, "getaddrinfo", fails)
-        with pytest.raises(LinkLostError, match=r"^cannot resolve nowhere\.invalid: Name or service not known$"):
+        with pytest.raises(LinkLostError, match=r"^nowhere\.invalid: no such host name$"):
             await NodeLink("nowhere.invalid", 1, "x", bytes(32)).run(Ear())
 
     run(test())
@@ -588,7 +588,7 @@ def test_a_name_without_address_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("host", ["a" * 64 + ".invalid", "a..b", "\udc80"])
 def test_a_name_that_is_none_is_a_loss(host: str) -> None:
     async def test() -> None:
-        with pytest.raises(LinkLostError, match=r"^cannot resolve "):
+        with pytest.raises(LinkLostError, match=r": not a host name$"):
             await NodeLink(host, 1, "x", bytes(32)).run(Ear())
 
     run(test())
@@ -599,7 +599,7 @@ def test_a_resolver_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch)
 
     async def test() -> None:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait() and [])
-        with pytest.raises(LinkLostError, match=r"^no answer in 0\.05 s$"):
+        with pytest.raises(LinkLostError, match=r"^slow\.invalid: no answer from the name servers within 0\.05 s$"):
             await NodeLink("slow.invalid", 1, "x", bytes(32), handshake_s=0.05).run(Ear())
 
     run(test())

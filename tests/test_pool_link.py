@@ -432,11 +432,38 @@ def test_a_wrong_pin_is_noticed_before_the_login() -> None:
     run(test)
 
 
-def test_a_self_signed_certificate_is_not_trusted_without_pin() -> None:
+def test_a_self_signed_certificate_is_not_trusted_and_the_log_says_what_to_write() -> None:
     async def test() -> None:
-        async with started(dev_pool(tls=True)) as pool, linked(pool.url.partition("?")[0]) as (_, ear, task):
-            assert "its certificate is not trusted: self-signed certificate" in await lost(task)
+        async with started(dev_pool(tls=True)) as pool:
+            said: list[str] = []
+            pool.report = said.append
+            async with linked(pool.url.partition("?")[0]) as (_, ear, task):
+                reason = await lost(task)
+            assert reason.startswith("its certificate is not trusted: self-signed certificate; its SHA-256 is ")
+            assert reason.endswith(f": if that is what the pool publishes, write {pool.url}")
             assert not ear.opened.is_set()
+            assert said == []
+            # What it says to write is right.
+            async with linked(reason.rpartition(" ")[2]) as (_, ear, _):
+                await ear.job()
+
+    run(test)
+
+
+def test_a_certificate_that_is_gone_at_the_second_look_is_not_trusted_either() -> None:
+    async def test() -> None:
+        async with started(dev_pool(tls=True)) as pool:
+            link = PoolLink(parse_pool_url(pool.url.partition("?")[0]), LOGIN)
+            see = link._see_certificate
+
+            async def gone() -> bytes | None:
+                assert pool._server is not None
+                pool._server.close()
+                return await see()
+
+            link._see_certificate = gone  # type: ignore[method-assign]
+            with pytest.raises(LinkLostError, match=r"not trusted: self-signed certificate; \?pin= and its SHA-256"):
+                await link.run(Ear())
 
     run(test)
 
@@ -453,13 +480,54 @@ def test_whoever_asks_for_it_takes_any_certificate_and_is_warned(caplog: pytest.
         run(test)
 
 
-@pytest.mark.parametrize(("server_tls", "client"), [(True, "stratum+tcp"), (False, "stratum+ssl")])
-def test_tls_against_plain(server_tls: bool, client: str) -> None:
+def test_tls_to_a_port_without_it_is_said() -> None:
     async def test() -> None:
-        async with started(dev_pool(tls=server_tls)) as pool:
-            url = f"{client}://127.0.0.1:{pool.url.partition('?')[0].rpartition(':')[2]}"
-            async with linked(url, Timing(login_s=5)) as (_, _, task):
-                assert await lost(task) not in ("", "no connection: ")
+        async with started(dev_pool()) as pool, linked(pool.url.replace("tcp", "ssl", 1)) as (_, _, task):
+            reason = await lost(task)
+            assert reason.startswith("the TLS handshake failed: ")
+            assert reason.endswith(f"; if this port does not speak TLS, write {pool.url}")
+
+    run(test)
+
+
+def test_no_tls_to_a_port_with_it_is_said() -> None:
+    async def test() -> None:
+        async with started(dev_pool(tls=True)) as pool:
+            plain = pool.url.partition("?")[0].replace("ssl", "tcp", 1)
+            link = PoolLink(parse_pool_url(plain), LOGIN)
+            for _ in range(2):
+                with pytest.raises(LinkLostError) as error:
+                    await link.run(Ear())
+                assert str(error.value) == f"this port speaks TLS: write {pool.url.partition('?')[0]}"
+
+    run(test)
+
+
+@pytest.mark.parametrize("record", [b"\x15\x03\x01\x00\x02\x02\x46", b"\x16\x03\x01" + bytes(100)])
+def test_a_record_of_tls_is_known_as_one(record: bytes) -> None:
+    async def test() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(record)
+            await reader.read()
+
+        async with serving(handle) as url, linked(url) as (_, _, task):
+            assert await lost(task) == f"this port speaks TLS: write {url.replace('tcp', 'ssl', 1)}"
+
+    run(test)
+
+
+def test_a_pool_that_closes_without_a_word_and_speaks_no_tls_is_not_said_to() -> None:
+    async def test() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            server.close()
+            writer.close()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        async with linked(f"stratum+tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}") as (_, _, task):
+            assert await lost(task) == "it closed the connection without a word"
+        await server.wait_closed()
 
     run(test)
 
@@ -704,7 +772,7 @@ def test_where_nobody_is(host: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             url = PoolUrl("stratum+tcp", host, free.getsockname()[1])
-            with pytest.raises(LinkLostError, match="no connection: "):
+            with pytest.raises(LinkLostError, match=rf"^(no connection: Connection refused|{re.escape(host)}: )"):
                 await PoolLink(url, LOGIN).run(Ear())
 
     run(test)
@@ -717,7 +785,9 @@ def test_a_handshake_that_never_ends_is_given_up() -> None:
 
         async with serving(handle) as url:
             link = PoolLink(parse_pool_url(url.replace("tcp", "ssl", 1)), LOGIN, connect_timeout_s=0.1)
-            with pytest.raises(LinkLostError, match=r"no connection within 0\.1 s"):
+            with pytest.raises(
+                LinkLostError, match=r"handshake within 0\.1 s; .* write stratum\+tcp://127\.0\.0\.1:\d+$"
+            ):
                 await link.run(Ear())
 
     run(test)

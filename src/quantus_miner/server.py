@@ -49,8 +49,12 @@ def possible_connections() -> int:
 def listen(address: str, port: int, setting: str) -> socket.socket:
     """A listening TCP socket. Raises MinerError in one line, which names ``setting``, where that is refused."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    # The protocol has to be named: asyncio sets TCP_NODELAY only on sockets that say they are TCP.
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    where = units.endpoint(address, port)
+    try:
+        # The protocol has to be named: asyncio sets TCP_NODELAY only on sockets that say they are TCP.
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:  # a system without IPv6, for one
+        raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}; set --bind") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Each connection inherits these.
@@ -60,7 +64,7 @@ def listen(address: str, port: int, setting: str) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise MinerError(f"{setting}: cannot listen on {address}:{port}: {error.strerror}") from None
+        raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}") from None
     return sock
 
 

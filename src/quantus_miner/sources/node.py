@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
@@ -12,12 +13,14 @@ from quantus_miner import units
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.proto import node as proto
 from quantus_miner.sources import quic
+from quantus_miner.sources.addresses import Addresses, LookUpError
 from quantus_miner.sources.link import Handover
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from quantus_miner.model import LiveJob, Solution
+    from quantus_miner.sources.addresses import Address
     from quantus_miner.sources.link import Listener
 
 log = logging.getLogger("miner.node")
@@ -64,6 +67,8 @@ class NodeLink:
         self._idle_s = idle_s
         self._alpn = alpn
         self._warned = False
+        self._addresses = Addresses(host, port, socket.SOCK_DGRAM)
+        self._address: Address | None = None  # where somebody has answered
         self._session: _Session | None = None
 
     @property
@@ -74,6 +79,7 @@ class NodeLink:
     async def run(self, listener: Listener) -> NoReturn:
         """See ``Link.run``."""
         session = None
+        began = asyncio.get_running_loop().time()
         try:
             session = await self._dial(listener)
             self._check(session.connection.fingerprint)
@@ -90,6 +96,8 @@ class NodeLink:
             self._session = None
             if session is not None:
                 session.close()
+            if self._address is not None:
+                self._addresses.ended(self._address, asyncio.get_running_loop().time() - began)
 
     def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
         """See ``Link.submit``."""
@@ -97,18 +105,25 @@ class NodeLink:
 
     async def _dial(self, listener: Listener) -> _Session:
         """A session with the first of the host's addresses where a handshake succeeds. Raises EndedError."""
-        failure = quic.EndedError("the host has no address")
-        for family, address in await _within(self._handshake_s, quic.resolve(self._host, self._port)):
+        self._address = None
+        try:
+            addresses = await self._addresses.look_up(self._handshake_s)
+        except LookUpError as error:
+            raise quic.EndedError(str(error)) from None
+        failures: list[quic.EndedError] = []
+        for address in addresses:
             session = _Session(listener, self._token, self._alpn, self._idle_s, paced=self._kind == "node")
             try:
-                await _within(self._handshake_s, session.connection.open(family, address))
+                await _within(self._handshake_s, session.connection.open(*address))
             except quic.EndedError as error:
-                failure = error
-                if error.code is not None:
-                    break  # somebody is there, and said no
-            else:
-                return session
-        raise failure
+                failures.append(error)
+                if error.code is None:
+                    continue  # nobody has answered
+                self._address = address
+                break
+            self._address = address
+            return session
+        raise failures[-1]
 
     def _check(self, fingerprint: bytes) -> None:
         """Compares the node's certificate with the pin. Raises LinkRefusedError."""

@@ -7,12 +7,10 @@ the end as soon as it is known (the event comes only after a draining period), a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import socket
 import ssl
-import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner.node")
 
 STREAM: Final = 0
-MAX_ADDRESSES: Final = 8
-"""Addresses of one name that are tried."""
 RECEIVE_WINDOW: Final = 65_536
 """Bytes that the peer may send ahead of what was read."""
 MAX_IN_FLIGHT: Final = 1_000
@@ -90,7 +86,7 @@ class Connection(asyncio.DatagramProtocol):
         )
 
     async def open(self, family: int, address: Any) -> None:  # noqa: ANN401 - a socket address
-        """Connects to an address as ``resolve`` gives them, up to the end of the handshake.
+        """Connects to an address as ``Addresses`` gives them, up to the end of the handshake.
 
         Raises EndedError. When it is cancelled or fails, everything is released.
         """
@@ -252,30 +248,3 @@ def _ending(event: events.ConnectionTerminated) -> EndedError:
     reason = "".join(c if c.isprintable() else "?" for c in event.reason_phrase)[:100]
     text = f"closed: {reason or 'no reason given'} (code {event.error_code})"
     return EndedError(text, event.error_code, reason, by_application=event.frame_type is None)
-
-
-async def resolve(host: str, port: int) -> list[tuple[int, Any]]:
-    """Families and socket addresses of a UDP port, in the order to try them. Raises EndedError.
-
-    In a thread that nobody joins: a resolver that hangs does not hold up the end of the process.
-    """
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[list[tuple[int, Any]]] = loop.create_future()
-
-    def deliver(addresses: list[tuple[int, Any]], error: EndedError | None) -> None:
-        if not found.done():
-            found.set_result(addresses) if error is None else found.set_exception(error)
-
-    def look_up() -> None:
-        addresses: list[tuple[int, Any]] = []
-        failure = None
-        try:
-            infos = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-            addresses = [(int(family), address) for family, _, _, _, address in infos[:MAX_ADDRESSES]]
-        except (OSError, UnicodeError) as error:
-            failure = EndedError(f"cannot resolve {host}: {getattr(error, 'strerror', None) or error}")
-        with contextlib.suppress(RuntimeError):  # the loop has gone
-            loop.call_soon_threadsafe(deliver, addresses, failure)
-
-    threading.Thread(target=look_up, name="resolver", daemon=True).start()
-    return await found

@@ -155,6 +155,29 @@ def test_a_new_job_replaces_the_old_one_and_late_solutions_are_counted_not_sent(
     run(test())
 
 
+def test_a_solution_that_waits_is_counted_when_it_is_known_what_became_of_it() -> None:
+    async def test() -> None:
+        link = ScriptedLink("pool a")
+        async with mining(link) as (source, _):
+            listener = await link.connected()
+            given = job("1", difficulty=MAX)  # nothing is found by itself
+            link.give(listener, given)
+            solutions = [Solution(number, 0) for number in range(6)]
+
+            def count(handover: Handover, solution: Solution) -> tuple[int, int]:
+                source.on_handover(0, given, solution, handover)
+                return source.stats()[0].sent, source.stats()[0].late
+
+            assert count(Handover.WAITS, solutions[0]) == (0, 0)
+            assert count(Handover.WAITS, solutions[1]) == (0, 0)
+            listener.on_handover(given, solutions[0], Handover.SENT)
+            listener.on_handover(given, solutions[1], Handover.LATE)
+            assert count(Handover.SURPLUS, solutions[2]) == (1, 2)
+            assert count(Handover.SENT, solutions[3]) == (2, 2)
+
+    run(test())
+
+
 def test_a_lost_link_stops_its_job_and_is_tried_again() -> None:
     async def test() -> None:
         link = ScriptedLink("node a")

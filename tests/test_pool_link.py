@@ -503,6 +503,31 @@ def test_no_tls_to_a_port_with_it_is_said() -> None:
     run(test)
 
 
+def test_a_port_with_tls_that_resets_the_connection_is_known_too() -> None:
+    async def test() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # What is left unread makes it a reset.
+            await reader.read(1)
+            writer.transport.abort()
+
+        async with started(dev_pool(tls=True)) as pool:
+            tls_port = int(pool.url.partition("?")[0].rpartition(":")[2])
+            async with serving(handle) as url:
+                link = PoolLink(parse_pool_url(url), LOGIN)
+                look = link._see_certificate
+
+                async def elsewhere() -> bytes | None:
+                    # The port of the one speaks TLS only to those who begin with it: here it is two ports.
+                    link._address = (socket.AF_INET, ("127.0.0.1", tls_port))
+                    return await look()
+
+                link._see_certificate = elsewhere  # type: ignore[method-assign]
+                with pytest.raises(LinkLostError, match=r"^this port speaks TLS: write stratum\+ssl://"):
+                    await link.run(Ear())
+
+    run(test)
+
+
 @pytest.mark.parametrize("record", [b"\x15\x03\x01\x00\x02\x02\x46", b"\x16\x03\x01" + bytes(100)])
 def test_a_record_of_tls_is_known_as_one(record: bytes) -> None:
     async def test() -> None:
@@ -517,16 +542,25 @@ def test_a_record_of_tls_is_known_as_one(record: bytes) -> None:
     run(test)
 
 
-def test_a_pool_that_closes_without_a_word_and_speaks_no_tls_is_not_said_to() -> None:
+def test_a_pool_that_closes_without_a_word_and_speaks_no_tls_is_asked_for_tls_once() -> None:
     async def test() -> None:
+        first_bytes: list[bytes] = []
+
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readline()
-            server.close()
-            writer.close()
+            first_bytes.append((await reader.read(100))[:1])
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
-        async with linked(f"stratum+tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}") as (_, _, task):
-            assert await lost(task) == "it closed the connection without a word"
+        link = PoolLink(parse_pool_url(f"stratum+tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"), LOGIN)
+        for _ in range(3):
+            with pytest.raises(LinkLostError) as error:
+                await link.run(Ear())
+            assert str(error.value) in ("it closed the connection", "Connection reset by peer")
+        assert first_bytes.count(b"\x16") == 1
+        assert first_bytes.count(b"{") == 3
+        server.close()
         await server.wait_closed()
 
     run(test)

@@ -53,7 +53,7 @@ class PoolLink:
         self._tls = _tls_context(url) if url.tls else None
         self._addresses = Addresses(url.host, url.port, socket.SOCK_STREAM)
         self._address: Address | None = None
-        self._speaks_tls = False  # found out when it closed a connection without TLS
+        self._speaks_tls: bool | None = None  # found out when it closed a connection without TLS; None: not asked
         self._connection: _Connection | None = None
 
     @property
@@ -157,14 +157,15 @@ class PoolLink:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    async def _why_closed(self, connection: _Connection) -> str:
-        """Why the pool has closed a connection, as far as that can be found out."""
+    async def _why_lost(self, connection: _Connection, words: str) -> str:
+        """Why a connection has ended: ``words``, or more than they say if that can be found out."""
         if connection.choked:
             return "it does not read what we send"
         if connection.received or self._tls is not None:
-            return "it closed the connection"
-        self._speaks_tls = self._speaks_tls or await self._see_certificate() is not None
-        return self._tls_wanted() if self._speaks_tls else "it closed the connection without a word"
+            return words
+        if self._speaks_tls is None:
+            self._speaks_tls = await self._see_certificate() is not None
+        return self._tls_wanted() if self._speaks_tls else words
 
     def _tls_wanted(self) -> str:
         return f"this port speaks TLS: write {replace(self._url, scheme='stratum+ssl')}"
@@ -189,13 +190,13 @@ class PoolLink:
             except OSError as error:
                 # A TimeoutError, too, can be the system's and not ours.
                 if not patience.expired():
-                    raise LinkLostError(_reason(error)) from None
+                    raise LinkLostError(await self._why_lost(connection, _reason(error))) from None
             else:
                 if not data:
-                    raise LinkLostError(await self._why_closed(connection))
+                    raise LinkLostError(await self._why_lost(connection, "it closed the connection"))
                 if not connection.received and self._tls is None and data.startswith(TLS_RECORDS):
                     raise LinkLostError(self._tls_wanted())
-                connection.received = True
+                connection.received, self._speaks_tls = True, None
                 connection.hear(core.receive(data, loop.time()))
             # Also after data: a pool that never stops talking must not keep time from passing.
             connection.hear(core.tick(loop.time()))

@@ -1,7 +1,8 @@
 """One QUIC connection with one stream, as a client: aioquic's protocol over a UDP socket of ours.
 
-Beside aioquic's public interface this uses three private attributes, each guarded by a test: the peer's certificate,
-the end as soon as it is known (the event comes only after a draining period), and what the peer has not acknowledged.
+Beside aioquic's public interface this uses some private attributes, each guarded by a test: the peer's certificate, the
+end as soon as it is known (the event comes only after a draining period), what the peer has not acknowledged, whether
+congestion control lets a packet go at once, and how the stream is cut into packets.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aioquic.quic.packet import QuicStreamFrame
+
 log = logging.getLogger("miner.node")
 
 STREAM: Final = 0
 RECEIVE_WINDOW: Final = 65_536
 """Bytes that the peer may send ahead of what was read."""
-MAX_IN_FLIGHT: Final = 1_000
-"""Bytes sent and not acknowledged, after which further writes wait: they fit into one packet, so that a write that has
-to be sent again does not arrive in pieces. Nodes lose their place in a frame that does."""
+MAX_IN_FLIGHT: Final = 8_000
+"""Bytes sent and not acknowledged, after which further writes wait: below what a new connection may send at once."""
+PACKET_OVERHEAD: Final = 64
+"""Bytes at most that a packet has besides a write."""
 MAX_WAITING: Final = 16_384
 """Bytes that may wait for what is on its way; more is not taken."""
 NO_APPLICATION_PROTOCOL: Final = 0x100 + 120
@@ -72,6 +76,8 @@ class Connection(asyncio.DatagramProtocol):
         self._on_room = on_room
         self._connected: asyncio.Future[None] = loop.create_future()
         self._waiting: deque[bytes] = deque()
+        self._written = 0
+        self._ends: deque[int] = deque()  # of writes, in bytes from the beginning of the stream
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.DatagramTransport | None = None
         self._quic = QuicConnection(
@@ -202,14 +208,41 @@ class Connection(asyncio.DatagramProtocol):
     def _send_waiting(self) -> None:
         """What may go now, each write in a packet of its own, and what aioquic has to say besides."""
         while self._waiting and self._fits(len(self._waiting[0])):
-            self._quic.send_stream_data(STREAM, self._waiting.popleft())
+            data = self._waiting.popleft()
+            self._quic.send_stream_data(STREAM, data)
+            self._keep_whole(len(data))
             self._send()
         self._send()
 
+    def _keep_whole(self, size: int) -> None:
+        """Lets no packet end within the write of ``size`` bytes just made, also when it has to be sent again.
+
+        Nodes lose their place in a frame that arrives in pieces.
+        """
+        sender = self._quic._streams[STREAM].sender  # noqa: SLF001
+        if not self._ends:
+            cut = sender.get_frame
+
+            def get_frame(max_size: int, max_offset: int | None = None) -> QuicStreamFrame | None:
+                while len(self._ends) > 1 and self._ends[0] <= sender._buffer_start:  # noqa: SLF001
+                    self._ends.popleft()
+                start = sender.next_offset
+                size = next((end - start for end in self._ends if end > start), max_size)
+                return cut(size, max_offset) if size <= max_size else None
+
+            sender.get_frame = get_frame  # type: ignore[method-assign]
+        self._written += size
+        self._ends.append(self._written)
+
     def _fits(self, size: int) -> bool:
-        stream = self._quic._streams.get(STREAM)  # noqa: SLF001
+        stream, loss = self._quic._streams.get(STREAM), self._quic._loss  # noqa: SLF001
         in_flight = 0 if stream is None else len(stream.sender._buffer)  # noqa: SLF001
-        return not in_flight or in_flight + size <= MAX_IN_FLIGHT
+        if not in_flight:
+            return True
+        if loss._pacer.next_send_time(self._loop.time()) is not None:  # noqa: SLF001
+            return False
+        free = loss.congestion_window - loss.bytes_in_flight
+        return in_flight + size <= MAX_IN_FLIGHT and size + PACKET_OVERHEAD <= free
 
     def _send(self) -> None:
         if self._transport is not None:

@@ -353,10 +353,10 @@ def test_what_waits_for_a_pool_that_acknowledges_nothing_is_bounded_and_late(tmp
                 job = await ear.jobs.get()
                 miner = await miner_of(node)
                 miner.datagram_received = lambda *_: None  # type: ignore[method-assign]
-                given = Counter(link.submit(job, Solution(number, 1), 1, 1.0) for number in range(1, 101))
+                given = Counter(link.submit(job, Solution(number, 1), 1, 1.0) for number in range(1, 401))
                 assert 1 <= given[Handover.SENT] <= quic.MAX_IN_FLIGHT // 200
                 assert given[Handover.WAITS] == node_source.MAX_WAITING
-                assert given[Handover.LATE] == 100 - node_source.MAX_WAITING - given[Handover.SENT]
+                assert given[Handover.LATE] == 400 - node_source.MAX_WAITING - given[Handover.SENT]
                 assert ear.handovers == []
                 with pytest.raises(LinkLostError, match="Idle timeout"):
                     await task
@@ -411,7 +411,7 @@ def test_what_is_taken_for_sent_has_left_even_if_the_header_changes(tmp_path: Pa
             async with linked(link) as (ear, _):
                 job = await ear.jobs.get()
                 await miner_of(node)
-                solutions = [Solution((1 << 511) + number, 1) for number in range(100)]
+                solutions = [Solution((1 << 511) + number, 1) for number in range(400)]
                 given = Counter(link.submit(job, solution, 1, 1.0) for solution in solutions)
                 assert given[Handover.WAITS] == node_source.MAX_WAITING
                 node.renew_job()

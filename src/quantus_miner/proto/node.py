@@ -24,7 +24,7 @@ AUTH_FAILED: Final = "auth failed"
 """Why a node closes: it does not know our token, and never will."""
 AUTH_TIMEOUT: Final = "auth timeout"
 PROTOCOL_ERROR: Final = "protocol error"
-MAX_EARLIER: Final = 64
+MAX_EARLIER: Final = 256
 """Jobs before the current one, of the same header, whose solutions may still count."""
 MAX_RESULTS: Final = 4
 """Results of one job that a node is sent: half of the 8 in a row after which one that cannot queue them disconnects."""

@@ -31,7 +31,7 @@ PING_S: Final = 5.0
 IDLE_S: Final = 15.0
 """Seconds without a sign of life from the node after which the connection is lost."""
 
-MAX_WAITING: Final = 32
+MAX_WAITING: Final = 256
 """Results that wait for the acknowledgement of what was sent before."""
 
 Result = TypeVar("Result")
@@ -203,7 +203,8 @@ class _Session:
 
     def _receive(self, data: bytes) -> None:
         events = self._core.receive(data)
-        self._drop([result for result in self._waiting if not self._core.counts(*result[:2])])
+        if events:
+            self._drop([result for result in self._waiting if not self._core.counts(*result[:2])])
         self._flush()
         for event in events:
             match event:

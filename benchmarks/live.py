@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from quantus_miner.engines import Control
     from quantus_miner.model import Job
     from quantus_miner.native import Outcome
+    from quantus_miner.sources.link import Handover
 
 JOB_INTERVAL_S = 0.02
 HARD = 2**128
@@ -64,7 +65,7 @@ class TimedLink(NodeLink):
 
     sent: dict[int, float]
 
-    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
         """See Link.submit."""
         done = super().submit(job, solution, hashes, elapsed)
         if done:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from quantus_miner.proto.messages import JobResult
+    from quantus_miner.sources.link import Handover
 
 DIFFICULTY = 3_000
 """A solution every few milliseconds, so that hardly a job change or disconnect is without one under way."""
@@ -87,8 +88,8 @@ class WatchedLink(NodeLink):
     sent: list[tuple[bytes, int]]
     late = 0
 
-    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
-        """See Link.submit."""
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
+        """See Link.submit. Nothing waits: a node is sent few results."""
         done = super().submit(job, solution, hashes, elapsed)
         if done:
             self.sent.append((job.header, solution.nonce))

@@ -20,7 +20,7 @@ from quantus_miner.sources.node import NodeLink
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator
 
-    from quantus_miner.sources.link import Verdict
+    from quantus_miner.sources.link import Handover, Verdict
 
 WAIT_S: Final = 20.0
 HARD: Final = 2**128
@@ -32,6 +32,7 @@ class Ear:
     def __init__(self) -> None:
         self.opened = self.withdrawn = 0
         self.jobs: asyncio.Queue[LiveJob] = asyncio.Queue()
+        self.handovers: list[tuple[LiveJob, Solution, Handover]] = []
 
     def on_open(self) -> None:
         self.opened += 1
@@ -44,6 +45,9 @@ class Ear:
 
     def on_no_job(self) -> None:
         self.withdrawn += 1
+
+    def on_handover(self, job: LiveJob, solution: Solution, handover: Handover) -> None:
+        self.handovers.append((job, solution, handover))
 
     def on_verdict(self, verdict: Verdict) -> None:
         raise AssertionError("nodes give no verdict")

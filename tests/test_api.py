@@ -12,7 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from quantus_miner.model import MAX, NonceRange, Order, Pow, Solution, Status, limit_from_difficulty
 from quantus_miner.proto import jobbook
-from quantus_miner.proto.api import FIELDS, InvalidRequestError, encode_result, encode_unknown_result, parse_mine
+from quantus_miner.proto.api import (
+    FIELDS,
+    InvalidRequestError,
+    encode_result,
+    encode_unknown_result,
+    is_implausible,
+    parse_mine,
+)
 from quantus_miner.proto.jobbook import BookFullError, DuplicateJobError, Event, JobBook, Record
 
 GOOD = {
@@ -49,6 +56,21 @@ def test_a_difficulty_makes_a_job_of_qpow_poseidon2_and_without_a_range_the_sear
     job = parse_mine(body(nonce_start=None, nonce_end=None), 7)
     assert (job.pow, job.order) == (Pow.SHA3, Order.COUNTING)
     assert job.ranges == (NonceRange(7, MAX), NonceRange(0, 6))
+
+
+@pytest.mark.parametrize(
+    ("changes", "implausible"),
+    [
+        ({"distance_threshold": "0"}, False),
+        ({"distance_threshold": "1"}, True),
+        ({"distance_threshold": str(2**400 - 1)}, True),
+        ({"distance_threshold": str(2**400)}, False),
+        ({"distance_threshold": str(MAX)}, False),
+        ({"distance_threshold": None, "difficulty": str(MAX)}, False),
+    ],
+)
+def test_a_threshold_that_is_probably_a_difficulty(changes: dict[str, str | None], implausible: bool) -> None:
+    assert is_implausible(parse_mine(body(**changes), 7)) == implausible
 
 
 HEX64, HEX128, NOT_HEX = "mining_hash must be 64 hex characters", "must be 128 hex characters", "must be valid hex"

@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 @asynccontextmanager
 async def connected(node: QuicNode) -> AsyncIterator[quic.Connection]:
     """A bare connection."""
-    connection = quic.Connection(alpn=ALPN, server_name="localhost", idle_s=15.0, receive=lambda _: None)
+    connection = quic.Connection(
+        alpn=ALPN, server_name="localhost", idle_s=15.0, receive=lambda _: None, on_room=lambda: None
+    )
     await connection.open(socket.AF_INET, ("127.0.0.1", node.port))
     try:
         yield connection
@@ -183,7 +185,7 @@ def test_a_proposal_that_nobody_seals_is_replaced(tmp_path: Path) -> None:
 def test_a_node_misbehaves_on_request(tmp_path: Path, misbehaviour: Misbehaviour) -> None:
     async def test() -> None:
         async with playing(tmp_path, misbehaviour=misbehaviour) as node:
-            link = link_to(node)
+            link = link_to(node, kind="pool")  # a node gets one solution, and the stale one would be a second
             node.chain.block_time = 0.2 if misbehaviour is Misbehaviour.SLOW_JOB else 3600.0
             async with linked(link) as (ear, task):
                 for _ in range(3):

@@ -16,7 +16,7 @@ from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.miner import Miner
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Pow, Solution
 from quantus_miner.proto.failover import POLICY
-from quantus_miner.sources.link import Listener, Verdict
+from quantus_miner.sources.link import Handover, Listener, Verdict
 from quantus_miner.sources.live import REPEAT_S, LiveSource
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ class ScriptedLink:
             self.open -= 1
         raise AssertionError("it ended without an error")
 
-    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
         assert hashes > 0
         assert elapsed >= 0
         if job is not self.current:
-            return False
+            return Handover.LATE
         self.submitted.put_nowait((job, solution, hashes))
-        return True
+        return Handover.SENT
 
     async def connected(self) -> Listener:
         async with asyncio.timeout(WAIT_S):
@@ -152,6 +152,29 @@ def test_a_new_job_replaces_the_old_one_and_late_solutions_are_counted_not_sent(
             # On the loop solutions of the first job may still be under way; they were given to the link and refused.
             source._submit(0, first, source._search, Solution(1, 1))  # type: ignore[arg-type]
             assert source.stats()[0].late >= 1
+
+    run(test())
+
+
+def test_a_solution_that_waits_is_counted_when_it_is_known_what_became_of_it() -> None:
+    async def test() -> None:
+        link = ScriptedLink("pool a")
+        async with mining(link) as (source, _):
+            listener = await link.connected()
+            given = job("1", difficulty=MAX)  # nothing is found by itself
+            link.give(listener, given)
+            solutions = [Solution(number, 0) for number in range(6)]
+
+            def count(handover: Handover, solution: Solution) -> tuple[int, int]:
+                source.on_handover(0, given, solution, handover)
+                return source.stats()[0].sent, source.stats()[0].late
+
+            assert count(Handover.WAITS, solutions[0]) == (0, 0)
+            assert count(Handover.WAITS, solutions[1]) == (0, 0)
+            listener.on_handover(given, solutions[0], Handover.SENT)
+            listener.on_handover(given, solutions[1], Handover.LATE)
+            assert count(Handover.SURPLUS, solutions[2]) == (1, 2)
+            assert count(Handover.SENT, solutions[3]) == (2, 2)
 
     run(test())
 

@@ -246,7 +246,11 @@ def mining(job: NewJob | None = None) -> tuple[MinerCore, LiveJob]:
     return core, event.job
 
 
-@given(st.data(), st.lists(jobs, min_size=1, max_size=5), st.lists(st.integers(0, 10_000), max_size=20))
+@given(
+    st.data(),
+    st.lists(jobs, min_size=1, max_size=5, unique_by=lambda job: job.mining_hash),
+    st.lists(st.integers(0, 10_000), max_size=20),
+)
 def test_both_ends_joined(data: st.DataObject, sent: list[NewJob], places: list[int]) -> None:
     """Ready, jobs and a result each, however the streams are cut: what one end sends is what the other one hears."""
     miner, node = MinerCore("tökén"), NodeCore("tökén")
@@ -265,7 +269,7 @@ def test_both_ends_joined(data: st.DataObject, sent: list[NewJob], places: list[
         for live in lives:
             nonce, hashes = data.draw(st.integers(1, MAX)), data.draw(st.integers(0, messages.U64))
             elapsed = data.draw(st.floats(0, allow_nan=False, allow_infinity=False))
-            assert miner.result(live, Solution(nonce, 0), hashes, elapsed) == (live is lives[-1])
+            assert miner.result(live, Solution(nonce, 0), hashes, elapsed, 0.0) == (live is lives[-1])
             for result in miner.outbox:
                 expected = JobResult("completed", live.id, f"{nonce:x}", f"{nonce:0128x}", hashes, elapsed)
                 assert node.receive(result) == [ResultReceived(expected)]
@@ -323,7 +327,7 @@ def test_an_invalid_job_is_answered_and_ends_the_one_before(job: NewJob, reason:
     assert reason in event.reason
     assert core.outbox == [messages.encode(JobResult("failed", job.job_id, None, None, 0, 0.0))]
     assert core.state is MinerState.WAITING
-    assert not core.result(before, Solution(1, 0), 1, 1.0)
+    assert not core.result(before, Solution(1, 0), 1, 1.0, 0.0)
     assert isinstance(core.receive(messages.encode(NewJob("28", HASH, "1")))[0], JobReceived)
 
 
@@ -357,7 +361,7 @@ def test_every_job_that_is_taken_can_be_answered_with_its_longest_result(job_id:
     core.outbox.clear()
     (event,) = core.receive(data)
     if isinstance(event, JobReceived):
-        assert core.result(event.job, Solution(MAX, 0), messages.U64, sys.float_info.min)
+        assert core.result(event.job, Solution(MAX, 0), messages.U64, sys.float_info.min, 0.0)
         assert len(core.outbox[0]) <= 4 + MAX_FRAME
 
 
@@ -365,19 +369,93 @@ def test_a_solution_counts_only_for_the_present_job_as_an_object() -> None:
     core, job = mining()
     twin = LiveJob(job.id, job.header, job.difficulty)
     assert twin == job
-    assert not core.result(twin, Solution(1, 0), 1, 1.0)
-    assert core.result(job, Solution(0x1F, 0), 123456, 1.5)
-    assert core.result(job, Solution(0x20, 0), 123457, 1.5)
+    assert not core.result(twin, Solution(1, 0), 1, 1.0, 0.0)
+    assert core.result(job, Solution(0x1F, 0), 123456, 1.5, 0.0)
+    assert core.result(job, Solution(0x20, 0), 123457, 1.5, 0.0)
     assert core.outbox[0] == messages.encode(CAPTURED["JobResult completed"])
-    core.receive(messages.encode(NewJob(job.id, HASH, "131072")))
-    assert not core.result(job, Solution(1, 0), 1, 1.0)
+    core.receive(messages.encode(NewJob(job.id, "cd" * 32, "131072")))
+    assert not core.result(job, Solution(1, 0), 1, 1.0, 0.0)
+
+
+def test_a_job_that_comes_again_changes_nothing() -> None:
+    core, job = mining()
+    for _ in range(3):
+        assert core.receive(messages.encode(NewJob("27", HASH, "131072"))) == []
+        assert core.receive(messages.encode(NewJob("27", HASH.upper(), "0131072"))) == []
+        assert core.result(job, Solution(1, 0), 1, 1.0, 0.0)
+    # Under another id it is the same search, whose results go out under the latest id.
+    core.outbox.clear()
+    assert core.receive(messages.encode(NewJob("28", HASH, "131072"))) == []
+    assert core.result(job, Solution(1, 0), 1, 1.0, 0.0)
+    (result,) = core.outbox
+    assert b'"job_id":"28"' in result
+
+
+def test_solutions_of_a_job_whose_difficulty_alone_has_changed_count_if_they_meet_the_new_one() -> None:
+    core, first = mining(NewJob("1", HASH, "1000"))
+    for number, difficulty in enumerate((2000, 500), 2):
+        (event,) = core.receive(messages.encode(NewJob(str(number), HASH, str(difficulty))))
+        assert isinstance(event, JobReceived)
+        for job in (first, event.job):
+            assert core.result(job, Solution(1, event.job.limit), 1, 1.0, 0.0)
+        assert core.counts(first, Solution(1, event.job.limit + 1)) is False
+    assert not core.counts(LiveJob("1", bytes.fromhex(HASH), 1000), Solution(1, 0)), "known as an object"
+    # Without end, a peer cannot make us remember more than a few.
+    for number in range(proto.MAX_EARLIER + 1):
+        core.receive(messages.encode(NewJob("1", HASH, str(3000 + number))))
+    assert not core.counts(first, Solution(1, 0))
+    assert core.counts(core._earlier[0], Solution(1, 0))
+    core.receive(messages.encode(NewJob("1", "cd" * 32, "1000")))
+    assert not core._earlier
+
+
+@pytest.mark.parametrize("between", [NewJob("2", HASH, "0"), NewJob("2", "cd" * 32, "131072")])
+def test_a_job_that_comes_again_after_another_is_a_new_one(between: NewJob) -> None:
+    core, job = mining()
+    core.receive(messages.encode(between))
+    (event,) = core.receive(messages.encode(NewJob("27", HASH, "131072")))
+    assert isinstance(event, JobReceived)
+    assert not core.counts(job, Solution(1, 0))
+    assert core.counts(event.job, Solution(1, 0))
+
+
+def test_a_node_gets_few_results_of_a_job_and_those_with_gaps() -> None:
+    core = MinerCore("t", paced=True)
+    core.start()
+    sent: list[tuple[str, float]] = []
+
+    def mine(job: LiveJob, times: range) -> None:
+        for tenths in times:
+            if core.result(job, Solution(tenths + 1, 0), 1, 1.0, tenths / 10):
+                sent.append((core._job_id, tenths / 10))
+            assert core.has_enough(tenths / 10)
+
+    (event,) = core.receive(messages.encode(NewJob("1", HASH, "1000")))
+    assert isinstance(event, JobReceived)
+    mine(event.job, range(1000))
+    assert sent == [("1", proto.RESULT_GAP_S * number) for number in range(proto.MAX_RESULTS)]
+    # The same job over again is no reason for more; a new one is.
+    core.receive(messages.encode(NewJob("1", HASH, "1000")))
+    assert core.has_enough(1e9)
+    for number, new in enumerate((NewJob("2", HASH, "1000"), NewJob("2", "cd" * 32, "1000")), 2):
+        core.receive(messages.encode(new))
+        assert not core.has_enough(0.0)
+        assert core._job is not None
+        sent.clear()
+        mine(core._job, range(1000 * number, 1000 * number + 10))
+        assert sent == [("2", 100.0 * number)]
+
+
+def test_a_pool_gets_every_solution() -> None:
+    core, job = mining()
+    assert all(core.result(job, Solution(nonce, 0), 1, 1.0, 0.0) for nonce in range(1, 1000))
 
 
 @pytest.mark.parametrize(("hashes", "elapsed"), [(-1, 1.0), (2**64, 1.0), (1, math.nan), (1, math.inf)])
 def test_figures_that_a_node_refuses_are_our_error(hashes: int, elapsed: float) -> None:
     core, job = mining()
     with pytest.raises(ValueError, match="not valid"):
-        core.result(job, Solution(1, 0), hashes, elapsed)
+        core.result(job, Solution(1, 0), hashes, elapsed, 0.0)
     assert core.outbox == []
 
 
@@ -389,7 +467,7 @@ def test_a_node_that_speaks_as_a_miner_breaks_the_protocol(message: messages.Mes
     assert isinstance(events[1], Violation)
     assert len(events) == 2
     assert core.state is MinerState.BROKEN
-    assert not core.result(job, Solution(1, 0), 1, 1.0)
+    assert not core.result(job, Solution(1, 0), 1, 1.0, 0.0)
 
 
 def test_a_node_that_speaks_first_breaks_the_protocol() -> None:
@@ -464,7 +542,13 @@ def test_the_limits_of_the_page_are_those_of_the_code() -> None:
     assert rows["largest frame"] == f"{MAX_FRAME:,} bytes of JSON"
     assert rows["largest token"] == f"{messages.MAX_TOKEN} bytes"
     assert rows["bytes on their way, after which further frames wait"] == f"{quic.MAX_IN_FLIGHT:,}"
-    assert rows["bytes of frames that may wait; more are not sent, and a new job drops them"] == f"{quic.MAX_WAITING:,}"
+    assert rows["bytes of other frames that may wait"] == f"{quic.MAX_WAITING:,}"
+    assert rows["results that may wait; more are late"] == str(link.MAX_WAITING)
+    assert rows["earlier jobs of the same header whose solutions count"] == str(proto.MAX_EARLIER)
+    numbers = {
+        row[0]: row[1] for row in table("docs/node-protocol.md", "for a node (`--node-addr`)", "value", "because")
+    }
+    assert list(numbers.values()) == [str(proto.MAX_RESULTS), f"{proto.RESULT_GAP_S:g}"]
 
 
 def test_the_examples_of_the_page_are_what_is_sent() -> None:

@@ -13,9 +13,9 @@ from quantus_miner.proto import lines, shares, stratum, stratum_miner, stratum_p
 from quantus_miner.proto.address import address_warning, compose_login
 from quantus_miner.proto.pool_url import SCHEMES, parse_pool_url
 from quantus_miner.proto.stratum_miner import Timing
-from quantus_miner.sources import pool
+from quantus_miner.sources import addresses, pool
 
-from .test_docs import PAGES, by_first, code, fenced, table
+from .test_docs import PAGES, SOURCE, _templates, by_first, code, fenced, table
 
 PROTOCOL, OPERATORS = "docs/pool-protocol.md", "docs/mining-in-a-pool.md"
 
@@ -55,6 +55,23 @@ def test_the_limits_are_those_of_the_code() -> None:
         f"`{stratum_miner.NO_REPLY}`",
     ):
         assert text in PAGES[PROTOCOL]
+
+
+def test_the_addresses_of_a_name_are_tried_as_the_page_says() -> None:
+    for text in (
+        f"first {addresses.MAX_ADDRESSES} addresses",
+        f"each {addresses.NEXT_ADDRESS_S:g} s after",
+        f"ended within {addresses.FAILED_S:g} s",
+    ):
+        assert text in PAGES[PROTOCOL]
+    assert f"ended within {addresses.FAILED_S:g} s" in PAGES["docs/node-protocol.md"]
+
+
+def test_log_lines_of_the_page_are_in_the_code() -> None:
+    templates = [pattern for path in sorted(SOURCE.glob("**/*.py")) for pattern in _templates(path)]
+    for line, advice in table(OPERATORS, "the log says", "what to do"):
+        assert any(re.fullmatch(template, code(line)) for template in templates), line
+        assert advice.endswith(".")
 
 
 def test_the_fields_of_a_job_are_those_of_the_code() -> None:
@@ -113,7 +130,18 @@ def test_every_misbehaviour_is_documented() -> None:
     assert list(rows) == list(Misbehaviour)
 
 
-@pytest.mark.parametrize("reason", ["Stale share", "Invalid job id", "Invalid nonce", "duplicate share"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "Stale share",
+        "Invalid job id",
+        "job not found",
+        "Unknown job",
+        "Job expired",
+        "Invalid nonce",
+        "duplicate share",
+    ],
+)
 def test_what_counts_as_stale_is_what_the_page_says(reason: str) -> None:
     quoted = re.findall(r'"([a-z ]+)"', PAGES[PROTOCOL].partition("## Shares")[2].partition("##")[0])
     assert stratum.is_stale(reason) == any(words in reason.lower() for words in quoted)

@@ -43,7 +43,7 @@ from quantus_miner.sources.pool import PoolLink
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-    from quantus_miner.sources.link import Link, Verdict
+    from quantus_miner.sources.link import Handover, Link, Verdict
 
 LOGIN = "qzpFUhjXpZnRCbNr9LW5sAkWmTus52Ffcf31MBpig82u1JArX.rig"
 PATIENCE_S = 20.0
@@ -71,6 +71,9 @@ class Ear:
 
     def on_no_job(self) -> None:
         raise AssertionError("pools withdraw no job")
+
+    def on_handover(self, job: LiveJob, solution: Solution, handover: Handover) -> None:
+        raise AssertionError("to pools shares go at once")
 
     def on_verdict(self, verdict: Verdict) -> None:
         self.verdicts.put_nowait(verdict)
@@ -433,11 +436,38 @@ def test_a_wrong_pin_is_noticed_before_the_login() -> None:
     run(test)
 
 
-def test_a_self_signed_certificate_is_not_trusted_without_pin() -> None:
+def test_a_self_signed_certificate_is_not_trusted_and_the_log_says_what_to_write() -> None:
     async def test() -> None:
-        async with started(dev_pool(tls=True)) as pool, linked(pool.url.partition("?")[0]) as (_, ear, task):
-            assert "its certificate is not trusted: self-signed certificate" in await lost(task)
+        async with started(dev_pool(tls=True)) as pool:
+            said: list[str] = []
+            pool.report = said.append
+            async with linked(pool.url.partition("?")[0]) as (_, ear, task):
+                reason = await lost(task)
+            assert reason.startswith("its certificate is not trusted: self-signed certificate; its SHA-256 is ")
+            assert reason.endswith(f": if that is what the pool publishes, write {pool.url}")
             assert not ear.opened.is_set()
+            assert said == []
+            # What it says to write is right.
+            async with linked(reason.rpartition(" ")[2]) as (_, ear, _):
+                await ear.job()
+
+    run(test)
+
+
+def test_a_certificate_that_is_gone_at_the_second_look_is_not_trusted_either() -> None:
+    async def test() -> None:
+        async with started(dev_pool(tls=True)) as pool:
+            link = PoolLink(parse_pool_url(pool.url.partition("?")[0]), LOGIN)
+            see = link._see_certificate
+
+            async def gone() -> bytes | None:
+                assert pool._server is not None
+                pool._server.close()
+                return await see()
+
+            link._see_certificate = gone  # type: ignore[method-assign]
+            with pytest.raises(LinkLostError, match=r"not trusted: self-signed certificate; \?pin= and its SHA-256"):
+                await link.run(Ear())
 
     run(test)
 
@@ -454,13 +484,88 @@ def test_whoever_asks_for_it_takes_any_certificate_and_is_warned(caplog: pytest.
         run(test)
 
 
-@pytest.mark.parametrize(("server_tls", "client"), [(True, "stratum+tcp"), (False, "stratum+ssl")])
-def test_tls_against_plain(server_tls: bool, client: str) -> None:
+def test_tls_to_a_port_without_it_is_said() -> None:
     async def test() -> None:
-        async with started(dev_pool(tls=server_tls)) as pool:
-            url = f"{client}://127.0.0.1:{pool.url.partition('?')[0].rpartition(':')[2]}"
-            async with linked(url, Timing(login_s=5)) as (_, _, task):
-                assert await lost(task) not in ("", "no connection: ")
+        async with started(dev_pool()) as pool, linked(pool.url.replace("tcp", "ssl", 1)) as (_, _, task):
+            reason = await lost(task)
+            assert reason.startswith("the TLS handshake failed: ")
+            assert reason.endswith(f"; if this port does not speak TLS, write {pool.url}")
+
+    run(test)
+
+
+def test_no_tls_to_a_port_with_it_is_said() -> None:
+    async def test() -> None:
+        async with started(dev_pool(tls=True)) as pool:
+            plain = pool.url.partition("?")[0].replace("ssl", "tcp", 1)
+            link = PoolLink(parse_pool_url(plain), LOGIN)
+            for _ in range(2):
+                with pytest.raises(LinkLostError) as error:
+                    await link.run(Ear())
+                assert str(error.value) == f"this port speaks TLS: write {pool.url.partition('?')[0]}"
+
+    run(test)
+
+
+def test_a_port_with_tls_that_resets_the_connection_is_known_too() -> None:
+    async def test() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # What is left unread makes it a reset.
+            await reader.read(1)
+            writer.transport.abort()
+
+        async with started(dev_pool(tls=True)) as pool:
+            tls_port = int(pool.url.partition("?")[0].rpartition(":")[2])
+            async with serving(handle) as url:
+                link = PoolLink(parse_pool_url(url), LOGIN)
+                look = link._see_certificate
+
+                async def elsewhere() -> bytes | None:
+                    # The port of the one speaks TLS only to those who begin with it: here it is two ports.
+                    link._address = (socket.AF_INET, ("127.0.0.1", tls_port))
+                    return await look()
+
+                link._see_certificate = elsewhere  # type: ignore[method-assign]
+                with pytest.raises(LinkLostError, match=r"^this port speaks TLS: write stratum\+ssl://"):
+                    await link.run(Ear())
+
+    run(test)
+
+
+@pytest.mark.parametrize("record", [b"\x15\x03\x01\x00\x02\x02\x46", b"\x16\x03\x01" + bytes(100)])
+def test_a_record_of_tls_is_known_as_one(record: bytes) -> None:
+    async def test() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(record)
+            await reader.read()
+
+        async with serving(handle) as url, linked(url) as (_, _, task):
+            assert await lost(task) == f"this port speaks TLS: write {url.replace('tcp', 'ssl', 1)}"
+
+    run(test)
+
+
+def test_a_pool_that_closes_without_a_word_and_speaks_no_tls_is_asked_for_tls_once() -> None:
+    async def test() -> None:
+        first_bytes: list[bytes] = []
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            first_bytes.append((await reader.read(100))[:1])
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        link = PoolLink(parse_pool_url(f"stratum+tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"), LOGIN)
+        for _ in range(3):
+            with pytest.raises(LinkLostError) as error:
+                await link.run(Ear())
+            assert str(error.value) in ("it closed the connection", "Connection reset by peer")
+        assert first_bytes.count(b"\x16") == 1
+        assert first_bytes.count(b"{") == 3
+        server.close()
+        await server.wait_closed()
 
     run(test)
 
@@ -537,7 +642,37 @@ def test_jobs_with_a_wrong_target_are_not_mined(caplog: pytest.LogCaptureFixture
             assert "3 jobs in a row that cannot be mined" in await lost(task)
             assert ear.jobs.empty()
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert "its target is not that of difficulty 1" in caplog.text
+        assert (
+            "its target is that of difficulty 1, not that of the difficulty in it, 4; the one before goes on"
+            in caplog.text
+        )
+
+    with caplog.at_level(logging.INFO, "miner"):
+        run(test)
+
+
+def test_a_first_job_that_is_refused_is_not_said_to_have_one_before(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            body = stratum.job_body(LiveJob("1", bytes(32), 1, b"abcd"))
+            bad = {"id": "s", "status": "OK", "job": body | {"difficulty": 0}}
+            writer.write(stratum.encode({"id": 1, "result": bad}))
+            writer.write(stratum.encode({"method": "job", "params": body}))
+            assert b'"method":"submit"' in await reader.readline()
+            writer.write(stratum.encode({"id": 2, "result": True}))
+            await reader.read()
+
+        async with serving(handle) as url, linked(url) as (link, ear, _):
+            job = await ear.job()
+            assert link.submit(job, solve(job), 1, 1.0)
+            assert (await ear.verdict()).accepted
+        (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert re.fullmatch(
+            r"A job of pool \S+ is not mined: its difficulty is 0, not a number from 1 to 2\^512 - 1; "
+            r"there is none until the next one comes",
+            record.getMessage(),
+        )
 
     with caplog.at_level(logging.INFO, "miner"):
         run(test)
@@ -675,7 +810,7 @@ def test_where_nobody_is(host: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             url = PoolUrl("stratum+tcp", host, free.getsockname()[1])
-            with pytest.raises(LinkLostError, match="no connection: "):
+            with pytest.raises(LinkLostError, match=rf"^(no connection: Connection refused|{re.escape(host)}: )"):
                 await PoolLink(url, LOGIN).run(Ear())
 
     run(test)
@@ -688,7 +823,9 @@ def test_a_handshake_that_never_ends_is_given_up() -> None:
 
         async with serving(handle) as url:
             link = PoolLink(parse_pool_url(url.replace("tcp", "ssl", 1)), LOGIN, connect_timeout_s=0.1)
-            with pytest.raises(LinkLostError, match=r"no connection within 0\.1 s"):
+            with pytest.raises(
+                LinkLostError, match=r"handshake within 0\.1 s; .* write stratum\+tcp://127\.0\.0\.1:\d+$"
+            ):
                 await link.run(Ear())
 
     run(test)

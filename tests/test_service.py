@@ -128,6 +128,19 @@ def test_a_conversation_as_old_nodes_hold_it(miner: MinerProcess) -> None:
     assert miner.result(impossible["job_id"])["status"] == "cancelled"
 
 
+def test_a_difficulty_in_place_of_a_threshold_is_accepted_and_warned_of_once() -> None:
+    with MinerProcess("--port", "0", "--workers", "1") as miner:
+        for number, threshold in enumerate((0, 2**400, 10**9, 2**400 - 1, 1)):
+            job = request(job_id=f"job-{number}", difficulty=None, distance_threshold=str(threshold))
+            assert miner.call("POST", "/mine", job)[1]["status"] == "accepted"
+        assert miner.stop() == 0
+        (warning,) = [line for line in miner.log if "WARN" in line and "distance_threshold" in line]
+        assert (
+            "Job job-2 has a distance_threshold of 1000000000, which no search will ever reach. It is probably a"
+            in warning
+        )
+
+
 def test_a_cancel_after_the_solution_leaves_it_readable(miner: MinerProcess) -> None:
     job = request(difficulty="1")
     miner.call("POST", "/mine", job)

@@ -36,6 +36,11 @@ CAPTURED: dict[str, Any] = {
 }
 """As LuckyPool sent it on 2026-09-12."""
 
+NO_DIFFICULTY: list[object] = [
+    *(0, -1, 0.9, -1e10, MAX + 1, 1e200, True, [], {}, "", "-1", "1e999", "9" * 401, "1" * 10_000),
+    *("NaN", "Infinity", "0x10", " 1e10", "1e10\n", "٣", "1_000", "\x1b[2J", "1e-5"),
+]
+
 
 def job(number: int = 1, difficulty: int = 1000, prefix: bytes = b"\0\4\xf0\5") -> LiveJob:
     return LiveJob(f"job-{number}", bytes([number % 256]) * 32, difficulty, prefix)
@@ -103,15 +108,17 @@ def test_every_job_is_read_as_it_was_written(difficulty: int) -> None:
     [
         ({"algo": "qpow-sha3"}, "algo is qpow-sha3"),
         ({"algo": "x\n\x1b[2J" * 100}, "algo is x??"),
-        ({"difficulty": CAPTURED["difficulty"] + 1}, "target is not that of difficulty"),
-        ({"target": CAPTURED["target"][:-1] + "5"}, "target is not that of difficulty"),
+        ({"difficulty": 5}, "its target is that of difficulty 1e\\+10, not that of the difficulty in it, 5"),
+        ({"difficulty": 10_000_010_002}, "its target is that of difficulty 1e\\+10, not"),
+        ({"difficulty": MAX}, "its target is that of difficulty 1e\\+10, not"),
+        ({"target": "f" + CAPTURED["target"][1:]}, "its target is that of difficulty 1, not"),
+        ({"target": "0" * 128}, "hex digits, the target not 0"),
         ({"target": CAPTURED["target"][:-1]}, "hex digits"),
         ({"target": " " + CAPTURED["target"][1:]}, "hex digits"),
-        ({"difficulty": 0}, "difficulty is not from 1"),
-        ({"difficulty": -1}, "difficulty is not from 1"),
-        ({"difficulty": MAX + 1}, "difficulty is not from 1"),
-        ({"difficulty": 1e10}, "a malformed message"),
-        ({"difficulty": None}, "a malformed message"),
+        *(
+            ({"difficulty": value}, r"its difficulty is .*, not a number from 1 to 2\^512 - 1")
+            for value in NO_DIFFICULTY
+        ),
         ({"extranonce": "0004f0"}, "hex digits"),
         ({"extranonce": "0004f00500"}, "hex digits"),
         ({"mining_hash": CAPTURED["mining_hash"] + "00"}, "hex digits"),
@@ -128,7 +135,46 @@ def test_jobs_that_must_not_be_mined(change: dict[str, object], reason: str) -> 
     assert str(error.value).isprintable()
 
 
-@pytest.mark.parametrize("name", ["job_id", "mining_hash", "extranonce", "difficulty", "target"])
+@pytest.mark.parametrize(
+    "difficulty",
+    [10_000_000_000, 1e10, 10_000_000_000.4, 9_999_999_999, 10_000_000_001, 9.99999e9, "10000000000", "1e10", "1E+10"],
+)
+def test_a_difficulty_may_be_rounded_for_the_target_is_what_counts(difficulty: object) -> None:
+    assert parse(CAPTURED | {"difficulty": difficulty}) == parse(CAPTURED)
+    assert parse(CAPTURED | {"difficulty": None}) == parse(CAPTURED)
+    assert parse({name: value for name, value in CAPTURED.items() if name != "difficulty"}) == parse(CAPTURED)
+
+
+def test_a_target_between_those_of_two_whole_difficulties_is_mined_as_it_is() -> None:
+    target = 2 * MAX // 2_000_001
+    parsed = parse(CAPTURED | {"difficulty": 1_000_000.5, "target": f"{target:0128x}"})
+    assert (parsed.difficulty, parsed.limit) == (1_000_000, target - 1)
+    assert parse(stratum.job_body(parsed)) == parsed
+
+
+@given(st.integers(1, MAX))
+def test_any_target_is_mined_as_it_is(target: int) -> None:
+    parsed = parse(
+        {key: value for key, value in CAPTURED.items() if key != "difficulty"} | {"target": f"{target:0128x}"}
+    )
+    assert parsed.limit == target - 1
+    assert parse(stratum.job_body(parsed)) == parsed
+
+
+@given(st.integers(1, MAX))
+def test_a_difficulty_as_a_float_is_that_of_its_target(difficulty: int) -> None:
+    target = MAX // difficulty
+    parsed = parse(CAPTURED | {"difficulty": float(difficulty), "target": f"{target:0128x}"})
+    assert parsed.limit == target - 1
+
+
+@pytest.mark.parametrize("text", [b"NaN", b"Infinity", b"-Infinity", b"01", b"1.", b"+1"])
+def test_a_number_that_is_not_json_ends_the_connection(text: bytes) -> None:
+    with pytest.raises(stratum.BreachError, match="not JSON"):
+        stratum.decode(b'{"params":{"difficulty":' + text + b"}}", stratum.FromPool)
+
+
+@pytest.mark.parametrize("name", ["job_id", "mining_hash", "extranonce", "target"])
 def test_a_job_lacks_nothing(name: str) -> None:
     with pytest.raises(BadJobError, match=name):
         parse({key: value for key, value in CAPTURED.items() if key != name})
@@ -146,8 +192,19 @@ def test_what_is_no_job(body: object) -> None:
         ("Stale share", True),
         ("job is STALE", True),
         ("Invalid job id", True),
+        ("Invalid Job", True),
+        ("job not found", True),
+        ("Job ID not found", True),
+        ("Unknown job", True),
+        ("unknown or old job", True),
+        ("Job expired", True),
+        ("share has expired", True),
         ("Invalid nonce", False),
         ("duplicate share", False),
+        ("low difficulty", False),
+        ("Session expired", False),
+        ("unknown session", False),
+        ("worker not found", False),
         ("", False),
     ],
 )
@@ -185,6 +242,30 @@ def test_a_lost_session_ends_the_connection_so_that_we_log_in_again(method: str,
     assert wire.miner.state == ("broken" if lost else "mining")
 
 
+@pytest.mark.parametrize(
+    ("error", "expected", "stale"),
+    [
+        ({"code": 20, "message": "job not found"}, ("job not found", 20), True),
+        ({"code": 20, "message": "Invalid nonce"}, ("Invalid nonce", 20), False),
+        ({"code": 21, "message": "no"}, ("no", 21), True),
+        ([21, "no", None], ("no", 21), True),
+        ([23, "Low difficulty share", None], ("Low difficulty share", 23), False),
+        ({"code": "21", "message": "no"}, ("no", "21"), False),
+        ({"code": True, "message": "no"}, ("no", True), False),
+        ({"code": 2**70, "message": "no"}, ("no", 2**70), False),
+        ([[], {}], ("[[],{}]", None), False),
+        ([], ("[]", None), False),
+        ("Stale", ('"Stale"', None), True),
+        (7, ("7", None), False),
+    ],
+)
+def test_an_error_has_words_and_maybe_a_code(error: object, expected: tuple[str, object], stale: bool) -> None:
+    parsed = stratum.parse_error(msgspec.Raw(json.dumps(error, separators=(",", ":")).encode()))
+    assert parsed == expected
+    assert parsed is not None
+    assert stratum.is_stale(*parsed) == stale
+
+
 # --- the share book ---
 
 
@@ -219,6 +300,28 @@ def test_a_job_that_comes_again_changes_nothing_and_forgets_no_nonce() -> None:
     assert not book.enter(3, harder, 7, 0.0)
     assert not book.enter(4, first, 8, 0.0)
     assert book.enter(5, harder, 8, 0.0)
+
+
+def test_one_job_id_for_all_headers_never_uses_up_its_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "MAX_SHARES", 3)
+    book, request = ShareBook(), iter(range(1000))
+
+    def send(of: LiveJob, nonce: int) -> bool:
+        number = next(request)
+        sent = book.enter(number, of, nonce, 0.0)
+        book.settle(number)
+        return sent
+
+    for number in range(50):
+        one = LiveJob("always", bytes([number]) * 32, 1000)
+        assert book.take_job(one, clean=number % 2 == 0) is one
+        assert [send(one, nonce) for nonce in range(4)] == [True, True, True, False]
+    # The cap is that of the header: neither another id nor another difficulty lifts it, nor sends a nonce again.
+    for again in (LiveJob("other", one.header, 1000), LiveJob("other", one.header, 2000)):
+        assert book.take_job(again, clean=True) is again
+        assert not send(again, 77)
+    assert [book.take_job(job(1), clean=True), book.take_job(one, clean=True)] == [job(1), one]
+    assert send(one, 0), "what no longer counts is forgotten"
 
 
 def test_an_earlier_job_can_become_the_current_one_again() -> None:
@@ -424,6 +527,27 @@ def test_a_job_that_cannot_be_mined_leaves_the_one_before_in_force() -> None:
     assert "3 jobs in a row" in events[-1].reason
 
 
+def test_a_job_s_fields_may_stand_bare_in_the_params() -> None:
+    wire = Joined()
+    wire.log_in(job(1))
+    wire.take()
+    for params in (CAPTURED, CAPTURED | {"clean_jobs": True, "job_id": "2"}, {"job": None, **CAPTURED, "job_id": "3"}):
+        (event,) = wire.miner.receive(line(jsonrpc="2.0", method="job", params=params), wire.now)
+        assert event == NewJob(parse(params))
+    (bad,) = wire.miner.receive(line(method="job", params={"clean_jobs": True}), wire.now)
+    assert bad == BadJob("a malformed message: Object missing required field `job_id`", mining=True)
+
+
+def test_a_first_job_that_is_refused_leaves_none_in_force() -> None:
+    miner = MinerCore(LOGIN, AGENT, 0.0)
+    reply = line(id=1, result={"id": "s", "status": "OK", "job": CAPTURED | {"difficulty": 0}})
+    logged_in, bad = miner.receive(reply, 0.0)
+    assert logged_in == LoggedIn()
+    assert isinstance(bad, BadJob)
+    assert not bad.mining
+    assert miner.receive(line(method="job", params={"job": CAPTURED}), 0.0) == [NewJob(parse(CAPTURED))]
+
+
 def test_a_pool_may_change_difficulty_and_extranonce_by_job() -> None:
     wire = Joined()
     wire.log_in(job(1))
@@ -470,7 +594,13 @@ def test_verdicts_are_matched_by_id_in_any_order() -> None:
         ({"result": {"status": "OK"}, "error": None, "jsonrpc": "2.0"}, True, ""),
         ({"result": {"status": "DUPLICATE"}}, False, "DUPLICATE"),
         ({"result": {"status": ""}}, False, "no reason given"),
-        ({"result": True}, False, "a malformed message: Expected `object`, got `bool`"),
+        ({"result": True}, True, ""),
+        ({"result": True, "error": None}, True, ""),
+        ({"result": True, "error": {"code": -1, "message": "low difficulty"}}, False, "low difficulty"),
+        ({"result": True, "error": [21, "gone", None]}, False, "gone"),
+        ({"result": False}, False, "a malformed message: Expected `object`, got `bool`"),
+        ({"result": 1}, False, "a malformed message: Expected `object`, got `int`"),
+        ({"result": "true"}, False, "a malformed message: Expected `object`, got `str`"),
         ({}, False, "a malformed message: Expected `object`, got `null`"),
         ({"result": {"status": "OK"}, "error": {"code": 1, "message": "no"}}, False, "no"),
     ],

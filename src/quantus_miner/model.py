@@ -74,18 +74,20 @@ class LiveJob:
     """Work from a live source; it holds until the next one comes, however many solutions are found.
 
     ``header``: the 32-byte mining hash of qpow-poseidon2. ``difficulty``: 1 .. MAX, that of the network or of a share.
-    ``prefix``: the bytes that every nonce begins with (a pool's extranonce), 0 to 32 of them.
+    ``prefix``: the bytes that every nonce begins with (a pool's extranonce), 0 to 32 of them. ``target``: what a valid
+    hash is below, 1 .. MAX; None: ``floor(MAX / difficulty)``.
     """
 
     id: str
     header: bytes
     difficulty: int
     prefix: bytes = b""
+    target: int | None = None
 
     @property
     def limit(self) -> int:
         """Largest valid hash, inclusive."""
-        return limit_from_difficulty(self.difficulty)
+        return limit_from_difficulty(self.difficulty) if self.target is None else self.target - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,8 @@ def listen(address: str, port: int, setting: str) -> socket.socket:
     try:
         # The protocol has to be named: asyncio sets TCP_NODELAY only on sockets that say they are TCP.
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    except OSError as error:  # a system without IPv6
-        raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}") from None
+    except OSError as error:  # a system without IPv6, for one
+        raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}; set --bind") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Each connection inherits these.

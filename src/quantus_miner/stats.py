@@ -112,7 +112,7 @@ class LinkStats:
     """Of its last job; 0 before the first."""
     sent: int = 0
     late: int = 0
-    """Solutions found when they could no longer count, not sent."""
+    """Solutions not sent: they could no longer count, or a node had enough of their job."""
     accepted: int = 0
     rejected: int = 0
     stale: int = 0

@@ -74,6 +74,7 @@ def http_body(data: bytes) -> None:
     assert len(job.header) == 32
     assert 0 <= job.limit <= MAX
     assert job.order is Order.COUNTING or job.pow is Pow.POSEIDON2
+    assert not api.is_implausible(job) or (job.pow is Pow.SHA3 and 0 < job.limit < 2**400)
     reply = msgspec.json.decode(api.encode_result(job.id, Status.RUNNING, None, 0, 0.0))
     assert reply["job_id"] == job.id
     if len(job.ranges) == 1:
@@ -210,11 +211,12 @@ def node_message(data: bytes) -> None:
 
 
 def node_miner(data: bytes) -> None:
-    assert _node_miner([data]) == _node_miner(_pieces(data))
+    for paced in (False, True):
+        assert _node_miner([data], paced=paced) == _node_miner(_pieces(data), paced=paced)
 
 
-def _node_miner(pieces: Sequence[bytes]) -> object:
-    core = node.MinerCore("token")
+def _node_miner(pieces: Sequence[bytes], *, paced: bool) -> object:
+    core = node.MinerCore("token", paced=paced)
     core.start()
     heard: list[object] = []
     for piece in pieces:
@@ -232,7 +234,12 @@ def _node_miner(pieces: Sequence[bytes]) -> object:
                     return heard, core.outbox
         assert len(core._reader._buffer) < frames.HEADER + frames.MAX_FRAME
     if core._job is not None:
-        assert core.result(core._job, Solution(MAX, 0), messages.U64, 1e-300)
+        before = len(core.outbox)
+        sent = sum(core.result(core._job, Solution(MAX, 0), messages.U64, 1e-300, 1.0 * now) for now in range(100))
+        assert sent == (node.MAX_RESULTS if paced else 100)
+        assert all(len(frame) <= core.result_bytes for frame in core.outbox[before:])
+        for earlier in core._earlier:
+            assert earlier.header == core._job.header
     return heard, core.outbox
 
 
@@ -263,11 +270,19 @@ def _pieces(data: bytes) -> list[bytes]:
 
 
 def stratum_line(data: bytes) -> None:
+    """A job, and the same bytes as an error."""
+    if (error := stratum.parse_error(msgspec.Raw(data))) is not None:
+        assert error[0]
+        assert len(error[0]) <= stratum.MAX_REASON
+        assert error[0].isprintable()
+        assert stratum.is_stale(*error) in (False, True)
     try:
         job = stratum.parse_job(msgspec.Raw(data))
     except stratum.BadJobError as error:
         assert str(error).isprintable()
         return
+    assert 0 <= job.limit < MAX
+    assert 1 <= job.difficulty <= MAX
     assert stratum.parse_job(msgspec.Raw(stratum.encode(stratum.job_body(job)))) == job
 
 
@@ -506,6 +521,7 @@ def _check_stored(stored: StoredJob) -> None:
     assert len(job.header) == 32
     assert 0 <= job.limit <= MAX
     assert job.order is Order.COUNTING or job.pow is Pow.POSEIDON2
+    assert not api.is_implausible(job) or (job.pow is Pow.SHA3 and 0 < job.limit < 2**400)
     assert all(piece.end <= last_position(job.order) for piece in (*job.ranges, *progress.todo))
     assert type(progress.hashes) is int
     assert progress.hashes >= 0

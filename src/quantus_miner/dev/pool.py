@@ -234,7 +234,7 @@ class Session(asyncio.Protocol):
         self._retarget()
         job = self._next_job(clean=clean)
         if self._pool.misbehaviour is Misbehaviour.WRONG_TARGET:
-            body = stratum.job_body(job) | {"target": f"{job.limit:0128x}"}
+            body = stratum.job_body(job) | {"difficulty": 2 * job.difficulty + 2}
             self.transport.write(stratum.encode({"method": "job", "params": {"clean_jobs": clean, "job": body}}))
         else:
             self._core.send_job(job, clean=clean)

@@ -12,6 +12,8 @@ from quantus_miner.pow.order import fastest_order, positions_from
 
 MAX_BODY: Final = 65_536
 """Bytes of the largest accepted request body."""
+LEAST_PLAUSIBLE_THRESHOLD: Final = 2**400
+"""A distance_threshold below this, but not 0, is hardly one: no search would ever find such a distance."""
 MAX_JOB_ID: Final = 128
 """Characters of the longest accepted job id."""
 
@@ -56,6 +58,11 @@ def parse_mine(body: bytes, random_start: int) -> Job:
         return _job(fields, random_start)
     except ValueError as error:
         raise InvalidRequestError((fields["job_id"] or "")[:MAX_JOB_ID], str(error)) from None
+
+
+def is_implausible(job: Job) -> bool:
+    """Whether the distance_threshold is probably a difficulty, as nodes of a former test network sent it."""
+    return job.pow is Pow.SHA3 and 0 < job.limit < LEAST_PLAUSIBLE_THRESHOLD
 
 
 def encode_result(job_id: str, status: Status, solution: Solution | None, hashes: int, elapsed: float) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import re
 import sys
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -23,6 +24,12 @@ AUTH_FAILED: Final = "auth failed"
 """Why a node closes: it does not know our token."""
 AUTH_TIMEOUT: Final = "auth timeout"
 PROTOCOL_ERROR: Final = "protocol error"
+MAX_EARLIER: Final = 256
+"""Jobs before the current one, of the same header, whose solutions may still count."""
+MAX_RESULTS: Final = 4
+"""Results of one job that a node is sent: half of the 8 in a row after which one that cannot queue them disconnects."""
+RESULT_GAP_S: Final = 5.0
+"""Seconds between two of them: longer than a node takes to import a block, in which it takes none from its queue."""
 
 
 class MinerState(Enum):
@@ -134,14 +141,24 @@ class Closed:
 
 
 class MinerCore:
-    """The miner's end of one connection. ``outbox``: frames to be sent, in order; whoever sends them clears it."""
+    """The miner's end of one connection. ``outbox``: frames to be sent, in order; whoever sends them clears it.
 
-    def __init__(self, token: str) -> None:
+    ``paced``: the peer is a node, which wants one solution of a job and has a short queue for those of all its miners.
+    """
+
+    def __init__(self, token: str, *, paced: bool = False) -> None:
         self.state = MinerState.CONNECTED
         self.outbox: list[bytes] = []
         self._token = token
+        self._paced = paced
         self._reader = FrameReader()
         self._job: LiveJob | None = None
+        self._job_id = ""  # the latest that the peer gave the job
+        self.result_bytes = 0
+        """Length of the longest frame that a result of the present job can be."""
+        self._earlier: deque[LiveJob] = deque(maxlen=MAX_EARLIER)
+        self._results = 0  # sent under this id
+        self._result_at = 0.0
 
     def start(self) -> None:
         """Sends the credentials; the first thing to do."""
@@ -159,38 +176,72 @@ class MinerCore:
                 message = messages.decode(body)
                 if not isinstance(message, NewJob):
                     raise FrameError(f"a {type(message).__name__}, which only miners send")  # noqa: TRY301
-                events.append(self._take(message))
+                if (event := self._take(message)) is not None:
+                    events.append(event)
             if error is not None:
                 raise error
         except FrameError as violation:
             events.append(self._violate(str(violation)))
         return events
 
-    def result(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
-        """Sends a solution; False if ``job``, as an object, is not the present one.
+    def counts(self, job: LiveJob, solution: Solution) -> bool:
+        """Whether a solution is one of the present job.
 
-        ``hashes``: 0 .. 2^64 - 1; ``elapsed``: finite seconds. Raises ValueError where they are not.
+        ``job`` is known as an object. One that only had another difficulty had the same solutions, of which those
+        count that meet the present difficulty.
         """
-        if self.state is not MinerState.MINING or job is not self._job:
+        if self._job is None:
             return False
-        frame = messages.encode(_completed(job.id, solution.nonce, hashes, float(elapsed)))
+        earlier = any(job is known for known in self._earlier)
+        return job is self._job or (earlier and solution.value <= self._job.limit)
+
+    def has_enough(self, now: float) -> bool:
+        """Whether the peer is to get no more results of the present job, or none yet. ``now``: seconds."""
+        early = now < self._result_at + RESULT_GAP_S
+        return self._paced and self._results > 0 and (early or self._results >= MAX_RESULTS)
+
+    def result(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float, now: float) -> bool:
+        """Sends a solution; False if it does not count, or if the peer has enough of them.
+
+        ``hashes``: 0 .. 2^64 - 1; ``elapsed``: finite seconds. Raises ValueError if they are not.
+        """
+        if not self.counts(job, solution) or self.has_enough(now):
+            return False
+        frame = messages.encode(_completed(self._job_id, solution.nonce, hashes, float(elapsed)))
         self._happen(MinerEvent.SEND_RESULT)
         self.outbox.append(frame)
+        self._results += 1
+        self._result_at = now
         return True
 
-    def _take(self, message: NewJob) -> JobReceived | JobRefused:
-        self._job = None
+    def _take(self, message: NewJob) -> JobReceived | JobRefused | None:
+        """None if the job goes on: it is the same, though maybe under another id."""
+        before, self._job = self._job, None
         try:
-            self._job = _live_job(message)
+            job, self.result_bytes = _live_job(message)
         except ValueError as error:
             self._happen(MinerEvent.BAD_JOB)
+            self._earlier.clear()
             try:
                 self.outbox.append(messages.encode(JobResult("failed", message.job_id, None, None, 0, 0.0)))
             except ValueError:  # its id leaves no room for an answer
                 return JobRefused(f"invalid job, not answered: {error}")
             return JobRefused(f"invalid job {message.job_id[:40]!r}, answered as failed: {error}")
         self._happen(MinerEvent.JOB)
-        return JobReceived(self._job)
+        same_header = before is not None and before.header == job.header
+        same = before is not None and same_header and before.difficulty == job.difficulty
+        if job.id != self._job_id or not same:
+            self._results = 0
+        self._job_id = job.id
+        if same:
+            self._job = before
+            return None
+        if before is not None and same_header:
+            self._earlier.append(before)
+        else:
+            self._earlier.clear()
+        self._job = job
+        return JobReceived(job)
 
     def _violate(self, reason: str) -> Violation:
         self._job = None
@@ -201,8 +252,8 @@ class MinerCore:
         self.state = MINER_TRANSITIONS[self.state, event]
 
 
-def _live_job(message: NewJob) -> LiveJob:
-    """The job that a message describes. Raises ValueError, one line."""
+def _live_job(message: NewJob) -> tuple[LiveJob, int]:
+    """The job that a message describes, and the length of its longest result. Raises ValueError, one line."""
     if not re.fullmatch(r"[0-9a-fA-F]{64}", message.mining_hash):
         raise ValueError("mining_hash must be 64 hex characters")
     digits = message.difficulty.lstrip("0") if re.fullmatch(r"[0-9]+", message.difficulty) else ""
@@ -210,10 +261,10 @@ def _live_job(message: NewJob) -> LiveJob:
     if not 1 <= len(digits) <= 155 or int(digits) > MAX:
         raise ValueError("difficulty must be a decimal number from 1 to 2^512 - 1")
     try:
-        messages.encode(_completed(message.job_id, MAX, messages.U64, sys.float_info.min))
+        longest = messages.encode(_completed(message.job_id, MAX, messages.U64, sys.float_info.min))
     except ValueError:
         raise ValueError("job_id is so long that no result of it would fit into a frame") from None
-    return LiveJob(message.job_id, bytes.fromhex(message.mining_hash), int(digits))
+    return LiveJob(message.job_id, bytes.fromhex(message.mining_hash), int(digits)), len(longest)
 
 
 def _completed(job_id: str, nonce: int, hashes: int, elapsed: float) -> JobResult:

@@ -13,13 +13,19 @@ SCHEMES: Final = {"stratum+tcp": False, "stratum+ssl": True, "quic": True}
 """Ways to speak to a pool, and whether TLS is in them."""
 ALLOWED: Final = (
     "stratum+tcp://HOST:PORT, stratum+ssl://HOST:PORT or quic://HOST:PORT; "
-    "the last two also with ?pin=SHA-256 of the certificate in 64 hex digits, or ?insecure=1"
+    "the last two with ?pin=SHA-256 of the certificate in 64 hex digits, or ?insecure=1, one of which quic needs"
 )
+NEEDS_PIN: Final = (
+    "?pin=SHA-256 of the pool's certificate in 64 hex digits, because without it the login would go to whoever "
+    "answers; or ?insecure=1, which accepts that: the log then names the certificate's SHA-256"
+)
+TLS_SCHEMES: Final = ("ssl", "tls", "stratums", "stratum+tls", "stratum+tcps", "https")
+"""Other programs' names for stratum+ssl."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolUrl:
-    """``pin``: SHA-256 of the certificate's DER form that alone is taken. ``insecure``: any certificate is taken."""
+    """``pin``: SHA-256 of the DER form of the only certificate accepted. ``insecure``: any certificate is accepted."""
 
     scheme: str
     host: str
@@ -38,9 +44,26 @@ class PoolUrl:
 
 
 def parse_pool_url(text: str) -> PoolUrl:
-    """Raises ValueError, one line that says what is allowed."""
+    """The pool that ``text`` names.
+
+    Raises ValueError, one line that says what is allowed and, if only the scheme is missing or wrong, what to write.
+    """
+    text = text.strip()
+    scheme, _, rest = text.rpartition("://")
+    if scheme.lower() in SCHEMES:
+        return _parse(text)
+    meant = "stratum+ssl" if "?" in rest or scheme.lower() in TLS_SCHEMES else "stratum+tcp"
     try:
-        parts = urlsplit(text.strip())
+        url = _parse(f"{meant}://{rest}")
+    except ValueError:
+        raise ValueError(ALLOWED) from None
+    query = f"?pin={url.pin.hex()}" if url.pin else "?insecure=1" if url.insecure else ""
+    raise ValueError(f"{ALLOWED}; write {url}{query}")
+
+
+def _parse(text: str) -> PoolUrl:
+    try:
+        parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError(ALLOWED) from None
@@ -50,6 +73,8 @@ def parse_pool_url(text: str) -> PoolUrl:
     if not host or not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", host):
         raise ValueError(ALLOWED)
     if not parts.query:
+        if parts.scheme == "quic":
+            raise ValueError(f"{PoolUrl(parts.scheme, host, port)}{NEEDS_PIN}")
         return PoolUrl(parts.scheme, host, port)
     if not SCHEMES[parts.scheme]:
         raise ValueError(f"{parts.scheme} has no certificate, so no ?pin= and no ?insecure=; allowed: {ALLOWED}")

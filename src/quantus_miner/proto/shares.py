@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ MAX_PENDING: Final = 256
 MAX_EARLIER: Final = 4
 """Jobs before the current one whose shares may still count."""
 MAX_SHARES: Final = 10_000
-"""Shares of one job; a pool that gets so many set its difficulty far too low."""
+"""Shares of one header; a pool that gets so many set its difficulty far too low."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,18 +26,18 @@ class PendingShare:
 
 
 @dataclass(slots=True)
-class _Sheet:
-    """One job and the nonces that were sent for it."""
+class _Entry:
+    """One job and the nonces that were sent for its header, under whatever ids that came."""
 
     job: LiveJob
-    nonces: set[int] = field(default_factory=set)
+    nonces: set[int]
 
 
 class ShareBook:
     """Jobs of one connection by id, the current one last, and pending shares by request id, the oldest first."""
 
     def __init__(self) -> None:
-        self._sheets: dict[str, _Sheet] = {}
+        self._entries: dict[str, _Entry] = {}
         self._pending: dict[int, PendingShare] = {}
 
     @property
@@ -50,18 +50,17 @@ class ShareBook:
 
         ``clean``: earlier jobs no longer count.
         """
-        current = next(reversed(self._sheets.values()), None)
-        # A job that comes again keeps what was sent for it: its nonces would be duplicates still.
-        known = self._sheets.pop(job.id, None)
-        if known is None:
-            known = _Sheet(job)
-        elif known.job != job:
-            known = _Sheet(job, known.nonces)
+        current = next(reversed(self._entries.values()), None)
+        # A nonce that was sent for a header would be a duplicate, whatever else of the job has changed.
+        header = next((entry.nonces for entry in self._entries.values() if entry.job.header == job.header), None)
+        known = self._entries.pop(job.id, None)
+        if known is None or known.job != job:
+            known = _Entry(job, set() if header is None else header)
         if clean:
-            self._sheets.clear()
-        elif len(self._sheets) > MAX_EARLIER:
-            del self._sheets[next(iter(self._sheets))]
-        self._sheets[job.id] = known
+            self._entries.clear()
+        elif len(self._entries) > MAX_EARLIER:
+            del self._entries[next(iter(self._entries))]
+        self._entries[job.id] = known
         return None if known is current else known.job
 
     def enter(self, request: int, job: LiveJob, nonce: int, now: float) -> bool:
@@ -69,12 +68,12 @@ class ShareBook:
 
         A share must not be sent of a job that no longer counts, twice, or while too many wait.
         """
-        sheet = self._sheets.get(job.id)
-        if sheet is None or sheet.job is not job or nonce in sheet.nonces:
+        entry = self._entries.get(job.id)
+        if entry is None or entry.job is not job or nonce in entry.nonces:
             return False
-        if len(sheet.nonces) >= MAX_SHARES or len(self._pending) >= MAX_PENDING:
+        if len(entry.nonces) >= MAX_SHARES or len(self._pending) >= MAX_PENDING:
             return False
-        sheet.nonces.add(nonce)
+        entry.nonces.add(nonce)
         self._pending[request] = PendingShare(job, now, nonce)
         return True
 

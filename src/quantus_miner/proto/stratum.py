@@ -6,6 +6,7 @@ Both sides of a connection are built from these: ``stratum_miner`` and ``stratum
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -21,12 +22,22 @@ MAX_ID: Final = 128
 MAX_REASON: Final = 200
 """Characters of a peer's words that are kept."""
 
+ROUNDING: Final = 1_000_000
+"""A stated difficulty may differ from that of the target by 1, and by one part in so many besides: six digits."""
+
 NO_REASON: Final = "no reason given"
 SESSION_LOST: Final = (
     *("unauthenticated", "unauthorized", "unauthorised", "not authenticated", "not authorized", "not authorised"),
     *("not logged in", "login first", "log in first", "login required", "not subscribed", "session", "unknown miner"),
 )
 """Words of a refusal which say that the pool no longer knows our login."""
+
+STALE_CODE: Final = 21
+"""Error code with which pools say that a job is no longer known."""
+STALE: Final = re.compile(
+    r"stale|(invalid|unknown|no such) job|unknown\b.*\bjob|job( id)? not found|(?<!session )(?<!login )\bexpired"
+)
+"""What a refusal says, in lower case, if the share came too late. Sessions expire too, which is another matter."""
 
 NULL: Final = msgspec.Raw(b"null")
 Message = TypeVar("Message", bound=msgspec.Struct)
@@ -41,13 +52,16 @@ class BadJobError(ValueError):
 
 
 class JobBody(msgspec.Struct):
-    """A job on the wire. Hex: ``mining_hash`` 32 bytes, ``extranonce`` 4, ``target`` 64, big-endian."""
+    """A job on the wire. Hex: ``mining_hash`` 32 bytes, ``extranonce`` 4, ``target`` 64, big-endian.
+
+    ``difficulty``: a number, or a string that holds one; it may be rounded, or missing.
+    """
 
     job_id: str
     mining_hash: str
     extranonce: str
-    difficulty: int
     target: str
+    difficulty: msgspec.Raw = NULL
     algo: str | None = None
 
 
@@ -93,7 +107,7 @@ class ErrorBody(msgspec.Struct):
     """Why a pool refuses."""
 
     message: str
-    code: int = -1
+    code: Any = None
 
 
 class FromPool(msgspec.Struct):
@@ -130,7 +144,7 @@ def encode(message: dict[str, Any]) -> bytes:
 
 
 def parse_job(data: msgspec.Raw) -> LiveJob:
-    """A job that is fit to be mined. Raises BadJobError, also where target and difficulty disagree."""
+    """A job that is fit to be mined. Raises BadJobError, also if target and difficulty disagree."""
     try:
         body = decode(data, JobBody)
     except BreachError as error:
@@ -141,14 +155,35 @@ def parse_job(data: msgspec.Raw) -> LiveJob:
         raise BadJobError(f"its job_id is not 1 to {MAX_ID} printable characters")
     header = from_hex(body.mining_hash, 32)
     extranonce = from_hex(body.extranonce, EXTRANONCE_BYTES)
-    target = from_hex(body.target, 64)
-    if header is None or extranonce is None or target is None:
-        raise BadJobError("mining_hash, extranonce and target have to be 64, 8 and 128 hex digits")
-    if not 1 <= body.difficulty <= MAX:
-        raise BadJobError("its difficulty is not from 1 to 2^512 - 1")
-    if int.from_bytes(target) != MAX // body.difficulty:
-        raise BadJobError(f"its target is not that of difficulty {body.difficulty}")
-    return LiveJob(body.job_id, header, body.difficulty, extranonce)
+    target = int.from_bytes(from_hex(body.target, 64) or b"")
+    if header is None or extranonce is None or not target:
+        raise BadJobError("mining_hash, extranonce and target must be 64, 8 and 128 hex digits, the target not 0")
+    stated = _stated_difficulty(body.difficulty)
+    difficulty = MAX // target
+    if stated is not None and abs(difficulty - stated) > 1 + difficulty // ROUNDING:
+        raise BadJobError(
+            f"its target is that of difficulty {difficulty:.6g}, not that of the difficulty in it, {stated:.6g}"
+        )
+    # Large difficulties have a target in common: then the one in the job is what the pool means.
+    if stated is not None and MAX // stated == target:
+        difficulty = stated
+    return LiveJob(body.job_id, header, difficulty, extranonce, None if MAX // difficulty == target else target)
+
+
+def _stated_difficulty(data: msgspec.Raw) -> int | None:
+    """The difficulty in a job, without its fraction: of an integer, a float, or a string that holds one of them.
+
+    None if there is none. Raises BadJobError if it is not from 1 to 2^512 - 1.
+    """
+    text = bytes(data).decode(errors="replace")
+    if text == "null":
+        return None
+    match = re.fullmatch(r'("?)([0-9]{1,400}(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,3})?)\1', text)
+    # Exact: a Decimal from a text has all of its digits.
+    number = Decimal(match[2]) if match else Decimal(0)
+    if not 1 <= number <= MAX:
+        raise BadJobError(f"its difficulty is {legible(text[:40])}, not a number from 1 to 2^512 - 1")
+    return int(number)
 
 
 def job_body(job: LiveJob) -> dict[str, Any]:
@@ -159,7 +194,7 @@ def job_body(job: LiveJob) -> dict[str, Any]:
         "extranonce": job.prefix.hex(),
         "job_id": job.id,
         "mining_hash": job.header.hex(),
-        "target": f"{MAX // job.difficulty:0128x}",
+        "target": f"{job.limit + 1:0128x}",
     }
 
 
@@ -169,21 +204,32 @@ def from_hex(text: str, size: int) -> bytes | None:
     return bytes.fromhex(text) if re.fullmatch(rf"[0-9a-fA-F]{{{2 * size}}}", text) else None
 
 
-def error_message(error: msgspec.Raw) -> str | None:
-    """A pool's words for a refusal; None where ``error`` is null."""
+def parse_error(error: msgspec.Raw) -> tuple[str, Any] | None:
+    """A pool's words for a refusal, and its code if it gives one; None if ``error`` is null.
+
+    An error is an object, or an array of code and message as in Bitcoin's stratum.
+    """
     text = bytes(error)
     if text == b"null":
         return None
+    code: Any = None
     try:
-        message = decode(error, ErrorBody).message
-    except BreachError:
+        body = msgspec.json.decode(error, type=ErrorBody | list[Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         message = text.decode(errors="replace")
-    return legible(message) or NO_REASON
+    else:
+        if isinstance(body, ErrorBody):
+            message, code = body.message, body.code
+        elif len(body) > 1 and isinstance(body[1], str):
+            code, message = body[:2]
+        else:
+            message = text.decode(errors="replace")
+    return legible(message) or NO_REASON, code
 
 
-def is_stale(reason: str) -> bool:
+def is_stale(reason: str, code: object = None) -> bool:
     """Whether a refusal says that the share came too late, not that it was wrong."""
-    return any(words in reason.lower() for words in ("stale", "invalid job id"))
+    return (type(code) is int and code == STALE_CODE) or STALE.search(reason.lower()) is not None
 
 
 def is_session_lost(reason: str) -> bool:

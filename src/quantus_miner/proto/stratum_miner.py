@@ -98,9 +98,10 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class BadJob:
-    """A job that cannot be mined; the one before stays in force."""
+    """A job that cannot be mined. ``mining``: there is one before, which stays in force."""
 
     reason: str
+    mining: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +230,15 @@ class MinerCore:
     def _on_message(self, message: stratum.FromPool, now: float, events: list[Event]) -> None:
         if message.method == "job":
             params = stratum.decode(message.params, stratum.JobParams)
-            self._on_job(params.job, events, clean=params.clean_jobs)
+            # Some pools put the job's fields where others have "job".
+            body = params.job if bytes(params.job) != b"null" else message.params
+            self._on_job(body, events, clean=params.clean_jobs)
         elif message.method is None and self.state is State.LOGGING_IN and message.id == LOGIN_REQUEST:
             self._on_login_reply(message, events)
         elif message.method is None and (share := self._book.settle(message.id)) is not None:
             self._step(Step.VERDICT)
-            reason = _refusal(message)
-            stale = stratum.is_stale(reason)
+            reason, code = _refusal(message)
+            stale = stratum.is_stale(reason, code)
             events.append(Judged(share.job, not reason, stale, reason, now - share.sent, share.nonce))
             self._look_for_lost_session(message, events)
         elif message.method is None and self.state is not State.LOGGING_IN:
@@ -244,15 +247,15 @@ class MinerCore:
 
     def _look_for_lost_session(self, reply: stratum.FromPool, events: list[Event]) -> None:
         """The reply may be to a share or a keepalive."""
-        reason = _refusal(reply)
+        reason, _ = _refusal(reply)
         if stratum.is_session_lost(reason):
             self._step(Step.SESSION_LOST)
             events.append(Broken(f"it has lost our session: {reason}"))
 
     def _on_login_reply(self, message: stratum.FromPool, events: list[Event]) -> None:
-        if (reason := stratum.error_message(message.error)) is not None:
+        if (error := stratum.parse_error(message.error)) is not None:
             self._step(Step.LOGIN_REFUSED)
-            events.append(LoginRefused(reason))
+            events.append(LoginRefused(error[0]))
             return
         result = stratum.decode(message.result, stratum.LoginResult)
         if result.status != stratum.OK or len(result.id) > stratum.MAX_ID:
@@ -273,7 +276,7 @@ class MinerCore:
                 raise BreachError(
                     f"{MAX_BAD_JOBS} jobs in a row that cannot be mined, the last because {error}"
                 ) from None
-            events.append(BadJob(str(error)))
+            events.append(BadJob(str(error), self.state is State.MINING))
             return
         self._peer_step(Step.JOB)
         self._bad_jobs = 0
@@ -307,12 +310,17 @@ class MinerCore:
         self._out += stratum.encode({"id": self._requests, "method": method, "params": params})
 
 
-def _refusal(message: stratum.FromPool) -> str:
-    """Why a share was not taken; empty where it was. What cannot be understood is a refusal too."""
-    if (reason := stratum.error_message(message.error)) is not None:
-        return reason
+def _refusal(message: stratum.FromPool) -> tuple[str, object]:
+    """Why a share was refused, and the code of the error; an empty text if it was accepted.
+
+    A reply that cannot be understood is a refusal.
+    """
+    if (error := stratum.parse_error(message.error)) is not None:
+        return error
+    if bytes(message.result) == b"true":
+        return "", None
     try:
         status = stratum.decode(message.result, stratum.StatusResult).status
-    except BreachError as error:
-        return str(error)
-    return "" if status == stratum.OK else stratum.legible(status) or stratum.NO_REASON
+    except BreachError as breach:
+        return str(breach), None
+    return ("" if status == stratum.OK else stratum.legible(status) or stratum.NO_REASON), None

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hmac
 import logging
+import math
 import secrets
 import time
 from collections import Counter
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from quantus_miner.miner import Miner
+    from quantus_miner.model import Job
     from quantus_miner.search import Search
     from quantus_miner.store.rows import StoredJob
     from quantus_miner.store.writer import Store
 
 log = logging.getLogger("miner.http")
 
+THRESHOLD_WARNING_S: Final = 3600.0
+"""Seconds between two warnings of a threshold that can hardly be meant: such a node sends one with every job."""
 BODY_TIMEOUT_S: Final = 10.0
 """Seconds that a client may take to send a request's body."""
 
@@ -93,6 +97,7 @@ class HttpSource:
         self._requests: Counter[tuple[str, int]] = Counter()
         self._mine_requests: Counter[str] = Counter(dict.fromkeys(("accepted", "duplicate", "invalid", "error"), 0))
         self._ended: Counter[tuple[str, str]] = Counter()
+        self._threshold_warning_at = -math.inf
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -193,8 +198,21 @@ class HttpSource:
         self._keeper.accepted(self._book.add(job.id, search, self._clock()))
         self._mine_requests["accepted"] += 1
         log.info("Job %s accepted: %s, header %s", job.id, job.pow, job.header.hex())
+        self._warn_of_threshold(job)
         await self._keeper.written(job.id)
         return _json(200, api.encode_reply("accepted", job.id))
+
+    def _warn_of_threshold(self, job: Job) -> None:
+        now = self._clock()
+        if api.is_implausible(job) and now >= self._threshold_warning_at:
+            self._threshold_warning_at = now + THRESHOLD_WARNING_S
+            log.warning(
+                "Job %s has a distance_threshold of %d, which no search will ever reach. It is probably a difficulty: "
+                "nodes of a test network of November 2025 to January 2026 sent that, for a Poseidon2 that no network "
+                'uses now. Update the node; it will send "difficulty", or speak QUIC',
+                job.id,
+                job.limit,
+            )
 
     async def _result(self, request: Request) -> Response:
         # A poll keeps a job running, and lets a solution be forgotten sooner.

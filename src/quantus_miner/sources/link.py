@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 if TYPE_CHECKING:
@@ -23,6 +24,22 @@ class Verdict:
     nonce: int
 
 
+class Handover(IntEnum):
+    """What became of a solution that was given to a link. True if it was sent, or may yet be."""
+
+    LATE = 0
+    """Its job no longer counts."""
+    SENT = 1
+    """It was handed to the system's socket."""
+    WAITS = 2
+    """It waits for what was sent before; the listener hears of it later."""
+    SURPLUS = 3
+    """The peer has enough results of this job, for now."""
+
+    def __bool__(self) -> bool:
+        return self in (Handover.SENT, Handover.WAITS)
+
+
 class Listener(Protocol):
     """Hears what happens on a link, on the event loop's thread."""
 
@@ -37,6 +54,9 @@ class Listener(Protocol):
 
     def on_no_job(self) -> None:
         """The job before is void, and there is none until the next."""
+
+    def on_handover(self, job: LiveJob, solution: Solution, handover: Handover) -> None:
+        """A solution that had to wait was sent, or is late."""
 
     def on_verdict(self, verdict: Verdict) -> None:
         """A share was judged; nodes never do that."""
@@ -56,8 +76,8 @@ class Link(Protocol):
         that we were told of; their texts are said after the link's name.
         """
 
-    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
-        """Hands a solution to the transport before it returns; False where ``job`` can no longer count.
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
+        """Sends a solution before it returns, if it still counts and the connection has room for it.
 
         ``hashes`` nonces were tested for the job in ``elapsed`` seconds.
         """

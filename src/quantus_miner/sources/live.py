@@ -14,6 +14,7 @@ from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.model import Job, LiveJob, Pow, Solution
 from quantus_miner.pow.order import fastest_order, positions_from
 from quantus_miner.proto.failover import POLICY, Failover
+from quantus_miner.sources.link import Handover
 from quantus_miner.stats import LinkStats
 from quantus_miner.store.rows import Find
 
@@ -68,6 +69,9 @@ class _Events:
 
     def on_no_job(self) -> None:
         self._source.on_no_job(self._index)
+
+    def on_handover(self, job: LiveJob, solution: Solution, handover: Handover) -> None:
+        self._source.on_handover(self._index, job, solution, handover)
 
     def on_verdict(self, verdict: Verdict) -> None:
         self._source.on_verdict(self._index, verdict)
@@ -161,6 +165,23 @@ class LiveSource:
         self._failover.no_job(index, self._clock())
         self._apply()
         self._news.set()
+
+    def on_handover(self, index: int, job: LiveJob, solution: Solution, handover: Handover) -> None:
+        """A solution was sent, or will not be; one that waits comes again."""
+        upstream = self._upstreams[index]
+        name = upstream.link.name
+        if handover is Handover.SENT:
+            upstream.stats.sent += 1
+            if self._store is not None:
+                self._store.found(Find(time.time_ns(), name, job.id, Pow.POSEIDON2, job.header, solution))
+            log.info("Solution for job %s sent to %s", job.id, name)
+            log.debug("Its nonce: %x", solution.nonce)
+        elif handover is Handover.LATE:
+            upstream.stats.late += 1
+            log.info("Solution for job %s came too late for %s", job.id, name)
+        elif handover is Handover.SURPLUS:
+            upstream.stats.late += 1
+            log.debug("Solution for job %s not sent to %s, which has enough of them for now", job.id, name)
 
     def on_verdict(self, index: int, verdict: Verdict) -> None:
         """A pool has judged a share."""
@@ -298,18 +319,8 @@ class LiveSource:
         )
 
     def _submit(self, index: int, job: LiveJob, search: Search, solution: Solution) -> None:
-        upstream = self._upstreams[index]
         hashes, elapsed = self._miner.hashes(search), self._miner.elapsed(search)
-        if upstream.link.submit(job, solution, hashes, elapsed):
-            upstream.stats.sent += 1
-            if self._store is not None:
-                name = upstream.link.name
-                self._store.found(Find(time.time_ns(), name, job.id, search.job.pow, job.header, solution))
-            log.info("Solution for job %s sent to %s", job.id, upstream.link.name)
-            log.debug("Its nonce: %x", solution.nonce)
-        else:
-            upstream.stats.late += 1
-            log.info("Solution for job %s came too late for %s", job.id, upstream.link.name)
+        self.on_handover(index, job, solution, self._upstreams[index].link.submit(job, solution, hashes, elapsed))
 
     def _on_end(self, search: Search) -> None:
         """From a worker's thread: a live search ends by itself only where no worker is left for it."""

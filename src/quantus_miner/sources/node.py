@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import socket
+from collections import deque
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from quantus_miner import units
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.proto import node as proto
 from quantus_miner.sources import quic
+from quantus_miner.sources.addresses import Addresses, LookUpError
+from quantus_miner.sources.link import Handover
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from quantus_miner.model import LiveJob, Solution
+    from quantus_miner.sources.addresses import Address
     from quantus_miner.sources.link import Listener
 
 log = logging.getLogger("miner.node")
@@ -26,14 +31,17 @@ PING_S: Final = 5.0
 IDLE_S: Final = 15.0
 """Seconds without a sign of life from the node after which the connection is lost."""
 
+MAX_WAITING: Final = 256
+"""Results that wait for the acknowledgement of what was sent before."""
+
 Result = TypeVar("Result")
 
 
 class NodeLink:
     """A node's QUIC port. It fulfils ``Link``.
 
-    ``pin``: SHA-256 of the node's certificate; None: any is taken, with a warning. ``kind``: ``node``, or ``pool`` for
-    a pool, whose token is ``<wallet>.<worker>``. The times, in seconds, are short in tests only.
+    ``pin``: SHA-256 of the node's certificate; None: any is accepted, with a warning. ``kind``: ``node``, or
+    ``pool`` for a pool, whose token is ``<wallet>.<worker>``. The times, in seconds, are short in tests only.
     """
 
     def __init__(
@@ -59,6 +67,8 @@ class NodeLink:
         self._idle_s = idle_s
         self._alpn = alpn
         self._warned = False
+        self._addresses = Addresses(host, port, socket.SOCK_DGRAM)
+        self._address: Address | None = None  # where somebody has answered
         self._session: _Session | None = None
 
     @property
@@ -69,6 +79,7 @@ class NodeLink:
     async def run(self, listener: Listener) -> NoReturn:
         """See ``Link.run``."""
         session = None
+        began = asyncio.get_running_loop().time()
         try:
             session = await self._dial(listener)
             self._check(session.connection.fingerprint)
@@ -86,32 +97,42 @@ class NodeLink:
         finally:
             self._session = None
             if session is not None:
-                session.connection.close()
+                session.close()
+            if self._address is not None:
+                self._addresses.ended(self._address, asyncio.get_running_loop().time() - began)
 
-    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
         """See ``Link.submit``."""
-        return self._session is not None and self._session.submit(job, solution, hashes, elapsed)
+        return Handover.LATE if self._session is None else self._session.submit(job, solution, hashes, elapsed)
 
     async def _dial(self, listener: Listener) -> _Session:
         """A session with the first of the host's addresses where a handshake succeeds. Raises EndedError."""
-        failure = quic.EndedError("the host has no address")
-        for family, address in await _within(self._handshake_s, quic.resolve(self._host, self._port)):
-            session = _Session(listener, self._token, self._alpn, self._idle_s)
+        self._address = None
+        try:
+            addresses = await self._addresses.look_up(self._handshake_s)
+        except LookUpError as error:
+            raise quic.EndedError(str(error)) from None
+        failures: list[quic.EndedError] = []
+        for address in addresses:
+            session = _Session(listener, self._token, self._alpn, self._idle_s, paced=self._kind == "node")
             try:
-                await _within(self._handshake_s, session.connection.open(family, address))
+                await _within(self._handshake_s, session.connection.open(*address))
             except quic.EndedError as error:
-                failure = error
-                if error.code is not None:
-                    break  # somebody is there, and said no
-            else:
-                return session
-        raise failure
+                failures.append(error)
+                if error.code is None:
+                    continue  # nobody has answered
+                self._address = address
+                break
+            self._address = address
+            return session
+        raise failures[-1]
 
     def _check(self, fingerprint: bytes) -> None:
         """Compares the node's certificate with the pin. Raises LinkRefusedError."""
         if self._pin is None:
             if not self._warned:
-                log.warning("The certificate of %s is not checked: no fingerprint is set", self.name)
+                text = "The certificate of %s is not checked (insecure=1); its SHA-256, for ?pin=, is %s"
+                log.warning(text, self.name, fingerprint.hex())
             self._warned = True
         elif not hmac.compare_digest(fingerprint, self._pin):
             raise LinkRefusedError(
@@ -129,14 +150,20 @@ class NodeLink:
 
 
 class _Session:
-    """One connection, its protocol state and who hears of it."""
+    """One connection, its protocol state, its listener, and the results that wait for room on it."""
 
-    def __init__(self, listener: Listener, token: str, alpn: str, idle_s: float) -> None:
+    def __init__(self, listener: Listener, token: str, alpn: str, idle_s: float, *, paced: bool) -> None:
         self.connection = quic.Connection(
-            alpn=alpn, server_name=proto.SERVER_NAME, idle_s=idle_s, receive=self._receive
+            alpn=alpn,
+            server_name=proto.SERVER_NAME,
+            idle_s=idle_s,
+            receive=self._receive,
+            on_room=self._send_waiting,
         )
+        self._loop = asyncio.get_running_loop()
         self._listener = listener
-        self._core = proto.MinerCore(token)
+        self._core = proto.MinerCore(token, paced=paced)
+        self._waiting: deque[tuple[LiveJob, Solution, int, float]] = deque()
         self._warned = False
 
     def start(self) -> None:
@@ -144,15 +171,42 @@ class _Session:
         if self._flush():
             self._listener.on_open()
 
-    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:
-        if self.connection.ended.done() or not self._core.result(job, solution, hashes, elapsed):
-            return False
-        return self._flush()
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
+        if self.connection.ended.done() or not self._core.counts(job, solution):
+            return Handover.LATE
+        if self._core.has_enough(self._loop.time()):
+            return Handover.SURPLUS
+        if not self._waiting and self.connection.has_room(self._core.result_bytes):
+            return self._send(job, solution, hashes, elapsed)
+        if len(self._waiting) >= MAX_WAITING:
+            return Handover.LATE
+        self._waiting.append((job, solution, hashes, elapsed))
+        return Handover.WAITS
+
+    def close(self) -> None:
+        self.connection.close()
+        self._drop(list(self._waiting))
+
+    def _send(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
+        """Whether SENT or LATE; there has to be room for it."""
+        sent = self._core.result(job, solution, hashes, elapsed, self._loop.time()) and self._flush()
+        return Handover.SENT if sent else Handover.LATE
+
+    def _send_waiting(self) -> None:
+        while self._waiting and self.connection.has_room(self._core.result_bytes):
+            result = self._waiting.popleft()
+            self._listener.on_handover(*result[:2], self._send(*result))
+
+    def _drop(self, results: list[tuple[LiveJob, Solution, int, float]]) -> None:
+        """Takes results out of those that wait."""
+        for result in results:
+            self._waiting.remove(result)
+            self._listener.on_handover(*result[:2], Handover.LATE)
 
     def _receive(self, data: bytes) -> None:
         events = self._core.receive(data)
-        if any(isinstance(event, proto.JobReceived) for event in events):
-            self.connection.drop_waiting()  # results of the job before
+        if events:
+            self._drop([result for result in self._waiting if not self._core.counts(*result[:2])])
         self._flush()
         for event in events:
             match event:

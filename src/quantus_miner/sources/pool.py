@@ -8,18 +8,22 @@ import hashlib
 import hmac
 import logging
 import os
+import socket
 import ssl
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from quantus_miner import __version__
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.proto.stratum_miner import BadJob, Broken, Judged, LoggedIn, LoginRefused, MinerCore, NewJob
-from quantus_miner.sources.link import Verdict
+from quantus_miner.sources.addresses import Addresses, LookUpError, connect_tcp
+from quantus_miner.sources.link import Handover, Verdict
 
 if TYPE_CHECKING:
     from quantus_miner.model import LiveJob, Solution
     from quantus_miner.proto.pool_url import PoolUrl
     from quantus_miner.proto.stratum_miner import Event, Timing
+    from quantus_miner.sources.addresses import Address
     from quantus_miner.sources.link import Listener
 
 log = logging.getLogger("miner.pool")
@@ -27,9 +31,9 @@ log = logging.getLogger("miner.pool")
 AGENT: Final = f"quantus-miner/{__version__}"
 CONNECT_TIMEOUT_S: Final = 10.0
 """Seconds for name resolution, connection and TLS handshake together."""
-NEXT_ADDRESS_S: Final = 0.25
-"""Seconds until the next address of a name is tried beside the one before."""
 READ_BYTES: Final = 65_536
+TLS_RECORDS: Final = (b"\x15\x03", b"\x16\x03")
+"""How an alert and a handshake of TLS begin, which no line of JSON does."""
 MAX_UNSENT: Final = 65_536
 """Bytes that wait for a pool to read them before it counts as dead."""
 
@@ -47,6 +51,9 @@ class PoolLink:
         self._timing = timing
         self._connect_timeout_s = connect_timeout_s
         self._tls = _tls_context(url) if url.tls else None
+        self._addresses = Addresses(url.host, url.port, socket.SOCK_STREAM)
+        self._address: Address | None = None
+        self._speaks_tls: bool | None = None  # found out when it closed a connection without TLS; None: not asked
         self._connection: _Connection | None = None
 
     @property
@@ -56,10 +63,19 @@ class PoolLink:
 
     async def run(self, listener: Listener) -> NoReturn:
         """As Link.run."""
+        now = asyncio.get_running_loop().time
+        began, self._address = now(), None
+        try:
+            await self._run(listener)
+        finally:
+            if self._address is not None:
+                self._addresses.ended(self._address, now() - began)
+
+    async def _run(self, listener: Listener) -> NoReturn:
         reader, writer = await self._connect()
+        now = asyncio.get_running_loop().time
         try:
             self._check_pin(writer)
-            now = asyncio.get_running_loop().time
             core = MinerCore(self._login, AGENT, now(), self._timing)
             self._connection = connection = _Connection(self.name, core, writer.transport, listener)
             try:
@@ -73,39 +89,92 @@ class PoolLink:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> bool:  # noqa: ARG002 - pools ask for neither
-        """As Link.submit; False also for a nonce that was sent for this job before."""
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:  # noqa: ARG002 - pools ask for neither
+        """As Link.submit. A nonce that was sent for this header before is late, too."""
         connection = self._connection
         if connection is None or connection.transport.is_closing():
-            return False
+            return Handover.LATE
         if not connection.core.submit(job, solution.nonce, solution.value, asyncio.get_running_loop().time()):
-            return False
+            return Handover.LATE
         connection.flush()
-        return True
+        return Handover.SENT
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._url.insecure:
             log.warning("The certificate of %s is not checked (insecure=1): anyone can pretend to be it", self.name)
+        deadline = asyncio.get_running_loop().time() + self._connect_timeout_s
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                return await asyncio.open_connection(
-                    self._url.host, self._url.port, ssl=self._tls, happy_eyeballs_delay=NEXT_ADDRESS_S
-                )
+            addresses = await self._addresses.look_up(self._connect_timeout_s)
+            async with asyncio.timeout_at(deadline):
+                sock, self._address = await connect_tcp(addresses)
+        except LookUpError as error:
+            raise LinkLostError(str(error)) from None
         except TimeoutError:
             raise LinkLostError(f"no connection within {self._connect_timeout_s:g} s") from None
-        except ssl.SSLCertVerificationError as error:
-            raise LinkLostError(
-                f"its certificate is not trusted: {error.verify_message}; ?pin= trusts a certain one"
-            ) from None
-        # ValueError: a host name that cannot be written in ASCII.
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise LinkLostError(f"no connection: {_reason(error)}") from None
+        if self._tls is None:
+            return await asyncio.open_connection(sock=sock)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.open_connection(sock=sock, ssl=self._tls, server_hostname=self._url.host)
+        except TimeoutError:
+            reason = f"it did not answer the TLS handshake within {self._connect_timeout_s:g} s"
+        except ssl.SSLCertVerificationError as error:
+            raise LinkLostError(await self._untrusted(error.verify_message)) from None
+        except (OSError, ValueError) as error:  # ValueError: a host name that no certificate can have
+            reason = f"the TLS handshake failed: {_reason(error)}"
+        plain = replace(self._url, scheme="stratum+tcp")
+        raise LinkLostError(f"{reason}; if this port does not speak TLS, write {plain}")
+
+    async def _untrusted(self, reason: str) -> str:
+        """What to say of a certificate that is not trusted: which it is, and how to trust it."""
+        text = f"its certificate is not trusted: {reason}"
+        if (fingerprint := await self._see_certificate()) is None:
+            return f"{text}; ?pin= and its SHA-256 at the end of the URL would trust it"
+        pin = fingerprint.hex()
+        return f"{text}; its SHA-256 is {pin}: if that is what the pool publishes, write {self._url}?pin={pin}"
+
+    async def _see_certificate(self) -> bytes | None:
+        """SHA-256 of the certificate shown at the address of this connection, by another one on which nothing is sent.
+
+        None if there is no TLS.
+        """
+        if self._address is None:
+            return None
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                sock, _ = await connect_tcp([self._address])
+                _, writer = await asyncio.open_connection(
+                    sock=sock, ssl=_unverified_context(), server_hostname=self._url.host
+                )
+        except (OSError, ValueError):
+            return None
+        try:
+            return _fingerprint(writer)
+        finally:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _why_lost(self, connection: _Connection, words: str) -> str:
+        """Why a connection has ended: ``words``, or more than they say if that can be found out."""
+        if connection.choked:
+            return "it does not read what we send"
+        if connection.received or self._tls is not None:
+            return words
+        if self._speaks_tls is None:
+            self._speaks_tls = await self._see_certificate() is not None
+        return self._tls_wanted() if self._speaks_tls else words
+
+    def _tls_wanted(self) -> str:
+        return f"this port speaks TLS: write {replace(self._url, scheme='stratum+ssl')}"
 
     def _check_pin(self, writer: asyncio.StreamWriter) -> None:
         """Before a byte of ours is sent. Raises LinkLostError."""
         if self._url.pin is None:
             return
-        fingerprint = hashlib.sha256(writer.get_extra_info("ssl_object").getpeercert(binary_form=True)).digest()
+        fingerprint = _fingerprint(writer)
         if not hmac.compare_digest(fingerprint, self._url.pin):
             raise LinkLostError(
                 f"its certificate has SHA-256 {fingerprint.hex()}, not the pinned {self._url.pin.hex()}"
@@ -121,11 +190,13 @@ class PoolLink:
             except OSError as error:
                 # A TimeoutError, too, can be the system's and not ours.
                 if not patience.expired():
-                    raise LinkLostError(_reason(error)) from None
+                    raise LinkLostError(await self._why_lost(connection, _reason(error))) from None
             else:
                 if not data:
-                    closed = "it does not read what we send" if connection.choked else "it closed the connection"
-                    raise LinkLostError(closed)
+                    raise LinkLostError(await self._why_lost(connection, "it closed the connection"))
+                if not connection.received and self._tls is None and data.startswith(TLS_RECORDS):
+                    raise LinkLostError(self._tls_wanted())
+                connection.received, self._speaks_tls = True, None
                 connection.listener.on_alive()
                 connection.hear(core.receive(data, loop.time()))
             # Also after data: a pool that never stops talking must not keep time from passing.
@@ -133,7 +204,7 @@ class PoolLink:
 
 
 class _Connection:
-    """One connection that stands. ``choked``: the pool did not read what was sent."""
+    """One connection that stands. ``choked``: the pool did not read what was sent. ``received``: it sent something."""
 
     def __init__(self, name: str, core: MinerCore, transport: asyncio.WriteTransport, listener: Listener) -> None:
         self.name = name
@@ -141,6 +212,7 @@ class _Connection:
         self.transport = transport
         self.choked = False
         self.listener = listener
+        self.received = False
         self._warned = False
 
     def flush(self) -> None:
@@ -161,11 +233,12 @@ class _Connection:
                     self.listener.on_open()
                 case NewJob(job) if event is last_job:
                     self.listener.on_job(job)
-                case BadJob(reason):
+                case BadJob(reason, mining):
                     # Once a connection: a pool must not be able to fill the log.
                     level = logging.DEBUG if self._warned else logging.WARNING
                     self._warned = True
-                    log.log(level, "A job of %s is not mined, the one before goes on: %s", self.name, reason)
+                    meanwhile = "the one before goes on" if mining else "there is none until the next one comes"
+                    log.log(level, "A job of %s is not mined: %s; %s", self.name, reason, meanwhile)
                 case Judged():
                     self._report(event)
                 case LoginRefused(reason):
@@ -182,16 +255,23 @@ class _Connection:
 
 
 def _tls_context(url: PoolUrl) -> ssl.SSLContext:
-    if url.pin is None and not url.insecure:
-        return ssl.create_default_context()
+    # With a pin the fingerprint is compared instead; with insecure the operator wants no check.
+    return ssl.create_default_context() if url.pin is None and not url.insecure else _unverified_context()
+
+
+def _unverified_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    # The fingerprint is compared instead, or the operator wants none of it.
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _fingerprint(writer: asyncio.StreamWriter) -> bytes:
+    """SHA-256 of the peer's certificate in its DER form."""
+    return hashlib.sha256(writer.get_extra_info("ssl_object").getpeercert(binary_form=True)).digest()
 
 
 def _reason(error: OSError | ValueError) -> str:
     """The system's words, without its number and address where it has a plain one."""
     number = None if isinstance(error, ssl.SSLError) or not isinstance(error, OSError) else error.errno
-    return (os.strerror(number) if number else str(error)) or type(error).__name__
+    return (os.strerror(number) if number and number > 0 else str(error)) or type(error).__name__

@@ -1,18 +1,17 @@
 """One QUIC connection with one stream, as a client: aioquic's protocol over a UDP socket of ours.
 
-Beside aioquic's public interface this uses three private attributes, each guarded by a test: the peer's certificate,
-the end as soon as it is known (the event comes only after a draining period), and what the peer has not acknowledged.
+Beside aioquic's public interface this uses some private attributes, each guarded by a test: the peer's certificate, the
+end as soon as it is known (the event comes only after a draining period), what the peer has not acknowledged, whether
+congestion control lets a packet go at once, and how the stream is cut into packets.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import socket
 import ssl
-import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,16 +23,17 @@ from cryptography.hazmat.primitives.serialization import Encoding
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aioquic.quic.packet import QuicStreamFrame
+
 log = logging.getLogger("miner.node")
 
 STREAM: Final = 0
-MAX_ADDRESSES: Final = 8
-"""Addresses of one name that are tried."""
 RECEIVE_WINDOW: Final = 65_536
 """Bytes that the peer may send ahead of what was read."""
-MAX_IN_FLIGHT: Final = 1_000
-"""Bytes sent and not acknowledged, after which further writes wait: they fit into one packet, so that a write that has
-to be sent again does not arrive in pieces. Nodes lose their place in a frame that does."""
+MAX_IN_FLIGHT: Final = 8_000
+"""Bytes sent and not acknowledged, after which further writes wait: below what a new connection may send at once."""
+PACKET_OVERHEAD: Final = 64
+"""Bytes at most that a packet has besides a write."""
 MAX_WAITING: Final = 16_384
 """Bytes that may wait for what is on its way; more is not taken."""
 NO_APPLICATION_PROTOCOL: Final = 0x100 + 120
@@ -56,16 +56,28 @@ class EndedError(Exception):
 class Connection(asyncio.DatagramProtocol):
     """A connection to one address; everything happens on the event loop's thread.
 
-    ``receive`` gets the bytes of the stream. The connection is over when ``ended`` is done, with an EndedError.
+    ``receive`` gets the bytes of the stream; ``on_room`` is called when there may be room for a write again. The
+    connection is over when ``ended`` is done, with an EndedError.
     """
 
-    def __init__(self, *, alpn: str, server_name: str, idle_s: float, receive: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        *,
+        alpn: str,
+        server_name: str,
+        idle_s: float,
+        receive: Callable[[bytes], None],
+        on_room: Callable[[], None],
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = loop.create_future()
         self._loop = loop
         self._receive = receive
+        self._on_room = on_room
         self._connected: asyncio.Future[None] = loop.create_future()
         self._waiting: deque[bytes] = deque()
+        self._written = 0
+        self._ends: deque[int] = deque()  # of writes, in bytes from the beginning of the stream
         self._timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.DatagramTransport | None = None
         self._quic = QuicConnection(
@@ -80,13 +92,17 @@ class Connection(asyncio.DatagramProtocol):
         )
 
     async def open(self, family: int, address: Any) -> None:  # noqa: ANN401 - a socket address
-        """Connects to an address as ``resolve`` gives them, up to the end of the handshake.
+        """Connects to an address as ``Addresses`` gives them, up to the end of the handshake.
 
         Raises EndedError. When it is cancelled or fails, everything is released.
         """
-        # A connected socket hears when nobody listens there.
-        udp = socket.socket(family, socket.SOCK_DGRAM)
         try:
+            # A system without IPv6 refuses even that.
+            udp = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise EndedError(f"cannot connect: {error.strerror or error}") from None
+        try:
+            # A connected socket hears when nobody listens there.
             udp.setblocking(False)
             udp.connect(address)
             self._transport, _ = await self._loop.create_datagram_endpoint(lambda: self, sock=udp)
@@ -112,20 +128,20 @@ class Connection(asyncio.DatagramProtocol):
             raise EndedError("the peer has no certificate")
         return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
 
-    def write(self, data: bytes) -> bool:
-        """Hands ``data`` to the UDP socket before it returns; while much is on its way, soon.
+    def has_room(self, size: int) -> bool:
+        """Whether a write of ``size`` bytes would be handed to the UDP socket before it returns."""
+        return not self.ended.done() and not self._waiting and self._fits(size)
 
-        False, and nothing is sent, after the end and where too much waits already.
+    def write(self, data: bytes) -> bool:
+        """Hands ``data`` to the UDP socket before it returns; if there is no room, as soon as there is.
+
+        False, and nothing is sent, after the end and if too much waits already.
         """
         if self.ended.done() or sum(map(len, self._waiting)) + len(data) > MAX_WAITING:
             return False
         self._waiting.append(data)
         self._flush()
         return not self.ended.done()
-
-    def drop_waiting(self) -> None:
-        """What waits is of no use any more."""
-        self._waiting.clear()
 
     def ping(self) -> None:
         """Makes the peer show that it is there."""
@@ -147,6 +163,7 @@ class Connection(asyncio.DatagramProtocol):
         if not self.ended.done():
             self._guarded(lambda: self._quic.receive_datagram(data, addr, now=self._loop.time()))
             self._pump()
+            self._on_room()
 
     def error_received(self, exc: Exception) -> None:
         """Called by the event loop: the system knows that a datagram did not arrive."""
@@ -190,14 +207,42 @@ class Connection(asyncio.DatagramProtocol):
 
     def _send_waiting(self) -> None:
         """What may go now, each write in a packet of its own, and what aioquic has to say besides."""
-        while self._waiting and (not (sent := self._in_flight()) or sent + len(self._waiting[0]) <= MAX_IN_FLIGHT):
-            self._quic.send_stream_data(STREAM, self._waiting.popleft())
+        while self._waiting and self._fits(len(self._waiting[0])):
+            data = self._waiting.popleft()
+            self._quic.send_stream_data(STREAM, data)
+            self._keep_whole(len(data))
             self._send()
         self._send()
 
-    def _in_flight(self) -> int:
-        stream = self._quic._streams.get(STREAM)  # noqa: SLF001
-        return 0 if stream is None else len(stream.sender._buffer)  # noqa: SLF001
+    def _keep_whole(self, size: int) -> None:
+        """Lets no packet end within the write of ``size`` bytes just made, also when it has to be sent again.
+
+        Nodes lose their place in a frame that arrives in pieces.
+        """
+        sender = self._quic._streams[STREAM].sender  # noqa: SLF001
+        if not self._ends:
+            cut = sender.get_frame
+
+            def get_frame(max_size: int, max_offset: int | None = None) -> QuicStreamFrame | None:
+                while len(self._ends) > 1 and self._ends[0] <= sender._buffer_start:  # noqa: SLF001
+                    self._ends.popleft()
+                start = sender.next_offset
+                size = next((end - start for end in self._ends if end > start), max_size)
+                return cut(size, max_offset) if size <= max_size else None
+
+            sender.get_frame = get_frame  # type: ignore[method-assign]
+        self._written += size
+        self._ends.append(self._written)
+
+    def _fits(self, size: int) -> bool:
+        stream, loss = self._quic._streams.get(STREAM), self._quic._loss  # noqa: SLF001
+        in_flight = 0 if stream is None else len(stream.sender._buffer)  # noqa: SLF001
+        if not in_flight:
+            return True
+        if loss._pacer.next_send_time(self._loop.time()) is not None:  # noqa: SLF001
+            return False
+        free = loss.congestion_window - loss.bytes_in_flight
+        return in_flight + size <= MAX_IN_FLIGHT and size + PACKET_OVERHEAD <= free
 
     def _send(self) -> None:
         if self._transport is not None:
@@ -236,30 +281,3 @@ def _ending(event: events.ConnectionTerminated) -> EndedError:
     reason = "".join(c if c.isprintable() else "?" for c in event.reason_phrase)[:100]
     text = f"closed: {reason or 'no reason given'} (code {event.error_code})"
     return EndedError(text, event.error_code, reason, by_application=event.frame_type is None)
-
-
-async def resolve(host: str, port: int) -> list[tuple[int, Any]]:
-    """Families and socket addresses of a UDP port, in the order to try them. Raises EndedError.
-
-    In a thread that nobody joins: a resolver that hangs does not hold up the end of the process.
-    """
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[list[tuple[int, Any]]] = loop.create_future()
-
-    def deliver(addresses: list[tuple[int, Any]], error: EndedError | None) -> None:
-        if not found.done():
-            found.set_result(addresses) if error is None else found.set_exception(error)
-
-    def look_up() -> None:
-        addresses: list[tuple[int, Any]] = []
-        failure = None
-        try:
-            infos = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-            addresses = [(int(family), address) for family, _, _, _, address in infos[:MAX_ADDRESSES]]
-        except (OSError, UnicodeError) as error:
-            failure = EndedError(f"cannot resolve {host}: {getattr(error, 'strerror', None) or error}")
-        with contextlib.suppress(RuntimeError):  # the loop has gone
-            loop.call_soon_threadsafe(deliver, addresses, failure)
-
-    threading.Thread(target=look_up, name="resolver", daemon=True).start()
-    return await found

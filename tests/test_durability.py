@@ -86,7 +86,7 @@ def test_a_clock_that_is_wrong_at_some_starts_costs_no_solution_and_no_history(t
         with MinerProcess(*arguments, PYTHONPATH=path, CLOCK_AHEAD_S=str(days * DAY_S)) as miner:
             # Found in the run before, not read since.
             for job_id, nonce in solved.items():
-                assert miner.result(job_id)["nonce"] == nonce
+                assert miner.result(job_id)["work"] == nonce
             assert miner.call("POST", "/mine", job(f"{run}", 100))[0] == 200
             line = miner.wait_for_line(f"Job {run} completed: nonce ")
             solved = {f"{run}": f"{int(line.partition('nonce ')[2].partition(',')[0], 16):0128x}"}

@@ -42,6 +42,10 @@ class Signals:
             signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if number in ENDING:
+            # One is enough; more of them would only take time from the end.
+            for other in ENDING:
+                signal.signal(other, signal.SIG_IGN)
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: the service has ended
                 self._loop.call_soon_threadsafe(self._handle, number)

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.process import MinerProcess
+from quantus_miner.jobbook import MAX_ACTIVE, MAX_JOBS
 from quantus_miner.model import MAX
-from quantus_miner.proto.jobbook import MAX_ACTIVE, MAX_JOBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -35,12 +35,12 @@ from benchmarks import gpu, gpu_switch
 from benchmarks.counting import NotCountedError
 from benchmarks.process import resident_mb
 from quantus_miner import bench
+from quantus_miner.backends import Control
+from quantus_miner.backends.gpu import GpuEngine
 from quantus_miner.dev.pool import DEV_WALLET
-from quantus_miner.engines import Control
-from quantus_miner.engines.gpu import GpuEngine
 from quantus_miner.gpu import drivers, tuning
 from quantus_miner.gpu.device import DriverError
-from quantus_miner.miner import Miner
+from quantus_miner.mining.miner import Miner
 from quantus_miner.model import Job, NonceRange, Order, Pow, limit_from_difficulty
 
 if TYPE_CHECKING:

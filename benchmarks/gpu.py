@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from benchmarks import exactness, gpu_switch, sass
 from benchmarks.counting import NotCountedError
 from quantus_miner import bench, native
-from quantus_miner.engines import Control
-from quantus_miner.engines.gpu import LAUNCH_S, MOST, GpuEngine
+from quantus_miner.backends import Control
+from quantus_miner.backends.gpu import LAUNCH_S, MOST, GpuEngine
 from quantus_miner.errors import DeviceLostError, EngineUnavailableError
 from quantus_miner.gpu import drivers, tuning
 from quantus_miner.gpu.device import IN_FLIGHT, DriverError

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Final
 from unittest.mock import patch
 
 from quantus_miner import units
-from quantus_miner.engines import gpu as gpu_engine
-from quantus_miner.engines.gpu import GpuEngine
+from quantus_miner.backends import gpu as gpu_engine
+from quantus_miner.backends.gpu import GpuEngine
 from quantus_miner.gpu.device import Device, Readout
 from quantus_miner.gpu.tuning import BLOCKS
-from quantus_miner.miner import Miner
+from quantus_miner.mining.miner import Miner
 from quantus_miner.model import Job, Order, Pow
 from quantus_miner.pow.order import positions_from
 from quantus_miner.settings import load
 
 if TYPE_CHECKING:
     from quantus_miner.gpu.device import Launcher
-    from quantus_miner.search import Search
+    from quantus_miner.mining.search import Search
 
 RATE: Final = 1e9
 """Nonces a second of the simulated device."""

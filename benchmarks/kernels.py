@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.counting import Counting, Instructions, NotCountedError
 from quantus_miner import native, units
+from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.bench import measure
-from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow
 from quantus_miner.pow import sha3
 from quantus_miner.pow.order import fastest_order

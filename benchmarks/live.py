@@ -21,20 +21,20 @@ from typing import TYPE_CHECKING
 
 from benchmarks.process import come_to
 from benchmarks.service import show
+from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.bench import measure
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.quic_node import QuicNode
-from quantus_miner.engines.cpu import CpuEngine, fast_kernels
-from quantus_miner.miner import Miner
+from quantus_miner.mining.miner import Miner
 from quantus_miner.model import LiveJob, Pow, Solution
-from quantus_miner.proto.messages import parse_fingerprint
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
+from quantus_miner.wire.messages import parse_fingerprint
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from quantus_miner.engines import Control
+    from quantus_miner.backends import Control
     from quantus_miner.model import Job
     from quantus_miner.native import Outcome
     from quantus_miner.sources.link import Handover

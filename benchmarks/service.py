@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.process import WAIT_S, MinerProcess, resident_mb, wait_until
+from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.bench import measure
-from quantus_miner.engines.cpu import CpuEngine, fast_kernels
-from quantus_miner.miner import Miner
+from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, NonceRange, Pow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from quantus_miner.engines import Control
+    from quantus_miner.backends import Control
     from quantus_miner.native import Outcome
 
 POLL_S = 0.5

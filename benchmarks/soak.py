@@ -25,20 +25,20 @@ from typing import TYPE_CHECKING
 
 from benchmarks.process import come_to, resident_mb
 from quantus_miner import pow as reference
+from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.quic_node import QuicNode
-from quantus_miner.engines.cpu import CpuEngine, fast_kernels
-from quantus_miner.miner import Miner
+from quantus_miner.mining.miner import Miner
 from quantus_miner.model import LiveJob, Pow, Solution, limit_from_difficulty
-from quantus_miner.proto.messages import parse_fingerprint
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
+from quantus_miner.wire.messages import parse_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from quantus_miner.proto.messages import JobResult
     from quantus_miner.sources.link import Handover
+    from quantus_miner.wire.messages import JobResult
 
 DIFFICULTY = 3_000
 """A solution every few milliseconds, so that hardly a job change or disconnect is without one under way."""

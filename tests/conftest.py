@@ -20,7 +20,7 @@ import hypothesis
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from quantus_miner.engines.autotune import fastest_kernels
+from quantus_miner.backends.autotune import fastest_kernels
 
 from .opencl import MISSING, choose_vendors
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner.proto.failover import Failover
+from quantus_miner.sources.failover import Failover
 
 if TYPE_CHECKING:
     from collections.abc import Callable

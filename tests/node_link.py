@@ -14,8 +14,8 @@ from quantus_miner.dev import node_files
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.quic_node import QuicNode, _Miner
 from quantus_miner.model import LiveJob, Pow, Solution
-from quantus_miner.proto.messages import parse_fingerprint
 from quantus_miner.sources.node import NodeLink
+from quantus_miner.wire.messages import parse_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Iterator

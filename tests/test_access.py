@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quantus_miner import server
-from quantus_miner.proto.hosts import from_other_page, misdirected, parse_names
+from quantus_miner.web import server
+from quantus_miner.wire.hosts import from_other_page, misdirected, parse_names
 
 from .conftest import MinerProcess
 

@@ -17,12 +17,12 @@ from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.pool import DevPool
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.model import Pow
-from quantus_miner.proto.messages import parse_fingerprint
-from quantus_miner.proto.pool_url import PoolUrl
 from quantus_miner.sources import addresses
 from quantus_miner.sources.addresses import Addresses, LookUpError, connect_tcp
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.sources.pool import PoolLink
+from quantus_miner.wire.messages import parse_fingerprint
+from quantus_miner.wire.pool_url import PoolUrl
 
 from .no_ipv6 import without_ipv6
 from .node_link import Ear, linked, playing, run

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from quantus_miner import jobbook
+from quantus_miner.jobbook import BookFullError, DuplicateJobError, Event, JobBook, Record
 from quantus_miner.model import MAX, NonceRange, Order, Pow, Solution, Status, limit_from_difficulty
-from quantus_miner.proto import jobbook
-from quantus_miner.proto.api import (
+from quantus_miner.wire.api import (
     FIELDS,
     InvalidRequestError,
     encode_result,
@@ -20,7 +21,6 @@ from quantus_miner.proto.api import (
     is_implausible,
     parse_mine,
 )
-from quantus_miner.proto.jobbook import BookFullError, DuplicateJobError, Event, JobBook, Record
 
 GOOD = {
     "job_id": "j",

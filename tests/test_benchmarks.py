@@ -17,7 +17,7 @@ from benchmarks import first_card, gpu, gpu_switch, kernels, process, sass
 from benchmarks.counting import Counting, NotCountedError
 
 from quantus_miner import native
-from quantus_miner.engines.gpu import GpuEngine
+from quantus_miner.backends.gpu import GpuEngine
 from quantus_miner.gpu import drivers
 from quantus_miner.model import Order, Pow
 

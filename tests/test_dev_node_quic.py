@@ -20,11 +20,11 @@ from quantus_miner.dev.certificate import self_signed
 from quantus_miner.dev.quic_node import Misbehaviour, QuicNode
 from quantus_miner.errors import LinkLostError, MinerError
 from quantus_miner.model import LiveJob
-from quantus_miner.proto import messages
-from quantus_miner.proto.messages import JobResult, parse_fingerprint
-from quantus_miner.proto.node import ALPN
 from quantus_miner.sources import quic
 from quantus_miner.sources.node import NodeLink
+from quantus_miner.wire import messages
+from quantus_miner.wire.messages import JobResult, parse_fingerprint
+from quantus_miner.wire.node import ALPN
 
 from .node_link import HARD, WAIT_S, link_to, linked, playing, run, solve
 

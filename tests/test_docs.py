@@ -11,15 +11,17 @@ from pathlib import Path
 import click
 import pytest
 
-from quantus_miner import connection, logs, server, service, stats
+from quantus_miner import jobbook, logs, service
 from quantus_miner.cli import cli
 from quantus_miner.host.cpus import default_workers
-from quantus_miner.metrics import METRICS
+from quantus_miner.mining import stats
 from quantus_miner.model import Status
-from quantus_miner.proto import api, jobbook
-from quantus_miner.proto.openapi import DOCUMENT
 from quantus_miner.settings import ENGINE_NAMES, LOG_FORMATS, SETTINGS, load
-from quantus_miner.sources import http
+from quantus_miner.web import connection, server
+from quantus_miner.web import job_api as http
+from quantus_miner.web.metrics import METRICS
+from quantus_miner.wire import api
+from quantus_miner.wire.openapi import DOCUMENT
 
 from .fuzz.hunt import NAMES
 
@@ -245,7 +247,7 @@ def test_every_call_and_status_code_is_documented() -> None:
     assert {(code(row[0]), row[1]) for row in rows if codes(row[0])} == described
     # And what is no call's own: these are in no description.
     documented = {int(row[1]) for row in rows}
-    assert documented == _status_codes(SOURCE / "sources" / "http.py") | {MISDIRECTED}
+    assert documented == _status_codes(SOURCE / "web" / "job_api.py") | {MISDIRECTED}
 
 
 def _status_codes(path: Path) -> set[int]:
@@ -304,15 +306,15 @@ def test_the_messages_come_in_the_documented_order() -> None:
 
 def test_no_message_of_the_parser_is_left_out() -> None:
     documented = [code(message) for message, _ in table("docs/http-api.md", "message", "note")]
-    for template in _templates(SOURCE / "proto" / "api.py", ("ValueError", "InvalidRequestError")):
+    for template in _templates(SOURCE / "wire" / "api.py", ("ValueError", "InvalidRequestError")):
         assert any(re.fullmatch(template, message) for message in documented), template
 
 
 def test_messages_beyond_the_body_are_those_of_the_service() -> None:
-    templates = [*_templates(SOURCE / "sources" / "http.py"), *_templates(SOURCE / "proto" / "hosts.py")]
+    templates = [*_templates(SOURCE / "web" / "job_api.py"), *_templates(SOURCE / "wire" / "hosts.py")]
     for status, cell in table("docs/http-api.md", "code", "message"):
         assert any(re.fullmatch(template, code(cell)) for template in templates), cell
-        assert int(status) in _status_codes(SOURCE / "sources" / "http.py") | {MISDIRECTED}
+        assert int(status) in _status_codes(SOURCE / "web" / "job_api.py") | {MISDIRECTED}
 
 
 def test_the_example_requests_parse() -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantus_miner import native
-from quantus_miner.engines import Control, autotune, create_engines
-from quantus_miner.engines.cpu import CpuEngine, baseline_kernels, fast_kernels
-from quantus_miner.engines.selftest import self_test
-from quantus_miner.engines.throttled import ThrottledEngine
+from quantus_miner.backends import Control, autotune, create_engines
+from quantus_miner.backends.cpu import CpuEngine, baseline_kernels, fast_kernels
+from quantus_miner.backends.selftest import self_test
+from quantus_miner.backends.throttled import ThrottledEngine
 from quantus_miner.errors import EngineUnavailableError, SettingError
 from quantus_miner.model import MAX, Job, NonceRange, Pow
 from quantus_miner.native import Outcome

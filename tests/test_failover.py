@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantus_miner.proto.backoff import JITTER, MAX_S, Backoff
-from quantus_miner.proto.failover import POLICY, Failing, Failover
-from quantus_miner.proto.stratum_miner import Timing
+from quantus_miner.backoff import JITTER, MAX_S, Backoff
+from quantus_miner.sources.failover import POLICY, Failing, Failover
 from quantus_miner.sources.live import REPEAT_S
 from quantus_miner.sources.node import IDLE_S
+from quantus_miner.wire.stratum_miner import Timing
 
 from .month import BLOCK_S, SHARE_S, Month
 from .test_docs import PAGES, by_first, code, table

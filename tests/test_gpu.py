@@ -20,21 +20,21 @@ import pytest
 
 from quantus_miner import bench, native
 from quantus_miner import pow as reference
+from quantus_miner.backends import Control, create_engines, unavailable_reason
+from quantus_miner.backends import gpu as gpu_engine
+from quantus_miner.backends.cpu import CpuEngine, fast_kernels
+from quantus_miner.backends.gpu import GpuEngine
+from quantus_miner.backoff import Backoff
 from quantus_miner.devices import describe
-from quantus_miner.engines import Control, create_engines, unavailable_reason
-from quantus_miner.engines import gpu as gpu_engine
-from quantus_miner.engines.cpu import CpuEngine, fast_kernels
-from quantus_miner.engines.gpu import GpuEngine
 from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError, SettingError
 from quantus_miner.gpu import binaries, drivers, telemetry, tuning
 from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Launcher, Readout, number_equals
 from quantus_miner.gpu.source import MAX_HITS
 from quantus_miner.gpu.telemetry import Readings, Telemetry, Thermostat
-from quantus_miner.miner import Miner
+from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Status, limit_from_difficulty
 from quantus_miner.native import Outcome
 from quantus_miner.pow.order import last_position, nonce_at
-from quantus_miner.proto.backoff import Backoff
 from quantus_miner.settings import load
 
 from .conftest import MinerProcess, vectors

@@ -14,11 +14,11 @@ import pytest
 
 from quantus_miner.heartbeat import MAX_STATUS, Heartbeat
 from quantus_miner.host.notify import STATUS_S, Notifier
-from quantus_miner.miner import Miner
+from quantus_miner.mining.miner import Miner
+from quantus_miner.mining.stats import LinkStats
+from quantus_miner.mining.worker import STALL_S
 from quantus_miner.model import Job, NonceRange, Pow
 from quantus_miner.native import Outcome
-from quantus_miner.stats import LinkStats
-from quantus_miner.worker import STALL_S
 
 from .conftest import MinerProcess
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from quantus_miner.engines import Control
+    from quantus_miner.backends import Control
 
 WAIT_S = 30.0
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from quantus_miner import pow as reference
-from quantus_miner.engines.cpu import CpuEngine, fast_kernels
+from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.errors import LinkLostError, LinkRefusedError
-from quantus_miner.miner import Miner
+from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Pow, Solution
-from quantus_miner.proto.failover import POLICY
+from quantus_miner.sources.failover import POLICY
 from quantus_miner.sources.link import Handover, Listener, Verdict
 from quantus_miner.sources.live import REPEAT_S, LiveSource
 

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from quantus_miner.gpu.telemetry import Readings
-from quantus_miner.metrics import METRICS, MinerCollector
+from quantus_miner.mining.stats import ApiStats, GpuStats, JobStats, LinkStats, MinerStats, RateMeter, ThreadStats
 from quantus_miner.model import MAX, Status
-from quantus_miner.stats import ApiStats, GpuStats, JobStats, LinkStats, MinerStats, RateMeter, ThreadStats
+from quantus_miner.web.metrics import METRICS, MinerCollector
 
 from .conftest import MinerProcess
 

@@ -13,18 +13,18 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quantus_miner import pow as reference
-from quantus_miner.engines.cpu import CpuEngine, baseline_kernels, fast_kernels
-from quantus_miner.miner import Miner
+from quantus_miner.backends.cpu import CpuEngine, baseline_kernels, fast_kernels
+from quantus_miner.mining.miner import Miner
+from quantus_miner.mining.ranges import NonceRanges
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Solution, Status, limit_from_difficulty
 from quantus_miner.native import Outcome
 from quantus_miner.pow.order import positions_from
-from quantus_miner.ranges import NonceRanges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from quantus_miner.engines import Control, Engine
-    from quantus_miner.search import Search
+    from quantus_miner.backends import Control, Engine
+    from quantus_miner.mining.search import Search
 
 HEADER = bytes(range(32))
 WAIT_S = 30.0

@@ -19,14 +19,14 @@ from quantus_miner.dev import node_files
 from quantus_miner.dev.quic_node import Misbehaviour, _Miner
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.model import LiveJob, Solution
-from quantus_miner.proto import messages
-from quantus_miner.proto.frames import FrameReader
-from quantus_miner.proto.messages import JobResult, NewJob, parse_fingerprint
-from quantus_miner.proto.node import NodeState
 from quantus_miner.sources import node as node_source
 from quantus_miner.sources import quic
 from quantus_miner.sources.link import Handover
 from quantus_miner.sources.node import NodeLink
+from quantus_miner.wire import messages
+from quantus_miner.wire.frames import FrameReader
+from quantus_miner.wire.messages import JobResult, NewJob, parse_fingerprint
+from quantus_miner.wire.node import NodeState
 
 from .node_link import HARD, WAIT_S, Ear, link_to, linked, miner_of, playing, run, sockets, solve
 

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from quantus_miner.cli import cli
 from quantus_miner.dev import quic_node
 from quantus_miner.model import MAX, LiveJob, Solution
-from quantus_miner.proto import frames, messages
-from quantus_miner.proto import node as proto
-from quantus_miner.proto.frames import MAX_FRAME, FrameError, FrameReader
-from quantus_miner.proto.messages import JobResult, NewJob, Ready, parse_fingerprint, parse_token
-from quantus_miner.proto.node import (
+from quantus_miner.sources import node as link
+from quantus_miner.sources import quic
+from quantus_miner.wire import frames, messages
+from quantus_miner.wire import node as proto
+from quantus_miner.wire.frames import MAX_FRAME, FrameError, FrameReader
+from quantus_miner.wire.messages import JobResult, NewJob, Ready, parse_fingerprint, parse_token
+from quantus_miner.wire.node import (
     MINER_TRANSITIONS,
     NODE_TRANSITIONS,
     Authenticated,
@@ -35,8 +37,6 @@ from quantus_miner.proto.node import (
     ResultReceived,
     Violation,
 )
-from quantus_miner.sources import node as link
-from quantus_miner.sources import quic
 
 from .conftest import vectors
 from .test_docs import SOURCE, _templates, code, fenced, table, tables

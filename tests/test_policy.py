@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.misbehaviour import Misbehaviour
 from quantus_miner.dev.pool import DEV_WALLET, DevPool
-from quantus_miner.engines.cpu import CpuEngine, fast_kernels
-from quantus_miner.miner import Miner
+from quantus_miner.mining.miner import Miner
 from quantus_miner.model import Pow
-from quantus_miner.proto.failover import Failing, Policy
-from quantus_miner.proto.node import ALPN
-from quantus_miner.proto.pool_url import parse_pool_url
+from quantus_miner.sources.failover import Failing, Policy
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.pool import PoolLink
+from quantus_miner.wire.node import ALPN
+from quantus_miner.wire.pool_url import parse_pool_url
 
 from .conftest import MinerProcess
 from .node_link import WAIT_S, link_to, playing
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from pathlib import Path
 
+    from quantus_miner.mining.stats import LinkStats
     from quantus_miner.sources.link import Link
-    from quantus_miner.stats import LinkStats
 
 POLICY = Policy(
     first_job_s=1.0,

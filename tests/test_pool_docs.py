@@ -9,11 +9,11 @@ import pytest
 
 from quantus_miner import units
 from quantus_miner.dev.misbehaviour import Misbehaviour
-from quantus_miner.proto import lines, shares, stratum, stratum_miner, stratum_pool
-from quantus_miner.proto.address import address_warning, compose_login
-from quantus_miner.proto.pool_url import SCHEMES, parse_pool_url
-from quantus_miner.proto.stratum_miner import Timing
 from quantus_miner.sources import addresses, pool
+from quantus_miner.wire import lines, shares, stratum, stratum_miner, stratum_pool
+from quantus_miner.wire.address import address_warning, compose_login
+from quantus_miner.wire.pool_url import SCHEMES, parse_pool_url
+from quantus_miner.wire.stratum_miner import Timing
 
 from .test_docs import PAGES, SOURCE, _templates, by_first, code, fenced, table
 

@@ -34,11 +34,11 @@ from quantus_miner.dev.misbehaviour import Misbehaviour
 from quantus_miner.dev.pool import DevPool, _until
 from quantus_miner.errors import LinkLostError, LinkRefusedError, MinerError
 from quantus_miner.model import LiveJob, Pow, Solution
-from quantus_miner.proto import stratum
-from quantus_miner.proto.pool_url import PoolUrl, parse_pool_url
-from quantus_miner.proto.stratum_miner import Timing
 from quantus_miner.sources import pool as pool_source
 from quantus_miner.sources.pool import PoolLink
+from quantus_miner.wire import stratum
+from quantus_miner.wire.pool_url import PoolUrl, parse_pool_url
+from quantus_miner.wire.stratum_miner import Timing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine

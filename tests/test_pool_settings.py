@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantus_miner.errors import SettingError
-from quantus_miner.proto.address import address_warning, compose_login
-from quantus_miner.proto.pool_url import ALLOWED, NEEDS_PIN, PoolUrl, parse_pool_url
 from quantus_miner.settings import load
+from quantus_miner.wire.address import address_warning, compose_login
+from quantus_miner.wire.pool_url import ALLOWED, NEEDS_PIN, PoolUrl, parse_pool_url
 
 ALICE_SUBSTRATE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 ALICE_POLKADOT = "15oF4uVJwmo4TdGW7VfQxNLavjCXviqxT9S1MgbjMNHr6Sp5"

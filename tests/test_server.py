@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quantus_miner import connection, server
 from quantus_miner.errors import MinerError
+from quantus_miner.web import connection, server
 
 from .conftest import with_file_limit
 from .no_ipv6 import without_ipv6

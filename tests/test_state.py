@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quantus_miner.engines import autotune
+from quantus_miner.backends import autotune
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.gpu import binaries
 from quantus_miner.host import files

@@ -24,13 +24,13 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quantus_miner.backends.cpu import CpuEngine, fast_kernels
+from quantus_miner.bookkeeper import Bookkeeper
 from quantus_miner.cli import cli
-from quantus_miner.engines.cpu import CpuEngine, fast_kernels
 from quantus_miner.errors import MinerError
-from quantus_miner.miner import Miner
+from quantus_miner.jobbook import KEEP_S, KEEP_UNSERVED_S, MAX_JOBS, Event, JobBook
+from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Progress, Solution, Status
-from quantus_miner.proto.jobbook import KEEP_S, KEEP_UNSERVED_S, MAX_JOBS, Event, JobBook
-from quantus_miner.sources.bookkeeper import Bookkeeper
 from quantus_miner.sources.link import Verdict
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.store import database, history, schema
@@ -44,7 +44,7 @@ from .test_live import job as live_job
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from quantus_miner.search import Search
+    from quantus_miner.mining.search import Search
 
 WAIT_S = 30.0
 HEADER = bytes(range(32))

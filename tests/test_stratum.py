@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantus_miner.model import MAX, LiveJob
-from quantus_miner.proto import shares, stratum, stratum_miner, stratum_pool
-from quantus_miner.proto.lines import MAX_LINE, LineSplitter, LineTooLongError
-from quantus_miner.proto.shares import ShareBook
-from quantus_miner.proto.stratum import BadJobError
-from quantus_miner.proto.stratum_miner import BadJob, Broken, Judged, LoggedIn, LoginRefused, MinerCore, NewJob
-from quantus_miner.proto.stratum_pool import LoginAsked, PoolCore, ShareCame
+from quantus_miner.wire import shares, stratum, stratum_miner, stratum_pool
+from quantus_miner.wire.lines import MAX_LINE, LineSplitter, LineTooLongError
+from quantus_miner.wire.shares import ShareBook
+from quantus_miner.wire.stratum import BadJobError
+from quantus_miner.wire.stratum_miner import BadJob, Broken, Judged, LoggedIn, LoginRefused, MinerCore, NewJob
+from quantus_miner.wire.stratum_pool import LoginAsked, PoolCore, ShareCame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from quantus_miner import units
-from quantus_miner.engines import Control
+from quantus_miner.backends import Control
 from quantus_miner.errors import DevicePausedError
 from quantus_miner.gpu import tuning
 from quantus_miner.model import Job, Pow
@@ -19,8 +19,8 @@ from quantus_miner.pow.order import fastest_order, positions_from
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quantus_miner.engines import Engine
-    from quantus_miner.engines.gpu import GpuEngine
+    from quantus_miner.backends import Engine
+    from quantus_miner.backends.gpu import GpuEngine
 
 PROGRESS_S: Final = 0.1
 SLICE: Final = 2**63

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from quantus_miner import native, units
-from quantus_miner.engines import autotune, unavailable_reason
+from quantus_miner.backends import autotune, unavailable_reason
 from quantus_miner.gpu import drivers
 from quantus_miner.gpu.device import DriverError
 from quantus_miner.host import cpus

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from quantus_miner.engines import create_engines, unavailable_reason
+from quantus_miner.backends import create_engines, unavailable_reason
 from quantus_miner.errors import MinerError
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.deadline import within

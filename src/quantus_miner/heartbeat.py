@@ -7,14 +7,14 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import units
-from quantus_miner.worker import STALL_S
+from quantus_miner.mining.worker import STALL_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from quantus_miner.host.notify import Notifier
-    from quantus_miner.miner import Miner
-    from quantus_miner.stats import LinkStats
+    from quantus_miner.mining.miner import Miner
+    from quantus_miner.mining.stats import LinkStats
 
 log = logging.getLogger("miner")
 

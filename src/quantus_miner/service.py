@@ -19,31 +19,32 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner import logs, metrics, server
-from quantus_miner.engines import create_engines
+from quantus_miner import logs
+from quantus_miner.backends import create_engines
+from quantus_miner.backoff import Backoff
 from quantus_miner.errors import MinerError, describe
 from quantus_miner.gpu.telemetry import Telemetry
 from quantus_miner.heartbeat import Heartbeat
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.notify import Notifier
-from quantus_miner.miner import Miner
+from quantus_miner.mining.miner import Miner
 from quantus_miner.model import Pow
-from quantus_miner.proto.address import address_warning, compose_login
-from quantus_miner.proto.backoff import Backoff
-from quantus_miner.sources.http import HttpSource
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.sources.pool import PoolLink
 from quantus_miner.store.writer import Store
+from quantus_miner.web import metrics, server
+from quantus_miner.web.job_api import HttpSource
+from quantus_miner.wire.address import address_warning, compose_login
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from quantus_miner.host.cpus import EffectiveCpus
     from quantus_miner.host.signals import Signals
-    from quantus_miner.proto.pool_url import PoolUrl
     from quantus_miner.settings import Settings
     from quantus_miner.sources.link import Link
+    from quantus_miner.wire.pool_url import PoolUrl
 
 log = logging.getLogger("miner")
 

@@ -17,11 +17,11 @@ from quantus_miner import units
 from quantus_miner.errors import SettingError
 from quantus_miner.host.cpus import LARGEST_CPU
 from quantus_miner.logs import parse_filter
-from quantus_miner.proto.address import parse_wallet, parse_worker
-from quantus_miner.proto.hosts import parse_names
-from quantus_miner.proto.messages import parse_fingerprint, parse_token
-from quantus_miner.proto.pool_url import PoolUrl, parse_pool_url
 from quantus_miner.setting_sources import read_config, read_value, without_service_links
+from quantus_miner.wire.address import parse_wallet, parse_worker
+from quantus_miner.wire.hosts import parse_names
+from quantus_miner.wire.messages import parse_fingerprint, parse_token
+from quantus_miner.wire.pool_url import PoolUrl, parse_pool_url
 
 ENGINE_NAMES: Final = ("cpu-fast", "cpu-baseline", "cpu-chain-manipulator", "gpu-cuda", "gpu-opencl")
 LOG_FORMATS: Final = ("auto", "text", "journald", "json")

@@ -23,31 +23,31 @@ import msgspec
 from aioquic.quic.configuration import QuicConfiguration
 
 from quantus_miner import doctor, native, rpc, unit
-from quantus_miner.connection import BoundedProtocol
+from quantus_miner.backends import autotune
+from quantus_miner.backends.cpu import CpuEngine, fast_kernels
+from quantus_miner.backends.throttled import ThrottledEngine
 from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
 from quantus_miner.dev.judge import Judge
-from quantus_miner.engines import autotune
-from quantus_miner.engines.cpu import CpuEngine, fast_kernels
-from quantus_miner.engines.throttled import ThrottledEngine
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.gpu import tuning
 from quantus_miner.gpu.device import Device
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.notify import Notifier
-from quantus_miner.miner import Miner
+from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Order, Pow, Progress, Solution, Status
 from quantus_miner.pow.block import SealedBlock
 from quantus_miner.pow.order import last_position
-from quantus_miner.proto import address, api, frames, hosts, lines, messages, node, pool_url, stratum, stratum_miner
-from quantus_miner.proto.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame
-from quantus_miner.server import Server
 from quantus_miner.settings import SETTINGS, load
-from quantus_miner.sources.http import HttpSource
 from quantus_miner.store import database, history
 from quantus_miner.store.database import DamagedError, Database, NewerError
 from quantus_miner.store.rows import Find, StoredJob
 from quantus_miner.store.writer import Store
+from quantus_miner.web.connection import BoundedProtocol
+from quantus_miner.web.job_api import HttpSource
+from quantus_miner.web.server import Server
+from quantus_miner.wire import address, api, frames, hosts, lines, messages, node, pool_url, stratum, stratum_miner
+from quantus_miner.wire.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

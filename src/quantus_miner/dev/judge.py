@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import pow as reference
 from quantus_miner.model import LiveJob, Pow
-from quantus_miner.proto import stratum
+from quantus_miner.wire import stratum
 
 if TYPE_CHECKING:
-    from quantus_miner.proto.stratum_pool import ShareCame
+    from quantus_miner.wire.stratum_pool import ShareCame
 
 MAX_EARLIER: Final = 8
 """Jobs before the current one whose shares still count, as long as none came with ``clean_jobs``."""

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 
 from quantus_miner.dev.certificate import self_signed
 from quantus_miner.errors import MinerError
-from quantus_miner.proto.messages import parse_token
+from quantus_miner.wire.messages import parse_token
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,8 @@ from quantus_miner.dev.miner_process import ignore_stop_signals, on_stop_signal,
 from quantus_miner.dev.misbehaviour import Misbehaviour
 from quantus_miner.errors import MinerError
 from quantus_miner.model import Pow, achieved_difficulty
-from quantus_miner.proto import stratum
-from quantus_miner.proto.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame, State
+from quantus_miner.wire import stratum
+from quantus_miner.wire.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame, State
 
 if TYPE_CHECKING:
     import subprocess

@@ -27,8 +27,8 @@ from quantus_miner.dev.miner_process import (
     temporary_folder,
 )
 from quantus_miner.errors import MinerError
-from quantus_miner.proto import node as proto
-from quantus_miner.proto.messages import JobResult, NewJob
+from quantus_miner.wire import node as proto
+from quantus_miner.wire.messages import JobResult, NewJob
 
 if TYPE_CHECKING:
     import subprocess

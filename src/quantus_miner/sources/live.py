@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.errors import LinkLostError, LinkRefusedError
+from quantus_miner.mining.stats import LinkStats
 from quantus_miner.model import Job, LiveJob, Pow, Solution
 from quantus_miner.pow.order import fastest_order, positions_from
-from quantus_miner.proto.failover import POLICY, Failover
+from quantus_miner.sources.failover import POLICY, Failover
 from quantus_miner.sources.link import Handover
-from quantus_miner.stats import LinkStats
 from quantus_miner.store.rows import Find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from quantus_miner.miner import Miner
-    from quantus_miner.proto.failover import Failing, Policy
-    from quantus_miner.search import Search
+    from quantus_miner.mining.miner import Miner
+    from quantus_miner.mining.search import Search
+    from quantus_miner.sources.failover import Failing, Policy
     from quantus_miner.sources.link import Link, Verdict
     from quantus_miner.store.writer import Store
 

@@ -1,4 +1,4 @@
-"""The live link to a node, or to a pool that speaks as nodes do: ``proto.node`` over QUIC."""
+"""The live link to a node, or to a pool that speaks as nodes do: ``wire.node`` over QUIC."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from quantus_miner import units
 from quantus_miner.errors import LinkLostError, LinkRefusedError
-from quantus_miner.proto import node as proto
 from quantus_miner.sources import quic
 from quantus_miner.sources.addresses import Addresses, LookUpError
 from quantus_miner.sources.link import Handover
+from quantus_miner.wire import node as proto
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from quantus_miner import __version__
 from quantus_miner.errors import LinkLostError, LinkRefusedError
-from quantus_miner.proto.stratum_miner import BadJob, Broken, Judged, LoggedIn, LoginRefused, MinerCore, NewJob
 from quantus_miner.sources.addresses import Addresses, LookUpError, connect_tcp
 from quantus_miner.sources.link import Handover, Verdict
+from quantus_miner.wire.stratum_miner import BadJob, Broken, Judged, LoggedIn, LoginRefused, MinerCore, NewJob
 
 if TYPE_CHECKING:
     from quantus_miner.model import LiveJob, Solution
-    from quantus_miner.proto.pool_url import PoolUrl
-    from quantus_miner.proto.stratum_miner import Event, Timing
     from quantus_miner.sources.addresses import Address
     from quantus_miner.sources.link import Listener
+    from quantus_miner.wire.pool_url import PoolUrl
+    from quantus_miner.wire.stratum_miner import Event, Timing
 
 log = logging.getLogger("miner.pool")
 

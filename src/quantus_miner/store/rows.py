@@ -6,16 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-from quantus_miner.model import (
-    Job,
-    NonceRange,
-    Order,
-    Pow,
-    Progress,
-    Solution,
-    Status,
-    achieved_difficulty,
-)
+from quantus_miner.model import Job, NonceRange, Order, Pow, Progress, Solution, Status, achieved_difficulty
 from quantus_miner.pow.order import last_position
 
 NUMBER_BYTES: Final = 64

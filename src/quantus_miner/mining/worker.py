@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner.engines.base import Control, Engine
-from quantus_miner.proto.backoff import Backoff
-from quantus_miner.stats import RateMeter
+from quantus_miner.backends.base import Control, Engine
+from quantus_miner.backoff import Backoff
+from quantus_miner.mining.stats import RateMeter
 
 if TYPE_CHECKING:
+    from quantus_miner.mining.search import Search
     from quantus_miner.model import NonceRange, Pow
-    from quantus_miner.search import Search
 
 STALL_S: Final = 10.0
 """Seconds without a nonce tested after which a worker that has work is stuck, and not just waiting for its CPU."""

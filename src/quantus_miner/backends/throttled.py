@@ -12,8 +12,8 @@ from quantus_miner.native import Outcome
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quantus_miner.engines.base import Control
-    from quantus_miner.engines.cpu import CpuEngine
+    from quantus_miner.backends.base import Control
+    from quantus_miner.backends.cpu import CpuEngine
     from quantus_miner.model import Job, Pow
 
 log = logging.getLogger("miner.throttle")

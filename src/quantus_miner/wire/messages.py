@@ -10,8 +10,8 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Final
 
-from quantus_miner.proto import frames
-from quantus_miner.proto.frames import FrameError
+from quantus_miner.wire import frames
+from quantus_miner.wire.frames import FrameError
 
 MAX_TOKEN: Final = 512
 """Bytes of the longest token."""

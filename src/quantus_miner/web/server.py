@@ -17,10 +17,10 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from quantus_miner import units
-from quantus_miner.connection import BoundedProtocol, make_room
 from quantus_miner.errors import MachineError, MinerError
-from quantus_miner.proto.api import encode_reply
-from quantus_miner.proto.hosts import LOCAL_NAMES, misdirected
+from quantus_miner.web.connection import BoundedProtocol, make_room
+from quantus_miner.wire.api import encode_reply
+from quantus_miner.wire.hosts import LOCAL_NAMES, misdirected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from quantus_miner.proto import stratum
-from quantus_miner.proto.lines import LineSplitter, LineTooLongError
-from quantus_miner.proto.stratum import BreachError
+from quantus_miner.wire import stratum
+from quantus_miner.wire.lines import LineSplitter, LineTooLongError
+from quantus_miner.wire.stratum import BreachError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from quantus_miner.engines.base import Control, Engine
+from quantus_miner.backends.base import Control, Engine
 from quantus_miner.errors import EngineUnavailableError
 from quantus_miner.model import Job, NonceRange, Order, Pow, limit_from_difficulty
 

@@ -7,11 +7,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from quantus_miner.engines.autotune import fastest_kernels
-from quantus_miner.engines.cpu import CpuEngine, baseline_kernels, fast_kernels
-from quantus_miner.engines.gpu import GpuEngine
-from quantus_miner.engines.selftest import self_test
-from quantus_miner.engines.throttled import ThrottledEngine
+from quantus_miner.backends.autotune import fastest_kernels
+from quantus_miner.backends.cpu import CpuEngine, baseline_kernels, fast_kernels
+from quantus_miner.backends.gpu import GpuEngine
+from quantus_miner.backends.selftest import self_test
+from quantus_miner.backends.throttled import ThrottledEngine
 from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError, SettingError
 from quantus_miner.gpu import drivers, tuning
 from quantus_miner.gpu.device import DriverError
@@ -20,7 +20,7 @@ from quantus_miner.gpu.telemetry import OPEN_S, Telemetry, Thermostat
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from quantus_miner.engines.base import Engine
+    from quantus_miner.backends.base import Engine
     from quantus_miner.gpu.device import Device
     from quantus_miner.settings import Settings
 

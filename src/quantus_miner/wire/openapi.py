@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from quantus_miner import __version__
-from quantus_miner.proto.api import MAX_JOB_ID, MineResponse, MiningResult
+from quantus_miner.wire.api import MAX_JOB_ID, MineResponse, MiningResult
 
 _HEX: Final = "[0-9a-fA-F]"
 

@@ -8,16 +8,16 @@ import time
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
+from quantus_miner.jobbook import BookFullError, DuplicateJobError, JobBook, Record
+from quantus_miner.mining.search import Search
 from quantus_miner.model import Progress, Status
-from quantus_miner.proto.jobbook import BookFullError, DuplicateJobError, JobBook, Record
-from quantus_miner.search import Search
 from quantus_miner.store.rows import Find, StoredJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
-    from quantus_miner.miner import Miner
+    from quantus_miner.mining.miner import Miner
     from quantus_miner.store.writer import Store
 
 log = logging.getLogger("miner.http")

@@ -19,22 +19,22 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from quantus_miner import __version__
+from quantus_miner.bookkeeper import Bookkeeper
+from quantus_miner.jobbook import BookFullError, DuplicateJobError, Event, JobBook, Record
+from quantus_miner.mining.stats import ApiStats, JobStats
 from quantus_miner.model import Status
-from quantus_miner.proto import api
-from quantus_miner.proto.hosts import from_other_page
-from quantus_miner.proto.jobbook import BookFullError, DuplicateJobError, Event, JobBook, Record
-from quantus_miner.proto.openapi import OPENAPI
-from quantus_miner.sources.bookkeeper import Bookkeeper
-from quantus_miner.stats import ApiStats, JobStats
+from quantus_miner.wire import api
+from quantus_miner.wire.hosts import from_other_page
+from quantus_miner.wire.openapi import OPENAPI
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from quantus_miner.miner import Miner
+    from quantus_miner.mining.miner import Miner
+    from quantus_miner.mining.search import Search
     from quantus_miner.model import Job
-    from quantus_miner.search import Search
     from quantus_miner.store.rows import StoredJob
     from quantus_miner.store.writer import Store
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from quantus_miner.proto.backoff import Backoff
+from quantus_miner.backoff import Backoff
 
 
 @dataclass(frozen=True, slots=True)

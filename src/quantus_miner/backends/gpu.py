@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import native
-from quantus_miner.engines.selftest import self_test
+from quantus_miner.backends.selftest import self_test
 from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError
 from quantus_miner.gpu.device import IN_FLIGHT
 from quantus_miner.gpu.source import BLOCK, MAX_HITS
@@ -20,7 +20,7 @@ from quantus_miner.pow.order import nonce_at
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quantus_miner.engines.base import Control
+    from quantus_miner.backends.base import Control
     from quantus_miner.gpu.device import Device, Launcher
     from quantus_miner.gpu.telemetry import Thermostat
 

@@ -14,9 +14,9 @@ from enum import Enum
 from typing import Final
 
 from quantus_miner.model import MAX, LiveJob, Solution
-from quantus_miner.proto import messages
-from quantus_miner.proto.frames import FrameError, FrameReader
-from quantus_miner.proto.messages import JobResult, NewJob, Ready
+from quantus_miner.wire import messages
+from quantus_miner.wire.frames import FrameError, FrameReader
+from quantus_miner.wire.messages import JobResult, NewJob, Ready
 
 ALPN: Final = "quantus-miner/2"
 SERVER_NAME: Final = "localhost"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from quantus_miner.proto.api import encode_reply
+from quantus_miner.wire.api import encode_reply
 
 if TYPE_CHECKING:
     import asyncio

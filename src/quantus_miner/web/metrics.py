@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from quantus_miner.gpu.telemetry import Readings
-    from quantus_miner.stats import ApiStats, LinkStats, MinerStats
+    from quantus_miner.mining.stats import ApiStats, LinkStats, MinerStats
 
 log = logging.getLogger("miner.metrics")
 

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner import pow as reference
 from quantus_miner.errors import DeviceLostError, DevicePausedError
 from quantus_miner.host.cpus import pin_thread, yield_priority
+from quantus_miner.mining.search import Search
+from quantus_miner.mining.stats import GpuStats, MinerStats, RateMeter, ThreadStats
+from quantus_miner.mining.worker import Worker
 from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
 from quantus_miner.native import Outcome
-from quantus_miner.search import Search
-from quantus_miner.stats import GpuStats, MinerStats, RateMeter, ThreadStats
-from quantus_miner.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from quantus_miner.engines import Engine
+    from quantus_miner.backends import Engine
 
 log = logging.getLogger("miner")
 

@@ -11,7 +11,7 @@ from quantus_miner.model import Job, Pow
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from quantus_miner.engines.base import Control
+    from quantus_miner.backends.base import Control
 
 
 class CpuEngine:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from quantus_miner.mining.ranges import NonceRanges
 from quantus_miner.model import Job, Progress, Solution, Status
-from quantus_miner.ranges import NonceRanges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quantus_miner.stats import RateMeter
-    from quantus_miner.worker import Worker
+    from quantus_miner.mining.stats import RateMeter
+    from quantus_miner.mining.worker import Worker
 
 
 class Search:

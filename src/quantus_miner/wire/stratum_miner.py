@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from quantus_miner.proto import stratum
-from quantus_miner.proto.lines import LineSplitter, LineTooLongError
-from quantus_miner.proto.shares import ShareBook
-from quantus_miner.proto.stratum import BadJobError, BreachError
+from quantus_miner.wire import stratum
+from quantus_miner.wire.lines import LineSplitter, LineTooLongError
+from quantus_miner.wire.shares import ShareBook
+from quantus_miner.wire.stratum import BadJobError, BreachError
 
 if TYPE_CHECKING:
     import msgspec
 
     from quantus_miner.model import LiveJob
-    from quantus_miner.proto.shares import PendingShare
+    from quantus_miner.wire.shares import PendingShare
 
 NO_REPLY: Final = "no reply"
 """Reason of a share whose verdict never came."""

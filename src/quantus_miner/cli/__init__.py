@@ -1,0 +1,90 @@
+"""The command ``quantus-miner``: one file a subcommand."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from contextlib import suppress
+from typing import Any, TextIO
+
+import click
+
+from quantus_miner import __version__, logs
+from quantus_miner.cli.bench import bench
+from quantus_miner.cli.dev_node import dev_node
+from quantus_miner.cli.dev_pool import dev_pool
+from quantus_miner.cli.devices import devices
+from quantus_miner.cli.doctor import doctor
+from quantus_miner.cli.history import history
+from quantus_miner.cli.serve import serve
+from quantus_miner.cli.service import service
+from quantus_miner.cli.verify import verify
+from quantus_miner.errors import MinerError, explain
+
+
+class _Group(click.Group):
+    """Runs ``serve`` where no subcommand is given, so that a service's command line needs none."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {*self.commands, "--help", "--version"}
+        if not args or (args[0].startswith("-") and args[0] not in own):
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # The reader of our output has gone: nothing is left to say. click would make that exit code 1.
+            ctx.exit(0)
+
+
+@click.group(cls=_Group, context_settings={"max_content_width": 120})
+@click.version_option(__version__, prog_name="quantus-miner")
+def cli() -> None:
+    """External proof-of-work miner for the Quantus network. Without a command: serve."""
+
+
+for command in (serve, bench, verify, devices, doctor, service, history, dev_node, dev_pool):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Entry point: whatever goes wrong ends in one line on stderr."""
+    message, code = "", 0
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What the locale cannot show is escaped, as it is on stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = cli(standalone_mode=False) or 0
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 0
+    except click.ClickException as error:
+        message, code = error.format_message(), 2
+    except MinerError as error:
+        message, code = str(error), error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        code = 130
+    except Exception as error:
+        logging.getLogger("miner").debug("Traceback", exc_info=error)
+        message, code = explain(error), 1
+    if message:
+        logs.report(f"quantus-miner: {message}")
+    for stream in (sys.stdout, sys.stderr):
+        _give_up_unwritable(stream)
+    sys.exit(code)
+
+
+def _give_up_unwritable(stream: TextIO | None) -> None:
+    """Leave nothing in its buffer: Python would try to write that at its end, fail, and change the exit code to 120."""
+    if stream is None:
+        return
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

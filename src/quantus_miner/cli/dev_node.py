@@ -1,0 +1,69 @@
+"""``quantus-miner dev-node``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from quantus_miner.model import Pow
+
+
+@click.command("dev-node")
+@click.option("--miner", metavar="URL", help="Base URL of a running miner's job API; unset: start one for this run.")
+@click.option("--api-token", metavar="TOKEN", envvar="MINER_API_TOKEN", help="Bearer token that the miner requires.")
+@click.option(
+    "--pow", "pow_", type=click.Choice([pow_.value for pow_ in Pow]), default=Pow.POSEIDON2.value, show_default=True
+)
+@click.option("--block-time", type=click.FloatRange(0.05, 3600), default=3.0, show_default=True, help="Target seconds.")
+@click.option("--difficulty", type=click.IntRange(1, 2**128), default=100_000, show_default=True, help="Of block 1.")
+@click.option("--blocks", type=click.IntRange(1), help="Stop after so many blocks; unset: on Ctrl-C.")
+@click.option("--poll-ms", type=click.IntRange(1, 60_000), default=500, show_default=True, help="Between two polls.")
+@click.option("--quic", is_flag=True, help="Play a node of the QUIC era, which miners connect to.")
+@click.option(
+    "--listen",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="With --quic: UDP port to wait for miners on; unset: start one for this run.",
+)
+@click.option(
+    "--base-path",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --quic: where the node keeps token and certificate; unset: a temporary folder.",
+)
+@click.option(
+    "--misbehave",
+    type=click.Choice(["drop", "garbage", "slow-job", "stall", "wrong-pin"]),
+    help="With --quic: what to do wrong.",
+)
+def dev_node(
+    miner: str | None,
+    api_token: str | None,
+    pow_: str,
+    block_time: float,
+    difficulty: int,
+    blocks: int | None,
+    poll_ms: int,
+    quic: bool,
+    listen: int | None,
+    base_path: Path | None,
+    misbehave: str | None,
+) -> None:
+    """Play a node: give a miner headers, check the blocks it finds, retarget."""
+    from quantus_miner.dev import http_node
+    from quantus_miner.dev.chain import Chain
+
+    chain = Chain(Pow(pow_), difficulty, block_time)
+    if quic:
+        if miner is not None or chain.pow is not Pow.POSEIDON2:
+            raise click.UsageError(
+                f"--quic goes with --pow {Pow.POSEIDON2} and without --miner, for miners connect to it"
+            )
+        from quantus_miner.dev import quic_node
+
+        sys.exit(quic_node.run(chain, base_path, listen, blocks, misbehave))
+    if listen is not None or base_path is not None or misbehave is not None:
+        raise click.UsageError("--listen, --base-path and --misbehave go with --quic")
+    sys.exit(http_node.run(chain, miner, api_token, blocks, poll_ms / 1000))

@@ -1,0 +1,70 @@
+"""``quantus-miner dev-pool``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from quantus_miner.model import Pow
+
+
+@click.command("dev-pool")
+@click.option(
+    "--listen",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Port of 127.0.0.1 to wait for miners on; unset: start one for this run.",
+)
+@click.option("--tls", is_flag=True, help="Speak TLS, with a certificate made for this run.")
+@click.option("--share-time", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, help="Target seconds.")
+@click.option(
+    "--share-difficulty", type=click.IntRange(1, 2**128), default=20_000, show_default=True, help="Of the first job."
+)
+@click.option(
+    "--block-time", type=click.FloatRange(0.05, 3600), default=12.0, show_default=True, help="Target seconds."
+)
+@click.option("--difficulty", type=click.IntRange(1, 2**128), default=1_000_000, show_default=True, help="Of block 1.")
+@click.option("--shares", type=click.IntRange(1), help="Stop after so many accepted shares; unset: on Ctrl-C.")
+@click.option(
+    "--misbehave",
+    type=click.Choice(
+        [
+            "busy",
+            "drop",
+            "flood",
+            "forget",
+            "garbage",
+            "no-reply",
+            "one-job",
+            "quiet",
+            "refuse-login",
+            "refuse-shares",
+            "slow-job",
+            "stall",
+            "wrong-pin",
+            "wrong-target",
+        ]
+    ),
+    help="What to do wrong.",
+)
+def dev_pool(
+    listen: int | None,
+    tls: bool,
+    share_time: float,
+    share_difficulty: int,
+    block_time: float,
+    difficulty: int,
+    shares: int | None,
+    misbehave: str | None,
+) -> None:
+    """Play a pool: give miners jobs over stratum, check their shares, adjust their difficulty."""
+    from quantus_miner.dev import pool
+    from quantus_miner.dev.chain import Chain
+    from quantus_miner.dev.misbehaviour import Misbehaviour
+
+    chain = Chain(Pow.POSEIDON2, difficulty, block_time)
+    misbehaviour = Misbehaviour(misbehave) if misbehave else None
+    if misbehaviour is Misbehaviour.WRONG_PIN and not tls:
+        raise click.UsageError("--misbehave wrong-pin goes with --tls")
+    sys.exit(pool.run(chain, share_difficulty, share_time, listen, shares, tls=tls, misbehaviour=misbehaviour))

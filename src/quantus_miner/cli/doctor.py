@@ -1,0 +1,37 @@
+"""``quantus-miner doctor``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from quantus_miner.cli.options import load_settings, settings_options
+from quantus_miner.cli.serve import serve
+
+if TYPE_CHECKING:
+    from quantus_miner.settings import Settings
+
+
+@click.command("doctor")
+@settings_options
+def doctor(**given: str | None) -> None:
+    """Look for what usually goes wrong with the service; exit code 1 if something is."""
+    from quantus_miner import doctor as doctor_
+    from quantus_miner import unit
+
+    properties = unit.unit_properties()
+    environ = unit.service_environment(os.environ, properties)
+
+    def settings() -> Settings:
+        extra = serve.make_context("serve", unit.extra_flags(environ)).params
+        flags = {name: text for part in (extra, given) for name, text in part.items() if text}
+        return load_settings({"log": "warn"} | flags, environ)
+
+    findings = list(doctor_.examine(unit.Host(environ, properties), settings))
+    for finding in findings:
+        for line in finding.lines():
+            click.echo(line)
+    sys.exit(any(finding.advice and finding.wrong for finding in findings))

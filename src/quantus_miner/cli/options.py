@@ -1,0 +1,61 @@
+"""What several commands share: the settings as options."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from quantus_miner import logs
+from quantus_miner.settings import SETTINGS, Settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+
+def settings_options(command: Command) -> Command:
+    """Adds every row of the settings table as an option, and --config."""
+    for setting in reversed(SETTINGS):
+        default = "unset" if setting.default is None else setting.default
+        command = click.option(
+            *filter(None, (setting.short, setting.flag)),
+            setting.name,
+            metavar=setting.metavar or None,
+            multiple=setting.many,
+            is_flag=setting.switch,
+            flag_value="on" if setting.switch else None,
+            help=f"{setting.help}  [env: {', '.join(setting.environment)}; default: {default}]",
+        )(command)
+    return click.option("--config", metavar="FILE", help="TOML file with settings, named as the flags.")(command)
+
+
+def load_settings(given: dict[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+    """The settings from the given flags, the environment and the config file; the log is set up by them."""
+    config = given.pop("config", None)
+    flags = {
+        name: ",".join(text) if isinstance(text, tuple) else text
+        for name, text in given.items()
+        if text is not None and text != ()
+    }
+    warnings: list[str] = []
+    settings = load(flags, environ, Path(config) if config else None, warnings.append)
+    logs.configure(settings.log, settings.log_format)
+    for warning in warnings:
+        logging.getLogger("miner").warning("%s", warning)
+    return settings
+
+
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """The command line with ``***`` in place of secrets, for whoever lists processes."""
+    secrets = {setting.flag for setting in SETTINGS if setting.secret}
+    shown = []
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        flag, equals, _ = argument.partition("=")
+        shown.append("***" if before in secrets else f"{flag}=***" if equals and flag in secrets else argument)
+    return shown

@@ -1,0 +1,1 @@
+"""The miner: workers, searches, nonce ranges and hash rates."""

@@ -1,0 +1,1 @@
+"""HTTP: a bounded server, the job API and the metrics exporter."""

@@ -484,7 +484,7 @@ def test_a_device_with_many_false_positives_is_set_aside(cpu: Device, folder: Pa
 def test_others_mine_on_while_a_device_is_set_aside_and_it_is_told_once(
     cpu: Device, folder: Path, watched: list[Watched], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.0)
+    monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.01)  # with none it would take the lock from the others
     engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1)
     engine.open()
     false = range(2**31, 2**31 + 100)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SURELY_HELD = MAX_JOBS - MAX_ACTIVE - 100
-"""The oldest ended job that was read makes room; before it there may be those that are running or that nobody has read."""
+"""The oldest ended job that was read makes room; before it may be those that are running or that nobody has read."""
 HARD = str(MAX)
 EASY = "20000"
 

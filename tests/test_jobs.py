@@ -136,15 +136,13 @@ def test_without_room_jobs_are_refused_but_ended_ones_make_room(setup: Setup, mo
     assert setup.ids() == ["third", "fourth", "fifth"]
 
 
-def test_after_a_restart_room_is_made_for_the_newest_and_running_jobs_cost_no_solution(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_restart_room_is_made_for_the_newest(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill may leave jobs in the store that had to make room a moment before."""
     monkeypatch.setattr(module, "MAX_ACTIVE", 1)
     monkeypatch.setattr(module, "MAX_JOBS", 3)
     now = setup.clock.now
     made_room = [ended("served", at=now, served=True), ended("cancelled", Status.CANCELLED, at=now)]
-    kept = [running("running"), ended("unread", at=now), ended("also unread", at=now)]
+    kept = [ended("unread", at=now), ended("also unread", at=now), running("running")]
     setup.jobs.restore([*made_room, *kept, running("one too many")])
     assert [entry.stored for entry in setup.jobs.entries] == kept
     assert setup.miner.stats().active_jobs == 1

@@ -59,7 +59,7 @@ class Broken(MinerProcess):
         ("from quantus_miner.sources.live import LiveSource; LiveSource.run = boom", "The live source has failed"),
         ("from quantus_miner.sources.node import NodeLink; NodeLink.run = boom", "has failed"),
         ("from quantus_miner.web.job_api import JobApi; JobApi._health = boom", None),
-        ("from quantus_miner import metrics; metrics.MinerCollector._miner_values = boom", None),
+        ("from quantus_miner.web import metrics; metrics.MinerCollector._miner_values = boom", None),
     ],
 )
 def test_a_part_that_raises_is_logged_in_one_line_and_the_rest_goes_on(patch: str, line: str | None) -> None:

@@ -87,7 +87,7 @@ class Entry:
 
     @property
     def status(self) -> Status:
-        """The job's state. It is changed by Jobs alone, and may be a moment behind that of the search."""
+        """The job's state, which may be a moment behind that of its search."""
         return self.stored.status
 
     @property
@@ -112,8 +112,8 @@ def next_status(status: Status, event: Event) -> Status:
 class Jobs:
     """All jobs by id, in the order in which they came, mirrored in ``store``.
 
-    One thread owns it; only ``stats`` and ``ended`` may be used from others. ``call_soon`` makes that thread call a
-    function, from any thread. ``expiry_s``: seconds after which a running job that nobody polls is cancelled.
+    One thread owns it; only ``stats`` and ``ended`` may be used from others. ``call_soon`` is called from any thread
+    and makes the owner call a function. ``expiry_s``: seconds after which a running job that nobody polls is cancelled.
     ``priority``: that of its jobs among those of other sources. ``clock``: that of miner and store, in seconds.
     """
 
@@ -149,7 +149,7 @@ class Jobs:
         for stored in jobs:
             # What does not fit is left out: a version with larger limits may have written it.
             with contextlib.suppress(DuplicateJobError, TooManyJobsError):
-                self._make_room(stored.job.id, running=stored.ended is None)
+                self._make_room(stored.job.id)
                 if stored.ended is None:
                     # Its client gets the whole time to come back.
                     self._add(Entry(stored, self._search(stored.job, stored.progress), polled=now))
@@ -230,11 +230,11 @@ class Jobs:
 
     # --- the entries ---
 
-    def _make_room(self, job_id: str, *, running: bool = True) -> None:
+    def _make_room(self, job_id: str) -> None:
         """Raises DuplicateJobError or TooManyJobsError."""
         if job_id in self._entries:
             raise DuplicateJobError
-        if running and len(self._running) >= MAX_ACTIVE:
+        if len(self._running) >= MAX_ACTIVE:
             raise TooManyJobsError
         if len(self._entries) >= MAX_JOBS:
             entries = self._entries.values()

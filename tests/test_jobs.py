@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from quantus_miner.mining.search import Search
 
-EXPIRY_S = 10_000.0
+EXPIRY_S = 6_000.0
 SOLUTION = Solution(77, 0)
 
 
@@ -105,6 +105,7 @@ def test_ended_jobs_stay_readable_as_long_as_promised(setup: Setup) -> None:
     setup.solve(unread)
     setup.clock.now += 1
     setup.jobs.poll(read)
+    assert setup.store._jobs["read"].served
     ended_at = setup.clock.now - 1
     for age, left in (
         (KEEP_S - 0.1, ["failed", "read", "unread"]),
@@ -207,7 +208,7 @@ class JobsMachine(RuleBasedStateMachine):
     def has_running(self) -> bool:
         return any(entry.status is Status.RUNNING for entry in self.setup.jobs.entries)
 
-    @rule(seconds=st.sampled_from([0.0, 1.0, 200.0, 301.0, 1000.0, EXPIRY_S]))
+    @rule(seconds=st.sampled_from([0.0, 1.0, 200.0, 301.0, 1000.0, 4000.0]))
     def wait(self, seconds: float) -> None:
         setup, clock = self.setup, self.setup.clock
         clock.now += seconds
@@ -220,7 +221,7 @@ class JobsMachine(RuleBasedStateMachine):
             if entry.status is Status.RUNNING and entry.search is not None:
                 assert entry.stored.progress.hashes == entry.search.tested
                 assert entry.polled > clock.now - EXPIRY_S
-        assert setup.store._jobs == {entry.id: entry.stored for entry in setup.jobs.entries}
+        assert setup.store._jobs.keys() == set(setup.ids())
 
     @rule()
     def submit(self) -> None:
@@ -275,6 +276,7 @@ class JobsMachine(RuleBasedStateMachine):
         self.setup.jobs.restore([replace(stored) for stored in old.store._jobs.values()])
         for entry in self.setup.jobs.entries:
             if entry.status is Status.RUNNING and entry.search is not None:
+                assert entry.search.tested == entry.stored.progress.hashes
                 assert sum(piece.size for piece in entry.search.todo.left) + entry.search.tested == MAX + 1
 
     @invariant()
@@ -285,6 +287,11 @@ class JobsMachine(RuleBasedStateMachine):
                 if entry.unserved:
                     self.unread[entry.id] = entry.stored.ended
             assert entry.status is self.final.get(entry.id, Status.RUNNING)
+
+    @invariant()
+    def the_store_has_been_given_every_change(self) -> None:
+        for entry in self.setup.jobs.entries:
+            assert self.setup.store._jobs[entry.id] == entry.stored
 
     @invariant()
     def running_jobs_are_those_that_are_searched(self) -> None:

@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.process import MinerProcess
-from quantus_miner.jobbook import MAX_ACTIVE, MAX_JOBS
+from quantus_miner.jobs import MAX_ACTIVE, MAX_JOBS
 from quantus_miner.model import MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SURELY_HELD = MAX_JOBS - MAX_ACTIVE - 100
-"""In a full book the oldest one that was read makes room, before it those that are running or nobody has read."""
+"""The oldest ended job that was read makes room; before it may be those that are running or that nobody has read."""
 HARD = str(MAX)
 EASY = "20000"
 

@@ -1,4 +1,4 @@
-"""Bodies of the job API and the job book, without any I/O."""
+"""Bodies of the job API, without any I/O."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from quantus_miner import jobbook
-from quantus_miner.jobbook import BookFullError, DuplicateJobError, Event, JobBook, Record
 from quantus_miner.model import MAX, NonceRange, Order, Pow, Solution, Status, limit_from_difficulty
 from quantus_miner.wire.api import (
     FIELDS,
@@ -171,107 +168,3 @@ def test_results_have_the_types_that_nodes_parse() -> None:
     }
     assert encode_result("j", Status.RUNNING, None, 0, 0).endswith(b'"hash_count":0,"elapsed_time":0.0}')
     assert encode_unknown_result("j").startswith(b'{"status":"not_found","job_id":"j","nonce":null,"work":null,')
-
-
-def test_every_transition_that_is_not_listed_raises() -> None:
-    for status in Status:
-        for event in Event:
-            book: JobBook[None] = JobBook()
-            record = book.add("j", None, now=0)
-            if status is not Status.RUNNING:
-                record.status = status
-                with pytest.raises(KeyError):
-                    book.happen(record, event, now=1)
-            else:
-                book.happen(record, event, now=1)
-                assert record.status is jobbook.TRANSITIONS[status, event]
-                assert record.ended == 1
-
-
-def test_ended_jobs_stay_readable_as_long_as_promised() -> None:
-    book: JobBook[None] = JobBook()
-    failed, read, unread = (book.add(job_id, None, now=0) for job_id in ("failed", "read", "unread"))
-    book.happen(failed, Event.EXHAUSTED, now=1000)
-    for record in (read, unread):
-        book.happen(record, Event.SOLVED, now=1000)
-    book.poll(read, now=1001)
-    book.forget(now=1299.9)
-    assert list(book.records) == [failed, read, unread]
-    book.forget(now=1300)
-    assert list(book.records) == [unread]
-    book.forget(now=4599.9)
-    assert list(book.records) == [unread]
-    book.forget(now=4600)
-    assert list(book.records) == []
-
-
-def test_a_full_book_refuses_but_ended_jobs_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobbook, "MAX_ACTIVE", 2)
-    monkeypatch.setattr(jobbook, "MAX_JOBS", 3)
-    book: JobBook[None] = JobBook()
-    solved = book.add("solved", None, now=0)
-    cancelled = book.add("cancelled", None, now=0)
-    with pytest.raises(BookFullError):
-        book.add("third", None, now=0)
-    book.happen(solved, Event.SOLVED, now=1)
-    book.happen(cancelled, Event.CANCEL, now=1)
-    book.add("third", None, now=1)
-    book.add("fourth", None, now=1)
-    assert [record.job_id for record in book.records] == ["solved", "third", "fourth"]
-    book.happen(book.active[0], Event.SOLVED, now=2)
-    with pytest.raises(BookFullError):  # all that ended are solutions nobody has read
-        book.add("fifth", None, now=2)
-    book.poll(solved, now=3)
-    book.add("fifth", None, now=3)
-    assert "solved" not in [record.job_id for record in book.records]
-
-
-class BookMachine(RuleBasedStateMachine):
-    """Whatever happens: no solution is lost before it was read or an hour has passed, and sizes are bounded."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.book: JobBook[int] = JobBook()
-        self.now = 0.0
-        self.next_id = 0
-        self.unread: dict[str, float] = {}
-
-    def pick(self, data: st.DataObject, records: tuple[Record[int], ...]) -> Record[int]:
-        return data.draw(st.sampled_from(records))
-
-    @rule(seconds=st.sampled_from([0.0, 1.0, 200.0, 301.0, 1000.0]))
-    def wait(self, seconds: float) -> None:
-        self.now += seconds
-        self.book.forget(self.now)
-        for job_id, ended in self.unread.items():
-            record = self.book.get(job_id)
-            assert (record is not None) == (self.now < ended + 3600)
-            assert record is None or record.status is Status.COMPLETED
-        self.unread = {job_id: ended for job_id, ended in self.unread.items() if self.now < ended + 3600}
-
-    @rule()
-    def add(self) -> None:
-        self.next_id += 1
-        self.book.add(str(self.next_id), self.next_id, self.now)
-        with pytest.raises(DuplicateJobError):
-            self.book.add(str(self.next_id), 0, self.now)
-
-    @precondition(lambda self: self.book.active)
-    @rule(data=st.data(), event=st.sampled_from(Event))
-    def end(self, data: st.DataObject, event: Event) -> None:
-        record = self.pick(data, self.book.active)
-        self.book.happen(record, event, self.now)
-        assert record not in self.book.active
-        if event is Event.SOLVED:
-            self.unread[record.job_id] = self.now
-
-    @precondition(lambda self: self.book.records)
-    @rule(data=st.data())
-    def poll(self, data: st.DataObject) -> None:
-        record = self.pick(data, self.book.records)
-        self.book.poll(record, self.now)
-        self.unread.pop(record.job_id, None)
-        assert record.polled == self.now
-
-
-TestBook = BookMachine.TestCase

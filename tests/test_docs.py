@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from quantus_miner import jobbook, logs, service
+from quantus_miner import jobs, logs, service
 from quantus_miner.cli import cli
 from quantus_miner.host.cpus import default_workers
 from quantus_miner.mining import stats
@@ -180,7 +180,7 @@ def test_every_transition_of_a_job_is_documented_as_it_is() -> None:
     documented = {(code(state), code(event)): code(following) for state, event, following, _ in rows}
     assert len(documented) == len(rows)
     assert documented == {
-        (str(state), event.value): str(following) for (state, event), following in jobbook.TRANSITIONS.items()
+        (str(state), event.value): str(following) for (state, event), following in jobs.TRANSITIONS.items()
     }
 
 
@@ -208,10 +208,10 @@ def test_the_limits_are_those_of_the_code() -> None:
             api.MAX_BODY,
             http.BODY_TIMEOUT_S,
             api.MAX_JOB_ID,
-            jobbook.MAX_ACTIVE,
-            jobbook.MAX_JOBS,
-            jobbook.KEEP_S,
-            jobbook.KEEP_UNSERVED_S,
+            jobs.MAX_ACTIVE,
+            jobs.MAX_JOBS,
+            jobs.KEEP_S,
+            jobs.KEEP_UNSERVED_S,
         )
     ]
     operator = {row[0]: row[1] for row in table("docs/operator.md", "what", "value")}
@@ -219,15 +219,15 @@ def test_the_limits_are_those_of_the_code() -> None:
     most = ", ".join(f"{name} {logs.MAX_ALIKE[logs.LEVELS[name]]}" for name in ("info", "warn", "error"))
     assert operator["lines of the log from one place in the program, a minute"] == most
     assert operator["lines of the log that wait to be written"] == f"{logs.MAX_QUEUED:,} characters"
-    assert operator["jobs with series of their own in the metrics"] == f"{http.MAX_SHOWN}"
+    assert operator["jobs with series of their own in the metrics"] == f"{jobs.MAX_SHOWN}"
     assert operator["connections at once, job API"].startswith(f"{server.MAX_CONNECTIONS}, ")
     assert operator["connections at once, metrics"].startswith(f"{server.MAX_SCRAPERS}, ")
     assert operator["requests under way at the end get"] == f"{service.GRACE_S:g} s"
     for text in (
         f"{api.MAX_BODY:,} bytes",
-        f"{jobbook.MAX_ACTIVE:,} jobs",
+        f"{jobs.MAX_ACTIVE:,} jobs",
         f"{server.MAX_CONNECTIONS} connections",
-        f"{jobbook.MAX_JOBS:,} are remembered",
+        f"{jobs.MAX_JOBS:,} are remembered",
     ):
         assert text in PAGES["SECURITY.md"]
 

@@ -26,9 +26,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance, unsuppor
 
 from quantus_miner import pow as reference
 from quantus_miner.errors import printable
-from quantus_miner.jobbook import MAX_ACTIVE
+from quantus_miner.jobs import MAX_ACTIVE, MAX_SHOWN
 from quantus_miner.model import MAX, Pow, limit_from_difficulty
-from quantus_miner.web.job_api import MAX_SHOWN
 
 from .conftest import MinerProcess, vectors, with_file_limit
 

@@ -25,10 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantus_miner.backends.cpu import CpuEngine, fast_kernels
-from quantus_miner.bookkeeper import Bookkeeper
 from quantus_miner.cli import cli
 from quantus_miner.errors import MinerError
-from quantus_miner.jobbook import KEEP_S, KEEP_UNSERVED_S, MAX_JOBS, Event, JobBook
+from quantus_miner.jobs import KEEP_S, KEEP_UNSERVED_S, MAX_JOBS, Jobs
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Progress, Solution, Status
 from quantus_miner.sources.link import Verdict
@@ -43,8 +42,6 @@ from .test_live import job as live_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from quantus_miner.mining.search import Search
 
 WAIT_S = 30.0
 HEADER = bytes(range(32))
@@ -370,7 +367,7 @@ def test_on_a_disk_without_room_jobs_take_what_was_reserved(tmp_path: Path, capl
         sizes = [(tmp_path / name).stat().st_size for name in ("jobs.db", "jobs.db-wal")]
         assert min(sizes) >= database.RESERVE_BYTES
         with full_disk(max(sizes)):
-            # As many as the book holds, and all of them written again and again.
+            # As many as are held at once, and all of them written again and again.
             numbers = range(MAX_JOBS - 1)
             for turn in range(3):
                 commits = [store.put(running(f"{number:0128}", turn)) for number in numbers]
@@ -464,33 +461,21 @@ def test_results_stay_readable_for_their_time_and_no_longer(tmp_path: Path) -> N
         for stored in [*kept, *old]:
             store.put(stored).result(WAIT_S)
     miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.01)
-    with opened(tmp_path, clock=second) as (store, jobs):
-        book: JobBook[Search] = JobBook()
-        keeper = Bookkeeper(store, miner, book, second)
-
-        def submit(stored: StoredJob) -> Search:
-            return miner.submit(stored.job, lambda _: None, progress=stored.progress)
-
-        keeper.restore(jobs, submit)
-        assert {record.job_id for record in book.records} == {stored.job.id for stored in kept}
-        (active,) = book.active
-        assert (active.job_id, active.polled, miner.hashes(active.work)) == ("running", second.now, 5)
-        solved = book.get("unserved")
+    with opened(tmp_path, clock=second) as (store, earlier):
+        jobs = Jobs(miner, store, expiry_s=600, clock=second, call_soon=lambda call, search: call(search))
+        jobs.restore(earlier)
+        assert {entry.id for entry in jobs.entries} == {stored.job.id for stored in kept}
+        active, solved = jobs.get("running"), jobs.get("unserved")
+        assert active is not None
         assert solved is not None
+        assert (active.status, active.polled, jobs.figures(active)[0]) == (Status.RUNNING, second.now, 5)
         assert solved.readable_until() - second.now == pytest.approx(60)
-        assert (solved.work.solution, miner.hashes(solved.work), miner.elapsed(solved.work)) == (
-            Solution(MAX, 2**500 + 1),
-            7,
-            0.5,
-        )
-        miner.cancel(active.work)
-        book.happen(active, Event.CANCEL, second.now)
-        keeper.ended(active)
+        assert (solved.stored.solution, jobs.figures(solved)) == (Solution(MAX, 2**500 + 1), (7, 0.5))
+        jobs.cancel(active)
         second.now += 61
-        book.forget(second.now)
-        keeper.tick()
-    with opened(tmp_path) as (_, jobs):
-        assert {stored.job.id: stored.status for stored in jobs} == {
+        jobs.tick()
+    with opened(tmp_path) as (_, left):
+        assert {stored.job.id: stored.status for stored in left} == {
             "of the future": Status.COMPLETED,
             "running": Status.CANCELLED,
         }

@@ -53,13 +53,13 @@ class Broken(MinerProcess):
     ("patch", "line"),
     [
         ("from quantus_miner.mining.miner import Miner; Miner.tick = boom", "The miner's tick has failed"),
-        ("from quantus_miner.web.job_api import HttpSource; HttpSource.tick = boom", "The job API's tick has failed"),
+        ("from quantus_miner.jobs import Jobs; Jobs.tick = boom", "The job API's tick has failed"),
         ("from quantus_miner.heartbeat import Heartbeat; Heartbeat.tick = boom", "The heartbeat has failed"),
         ("from quantus_miner import logs; logs.tick = boom", "The log's tick has failed"),
         ("from quantus_miner.sources.live import LiveSource; LiveSource.run = boom", "The live source has failed"),
         ("from quantus_miner.sources.node import NodeLink; NodeLink.run = boom", "has failed"),
-        ("from quantus_miner.web.job_api import HttpSource; HttpSource._health = boom", None),
-        ("from quantus_miner import metrics; metrics.MinerCollector._miner_values = boom", None),
+        ("from quantus_miner.web.job_api import JobApi; JobApi._health = boom", None),
+        ("from quantus_miner.web import metrics; metrics.MinerCollector._miner_values = boom", None),
     ],
 )
 def test_a_part_that_raises_is_logged_in_one_line_and_the_rest_goes_on(patch: str, line: str | None) -> None:
@@ -167,7 +167,7 @@ def test_without_its_api_the_service_ends_in_order(tmp_path: Path, fault: str, l
 @pytest.mark.parametrize(
     "patch",
     [
-        "from quantus_miner.web.job_api import HttpSource; HttpSource.save = boom",
+        "from quantus_miner.jobs import Jobs; Jobs.save = boom",
         "from quantus_miner.heartbeat import Heartbeat; Heartbeat.stopping = boom",
         "from quantus_miner.store.writer import Store; Store.close = boom",
         "from quantus_miner.mining.miner import Miner; Miner.close = boom",
@@ -182,7 +182,7 @@ def test_a_step_of_the_end_that_raises_does_not_stop_the_others(patch: str) -> N
 
 
 def test_an_error_at_the_start_is_one_line() -> None:
-    with Broken("from quantus_miner.web.job_api import HttpSource; HttpSource.restore = boom") as miner:
+    with Broken("from quantus_miner.jobs import Jobs; Jobs.restore = boom") as miner:
         assert miner.process.wait(WAIT_S) == 1
         miner._reader.join(WAIT_S)
     assert "Stopped: " in miner.log[-2]

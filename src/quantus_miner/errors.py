@@ -74,3 +74,10 @@ class LinkRefusedError(MinerError):
     """A live source refuses us, or is not the one that we were told of; it is tried again at long intervals."""
 
     exit_code = 3
+
+
+class TransitionError(Exception):
+    """An event that is impossible in the state that ``what`` is in: an error in the program."""
+
+    def __init__(self, what: str, state: str, event: str) -> None:
+        super().__init__(f"{what} cannot handle the event {event} in the state {state}")

@@ -16,6 +16,7 @@ import secrets
 import socket
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,7 @@ from quantus_miner.gpu.telemetry import Telemetry
 from quantus_miner.heartbeat import Heartbeat
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.notify import Notifier
+from quantus_miner.jobs import Jobs
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import Pow
 from quantus_miner.sources.live import LiveSource
@@ -34,7 +36,7 @@ from quantus_miner.sources.node import NodeLink
 from quantus_miner.sources.pool import PoolLink
 from quantus_miner.store.writer import Store
 from quantus_miner.web import metrics, server
-from quantus_miner.web.job_api import HttpSource
+from quantus_miner.web.job_api import JobApi
 from quantus_miner.wire.address import address_warning, compose_login
 
 if TYPE_CHECKING:
@@ -149,7 +151,8 @@ class _Service:
         self.ending: asyncio.Future[MinerError | None] = asyncio.get_running_loop().create_future()
         self._store: Store | None = None
         self._live: LiveSource | None = None
-        self._source: HttpSource | None = None
+        self._jobs: Jobs | None = None
+        self._api: JobApi | None = None
         self._servers: list[server.Server] = []
         self._serving: list[asyncio.Task[None]] = []
         self._working: list[asyncio.Task[None]] = []
@@ -165,7 +168,7 @@ class _Service:
         """Starts all parts; the service is ready when this returns. Raises MinerError if it cannot be."""
         settings, miner, effective = self._settings, self._miner, self._effective
         store = Store(settings.state_dir, history_days=settings.history_days)
-        jobs = store.start()
+        earlier = store.start()
         self._store = store
         signals.hand_over(asyncio.get_running_loop(), self.end)
         priority = {"live": (1, 0), "equal": (0, 0), "http": (0, 1)}[settings.priority]
@@ -175,19 +178,25 @@ class _Service:
             ends = settings.exit_on_refusal == "on"
             live = LiveSource(miner, links, priority=priority[0], store=store, exit_on_refusal=ends)
         self._live = live
-        source = HttpSource(
-            miner, store, token=settings.api_token, expiry_s=settings.job_expiry_s, priority=priority[1]
+        jobs = Jobs(
+            miner,
+            store,
+            expiry_s=settings.job_expiry_s,
+            clock=time.monotonic,
+            call_soon=asyncio.get_running_loop().call_soon_threadsafe,
+            priority=priority[1],
         )
-        self._source = source
+        api = JobApi(jobs, miner, token=settings.api_token)
+        self._jobs, self._api = jobs, api
         api_socket = server.listen(settings.bind, settings.port, "--port")
-        apps = [(source.app, api_socket, settings.bind)]
+        apps = [(api.app, api_socket, settings.bind)]
         if settings.metrics_port is None:
             log.info("Metrics disabled (no --metrics-port provided)")
         else:
             metrics_socket = server.listen(settings.metrics_bind, settings.metrics_port, "--metrics-port")
             links_stats = live.stats if live else tuple
             collector = metrics.MinerCollector(
-                miner.stats, source.stats, links_stats, lambda: store.ok, effective.count, Telemetry().read
+                miner.stats, api.stats, links_stats, lambda: store.ok, effective.count, Telemetry().read
             )
             apps.append((metrics.create_app([collector]), metrics_socket, settings.metrics_bind))
             log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
@@ -201,19 +210,19 @@ class _Service:
             server.Server(app, sock, connections, server.host_names(address) | frozenset(settings.allowed_hosts or ()))
             for (app, sock, address), connections in zip(apps, shares, strict=True)
         ]
-        source.restore(jobs)
+        jobs.restore(earlier)
         if self._notifier.watchdog and sys.stderr is not None:
             # The manager ends a stuck service with SIGABRT: the log then says where each thread was.
             faulthandler.enable()
         miner.start()
-        source.accepting = True
+        api.accepting = True
         # What was imported until now stays: no collection has to look at it again.
         gc.collect()
         gc.freeze()
         self._servers = servers
         for part, name in zip(servers, ("The job API", "The metrics exporter"), strict=False):
             self._serving.append(self._run(name, part.run_until_stopped(), vital=part is servers[0]))
-        self._working.append(self._run("The tick", self._tick(source), vital=True))
+        self._working.append(self._run("The tick", self._tick(jobs), vital=True))
         if live is not None:
             self._working.append(self._run("The live source", self._mine(live)))
         log.info("Server starting on %s", server.endpoint(api_socket))
@@ -235,16 +244,16 @@ class _Service:
         self.end()
         with _contained("The heartbeat"):
             self._heartbeat.stopping()
-        if self._source is not None:
-            self._source.accepting = False
+        if self._api is not None:
+            self._api.accepting = False
         for part in self._servers:
             part.stop(GRACE_S)
         with _contained("Stopping the workers"):
             if not await self._workers_ended():
                 log.warning("Some workers did not stop in time")
-        if self._source is not None:
+        if self._jobs is not None:
             with _contained("Saving the jobs"):
-                self._source.save()
+                self._jobs.save()
         # After the miner: what it found in the last moment has been sent.
         for task in self._working:
             task.cancel()
@@ -282,10 +291,10 @@ class _Service:
 
         return asyncio.create_task(supervised(), name=name)
 
-    async def _tick(self, source: HttpSource) -> None:
+    async def _tick(self, jobs: Jobs) -> None:
         parts: tuple[tuple[str, Callable[[], None]], ...] = (
             ("The miner's tick", self._miner.tick),
-            ("The job API's tick", source.tick),
+            ("The job API's tick", jobs.tick),
             ("The heartbeat", self._heartbeat.tick),
             ("The log's tick", logs.tick),
         )

@@ -16,6 +16,7 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,6 +35,7 @@ from quantus_miner.gpu import tuning
 from quantus_miner.gpu.device import Device
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.notify import Notifier
+from quantus_miner.jobs import Jobs
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Order, Pow, Progress, Solution, Status
 from quantus_miner.pow.block import SealedBlock
@@ -44,7 +46,7 @@ from quantus_miner.store.database import DamagedError, Database, NewerError
 from quantus_miner.store.rows import Find, StoredJob
 from quantus_miner.store.writer import Store
 from quantus_miner.web.connection import BoundedProtocol
-from quantus_miner.web.job_api import HttpSource
+from quantus_miner.web.job_api import JobApi
 from quantus_miner.web.server import Server
 from quantus_miner.wire import address, api, frames, hosts, lines, messages, node, pool_url, stratum, stratum_miner
 from quantus_miner.wire.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame
@@ -89,9 +91,9 @@ def _difficulty(data: bytes) -> str:
 
 
 def http_connection(data: bytes) -> None:
-    api_ = _job_api()
-    replies = api_.loop.run_until_complete(api_.exchange(data))
-    assert not api_.errors, api_.errors
+    service = _http_service()
+    replies = service.loop.run_until_complete(service.exchange(data))
+    assert not service.errors, service.errors
     statuses = rb"HTTP/1\.1 (100|200|400|401|403|404|408|409|413|415|421|503) "
     assert not replies or re.match(statuses, replies), replies[:80]
     assert all(line.isprintable() for line in replies.decode().split("\r\n"))
@@ -101,15 +103,15 @@ def http_upgrade(data: bytes) -> None:
     """The rest of a head, a body and what follows: an offered upgrade must change nothing of what they mean."""
     if len(data) > 6_000:  # so that all is parsed at once
         return
-    api_ = _job_api()
+    service = _http_service()
     offer = b"connection: Upgrade\r\nupgrade: h2c\r\n"
     meant = []
     for more in (b"", offer):
         head = b"POST /mine HTTP/1.1\r\n" + more + b"host: localhost\r\ncontent-type: application/json\r\n"
-        replies = api_.loop.run_until_complete(api_.exchange(head + data))
+        replies = service.loop.run_until_complete(service.exchange(head + data))
         meant.append(re.findall(rb'HTTP/1\.1 \d+|"(?:status|job_id|message)":"[^"]*"', replies))
     assert meant[0] == meant[1], meant
-    assert not api_.errors, api_.errors
+    assert not service.errors, service.errors
 
 
 def http_hosts(data: bytes) -> None:
@@ -131,7 +133,7 @@ def http_hosts(data: bytes) -> None:
     assert hosts.misdirected(allowed, frozenset(allowed)) is None
 
 
-class _JobApi(logging.Handler):
+class _HttpService(logging.Handler):
     """The job API as the service builds it, on one event loop, without workers; ``errors``: what it logs of them."""
 
     def __init__(self) -> None:
@@ -145,10 +147,10 @@ class _JobApi(logging.Handler):
         self._owner = Database(folder, history_days=1)
         self._store = Store(folder, history_days=1)
         assert self._store.start() == []
-        self._source: HttpSource
+        self._api: JobApi
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await self._source.app(scope, receive, send)
+            await self._api.app(scope, receive, send)
 
         self._server = Server(app, socket.socket())
         self._server.config.load()
@@ -158,8 +160,11 @@ class _JobApi(logging.Handler):
 
     async def exchange(self, data: bytes) -> bytes:
         """What is answered to ``data`` and the end of it."""
-        self._source = HttpSource(self._miner, self._store, token=None, expiry_s=600)
-        self._source.accepting = True
+        jobs = Jobs(
+            self._miner, self._store, expiry_s=600, clock=time.monotonic, call_soon=self.loop.call_soon_threadsafe
+        )
+        self._api = JobApi(jobs, self._miner, token=None)
+        self._api.accepting = True
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         loop, state = self.loop, self._server.server_state
@@ -175,9 +180,9 @@ class _JobApi(logging.Handler):
             replies = await reading
         while state.tasks or state.connections:  # noqa: ASYNC110 - there is no event for that
             await asyncio.sleep(0)
-        for record in self._source._book.active:
-            self._miner.cancel(record.work)
-        assert not any(code == 500 for _, code in self._source.stats().requests)
+        for entry in jobs.entries:
+            jobs.cancel(entry)
+        assert not any(code == 500 for _, code in self._api.stats().requests)
         return replies
 
     async def _read(self, ours: socket.socket) -> bytes:
@@ -189,8 +194,8 @@ class _JobApi(logging.Handler):
 
 
 @functools.cache
-def _job_api() -> _JobApi:
-    return _JobApi()
+def _http_service() -> _HttpService:
+    return _HttpService()
 
 
 # --- the node protocol ---

@@ -46,15 +46,6 @@ class Search:
         self.done: Counter[Worker] = Counter()
         self.meters: dict[Worker, RateMeter] = {}
 
-    @classmethod
-    def over(
-        cls, job: Job, progress: Progress, status: Status, solution: Solution | None, engine: str | None, now: float
-    ) -> Search:
-        """One that ended in an earlier run."""
-        search = cls(job, lambda _: None, None, 0, now, progress)
-        search.status, search.solution, search.engine, search.ended = status, solution, engine, now
-        return search
-
     @property
     def hashes(self) -> int:
         """Nonces really tested so far, or until its end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -87,6 +88,11 @@ class Find:
     header: bytes
     solution: Solution
     verdict: str | None = None
+
+    @classmethod
+    def now(cls, source: str, job: Job, solution: Solution) -> Find:
+        """Return a block or share that was found at this moment."""
+        return cls(time.time_ns(), source, job.id, job.pow, job.header, solution)
 
     def columns(self) -> tuple[Any, ...]:
         """In the order of the table ``finds``, without its number and its age."""

@@ -1,6 +1,6 @@
-"""The store: a mirror of the job book, kept on the disk by one thread.
+"""The store: a mirror of the jobs, kept on the disk by one thread.
 
-The owner of the book reports each job's newest state. All that gathers while a commit is under way goes into the next
+Their owner (``jobs``) reports each job's newest state. All that gathers while a commit is under way goes into the next
 one. The mirror is also in memory: if the disk fails, or the file is removed, all of it is written again.
 """
 
@@ -39,7 +39,7 @@ MAX_WAITING: Final = 10_000
 class Store:
     """Jobs and finds in the state folder. All methods may be called from any thread, none waits for the disk.
 
-    ``history_days``: running time for which finds are kept. ``clock``: that of the job book. ``retry_s``: short in
+    ``history_days``: running time for which finds are kept. ``clock``: that of the jobs. ``retry_s``: short in
     tests only.
     """
 

@@ -1,9 +1,8 @@
-"""The HTTP job API as a source: requests become searches, polls read them."""
+"""The HTTP job API: routes, authorisation, limits and encoding. What happens to jobs is in ``jobs``."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hmac
 import logging
 import math
@@ -19,9 +18,8 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from quantus_miner import __version__
-from quantus_miner.bookkeeper import Bookkeeper
-from quantus_miner.jobbook import BookFullError, DuplicateJobError, Event, JobBook, Record
-from quantus_miner.mining.stats import ApiStats, JobStats
+from quantus_miner.jobs import DuplicateJobError, TooManyJobsError
+from quantus_miner.mining.stats import ApiStats
 from quantus_miner.model import Status
 from quantus_miner.wire import api
 from quantus_miner.wire.hosts import from_other_page
@@ -32,11 +30,9 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from quantus_miner.jobs import Entry, Jobs
     from quantus_miner.mining.miner import Miner
-    from quantus_miner.mining.search import Search
     from quantus_miner.model import Job
-    from quantus_miner.store.rows import StoredJob
-    from quantus_miner.store.writer import Store
 
 log = logging.getLogger("miner.http")
 
@@ -44,6 +40,8 @@ THRESHOLD_WARNING_S: Final = 3600.0
 """Seconds between two warnings of a threshold that can hardly be meant: such a node sends one with every job."""
 BODY_TIMEOUT_S: Final = 10.0
 """Seconds that a client may take to send a request's body."""
+MAX_WAIT_S: Final = 2.0
+"""Seconds that a reply waits for the disk at most: one that hangs is no better than a full one."""
 
 
 class _AnyConvertor(Convertor[str]):
@@ -63,42 +61,25 @@ register_url_convertor("any", _AnyConvertor())
 MAX_DISCARDED: Final = 16_000_000
 """Bytes of a body that is too large that are read before the connection is closed."""
 
-MAX_SHOWN: Final = 256
-"""Jobs of which there are statistics; each is a dozen series of the exporter."""
 
-ENDINGS: Final = {Status.COMPLETED: Event.SOLVED, Status.FAILED: Event.EXHAUSTED}
+class JobApi:
+    """The calls of the job API, owned by the event loop's thread; only ``stats`` may be called from any.
 
-
-class HttpSource:
-    """Jobs over HTTP, owned by the event loop's thread; only ``stats`` may be called from any. ``tick`` once a second.
-
-    ``token``: what /mine, /result and /cancel require as a bearer token; None: nothing. ``expiry_s``: seconds after
-    which a running job that nobody polls is cancelled. ``priority``: of its jobs among those of other sources.
+    ``token``: what /mine, /result and /cancel require as a bearer token; None: nothing. ``accepting``: whether new
+    jobs are taken.
     """
 
     def __init__(
-        self,
-        miner: Miner,
-        store: Store,
-        *,
-        token: str | None,
-        expiry_s: float,
-        priority: int = 0,
-        clock: Callable[[], float] = time.monotonic,
+        self, jobs: Jobs, miner: Miner, *, token: str | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.accepting = False
+        self._jobs = jobs
         self._miner = miner
         self._token = token
-        self._expiry_s = expiry_s
-        self._priority = priority
         self._clock = clock
-        self._book: JobBook[Search] = JobBook()
-        self._keeper = Bookkeeper(store, miner, self._book, clock)
         self._requests: Counter[tuple[str, int]] = Counter()
         self._mine_requests: Counter[str] = Counter(dict.fromkeys(("accepted", "duplicate", "invalid", "error"), 0))
-        self._ended: Counter[tuple[str, str]] = Counter()
         self._threshold_warning_at = -math.inf
-        self._loop = asyncio.get_running_loop()
 
     @property
     def app(self) -> ASGIApp:
@@ -122,45 +103,13 @@ class HttpSource:
             otherwise,
         )
 
-    def restore(self, jobs: list[StoredJob]) -> None:
-        """Takes up the jobs of an earlier run: before any others come."""
-
-        def go_on(stored: StoredJob) -> Search:
-            return self._miner.submit(stored.job, self._post_end, priority=self._priority, progress=stored.progress)
-
-        self._keeper.restore(jobs, go_on)
-
-    def save(self) -> None:
-        """Hands the store what is known now, at the end of the service."""
-        for record in self._book.active:
-            self._on_end(record.work)
-        self._keeper.save_progress()
-
-    def tick(self) -> None:
-        """Ends jobs that nobody polls, forgets those that nobody can want."""
-        now = self._clock()
-        for record in self._book.unpolled_since(now - self._expiry_s):
-            if self._finish(record, Event.EXPIRE):
-                log.warning("Job %s was not polled for %g s: cancelled as expired", record.job_id, self._expiry_s)
-        self._book.forget(now)
-        self._keeper.tick()
-
     def stats(self) -> ApiStats:
-        """A snapshot, with the newest MAX_SHOWN jobs, first of all those that run."""
-        jobs = sorted(self._book.records, key=lambda record: record.status is Status.RUNNING)[-MAX_SHOWN:]
+        """Return a snapshot."""
         return ApiStats(
             requests=dict(self._requests),
             mine_requests=dict(self._mine_requests),
-            ended_jobs=dict(self._ended),
-            jobs=tuple(
-                JobStats(
-                    record.job_id,
-                    self._miner.engine_names,
-                    record.status,
-                    self._miner.thread_stats(record.work),
-                )
-                for record in jobs
-            ),
+            ended_jobs=dict(self._jobs.ended),
+            jobs=self._jobs.stats(),
         )
 
     # --- requests ---
@@ -183,23 +132,19 @@ class HttpSource:
             job = api.parse_mine(body, secrets.randbits(512))
             if not self._miner.supports(job.pow):
                 raise api.InvalidRequestError(job.id, f"no engine here searches {job.pow}")  # noqa: TRY301
-            self._book.check_room(job.id)
+            entry = self._jobs.submit(job)
         except api.InvalidRequestError as error:
             self._mine_requests["invalid"] += 1
             return _error(400, error.job_id, error.message)
         except DuplicateJobError:
             self._mine_requests["duplicate"] += 1
             return _error(409, job.id, "Job already exists")
-        except BookFullError:
+        except TooManyJobsError:
             self._mine_requests["error"] += 1
             return _error(503, job.id, "too many jobs")
-        # Events of the search come back through the loop, so after the record is in the book.
-        search = self._miner.submit(job, self._post_end, priority=self._priority)
-        self._keeper.accepted(self._book.add(job.id, search, self._clock()))
         self._mine_requests["accepted"] += 1
-        log.info("Job %s accepted: %s, header %s", job.id, job.pow, job.header.hex())
         self._warn_of_threshold(job)
-        await self._keeper.written(job.id)
+        await _on_disk(entry)
         return _json(200, api.encode_reply("accepted", job.id))
 
     def _warn_of_threshold(self, job: Job) -> None:
@@ -219,32 +164,24 @@ class HttpSource:
         if refusal := self._refuse_stranger(request):
             return refusal
         job_id: str = request.path_params["job_id"]
-        record = self._book.get(job_id)
-        if record is None:
+        entry = self._jobs.get(job_id)
+        if entry is None:
             return _json(404, api.encode_unknown_result(job_id))
-        search = record.work
-        self._on_end(search)
-        if record.status is not Status.RUNNING:
+        if entry.status is not Status.RUNNING:
             # Nobody is told of a solution that a crash could take back.
-            await self._keeper.written(job_id)
-        served = record.served
-        self._book.poll(record, self._clock())
-        if record.served and not served:
-            self._keeper.served(record)
-        solution = search.solution if record.status is Status.COMPLETED else None
-        hashes, elapsed = self._miner.hashes(search), self._miner.elapsed(search)
-        return _json(200, api.encode_result(job_id, record.status, solution, hashes, elapsed))
+            await _on_disk(entry)
+        self._jobs.poll(entry)
+        return _json(200, api.encode_result(job_id, entry.status, entry.stored.solution, *self._jobs.figures(entry)))
 
     async def _cancel(self, request: Request) -> Response:
         if refusal := self._refuse_stranger(request):
             return refusal
         job_id: str = request.path_params["job_id"]
-        record = self._book.get(job_id)
-        if record is None:
+        entry = self._jobs.get(job_id)
+        if entry is None:
             return _json(404, api.encode_reply("not_found", job_id, "Job not found"))
-        if self._finish(record, Event.CANCEL):
-            log.info("Job %s cancelled", job_id)
-        await self._keeper.written(job_id)
+        self._jobs.cancel(entry)
+        await _on_disk(entry)
         return _json(200, api.encode_reply("cancelled", job_id))
 
     async def _health(self, _: Request) -> Response:
@@ -259,43 +196,6 @@ class HttpSource:
 
     async def _nothing_here(self, _: Request) -> Response:
         return _error(404, "", "no such call")
-
-    # --- what happens to jobs ---
-
-    def _post_end(self, search: Search) -> None:
-        """From a worker's thread."""
-        # The loop is closed when a worker is the last to leave at the end of the service.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._on_end, search)
-
-    def _on_end(self, search: Search) -> None:
-        """Brings the book up to date with a search that may have ended; harmless to call at any time."""
-        record = self._book.get(search.job.id)
-        if record is None or record.work is not search or record.status is not Status.RUNNING:
-            return
-        if search.status not in ENDINGS:
-            return
-        self._end(record, ENDINGS[search.status])
-        hashes, elapsed = self._miner.hashes(search), self._miner.elapsed(search)
-        found = "range exhausted" if search.solution is None else f"nonce {search.solution.nonce:x}"
-        log.info("Job %s %s: %s, %d hashes in %.3f s", record.job_id, record.status, found, hashes, elapsed)
-
-    def _finish(self, record: Record[Search], event: Event) -> bool:
-        """Ends a job from our side; whether it was still running."""
-        self._miner.cancel(record.work)
-        # If it was solved or exhausted just before, and only the news is under way, that stands.
-        if record.work.status is not Status.CANCELLED:
-            self._on_end(record.work)
-        if record.status is not Status.RUNNING:
-            return False
-        self._end(record, event)
-        return True
-
-    def _end(self, record: Record[Search], event: Event) -> None:
-        self._book.happen(record, event, self._clock())
-        self._keeper.ended(record)
-        label = "expired" if event is Event.EXPIRE else str(record.status)
-        self._ended[record.work.engine or self._miner.engine_names, label] += 1
 
     def _refuse_stranger(self, request: Request) -> Response | None:
         """Return the reply to a request that a web page made, or that lacks the token; None if it may go on."""
@@ -327,6 +227,12 @@ class HttpSource:
             return response
 
         return counted
+
+
+async def _on_disk(entry: Entry) -> None:
+    """Wait until a job's status is on the disk, or it is clear that the disk does not take it."""
+    if entry.commit is not None and not entry.commit.done():
+        await asyncio.wait((asyncio.wrap_future(entry.commit),), timeout=MAX_WAIT_S)
 
 
 async def _read_body(request: Request) -> bytes | Response:

@@ -25,7 +25,7 @@ from quantus_miner.native import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from quantus_miner.backends import Engine
+    from quantus_miner.backends.base import Engine
 
 log = logging.getLogger("miner")
 
@@ -43,6 +43,7 @@ class Miner:
     """Owns the active jobs and the workers. All methods may be called from any thread.
 
     ``chunk_s``: seconds a slice should take. ``places``: the CPUs that each CPU worker keeps to; empty: any.
+    ``on_job_solved``: called, from any thread, for every job solved and every solution of a search that goes on.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Miner:
         *,
         chunk_s: float,
         places: Sequence[frozenset[int]] = (),
+        on_job_solved: Sequence[Callable[[], None]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chunk_s = chunk_s
@@ -60,6 +62,7 @@ class Miner:
         self._turns: deque[Search] = deque()  # the active searches, next one first
         self._closing = False
         self._engines = tuple(engines)
+        self._on_job_solved = tuple(on_job_solved)
         self._rejected = self._stale = 0
         self._solved_by: Counter[str] = Counter({engine.name: 0 for engine in engines})
         now = clock()
@@ -71,7 +74,7 @@ class Miner:
         self._threads = [
             threading.Thread(
                 target=self._run,
-                args=(worker, next(pins, None) if worker.engine.device is None else None),
+                args=(worker, next(pins, None) if worker.device is None else None),
                 name=f"miner-{worker.index}",
                 daemon=True,
             )
@@ -201,11 +204,11 @@ class Miner:
             now = self._clock()
             rates = {"cpu": 0.0, "gpu": 0.0}
             for worker in self._workers:
-                rates["gpu" if worker.engine.device else "cpu"] += worker.meter.rate(now, worker.hashes)
+                rates["cpu" if worker.device is None else "gpu"] += worker.meter.rate(now, worker.hashes)
             return MinerStats(
                 workers=len(self._workers),
-                cpu_workers=sum(worker.engine.device is None for worker in self._workers),
-                gpu_devices=sum(worker.engine.device is not None and worker.works for worker in self._workers),
+                cpu_workers=sum(worker.device is None for worker in self._workers),
+                gpu_devices=sum(worker.device is not None and worker.works for worker in self._workers),
                 busy_workers=sum(worker.search is not None for worker in self._workers),
                 active_jobs=len(self._turns),
                 hashes=sum(worker.hashes for worker in self._workers),
@@ -227,10 +230,10 @@ class Miner:
                         device.pci,
                         worker.works,
                         worker.meter.rate(now, worker.hashes),
-                        worker.engine.wrong,
+                        worker.engine.status().false_positives,
                     )
                     for worker in self._workers
-                    if (device := worker.engine.device) is not None
+                    if (device := worker.device) is not None
                 ),
             )
 
@@ -348,8 +351,8 @@ class Miner:
         if solved:
             if search.on_solution is not None and solution is not None:
                 _call(search.on_solution, search, solution)
-            for engine in self._engines:
-                _call(engine.job_solved)
+            for callback in self._on_job_solved:
+                _call(callback)
         if ended:
             _call(search.on_end, search)
 

@@ -22,6 +22,8 @@ class Worker:
     def __init__(self, index: int, engine: Engine, now: float) -> None:
         self.index = index
         self.engine = engine
+        status = engine.status()
+        self.device = status.device
         self.control = Control()
         self.search: Search | None = None
         self.slice: NonceRange | None = None  # under way
@@ -31,7 +33,7 @@ class Worker:
         self.done = 0
         self.meter = RateMeter(now)
         self.alive = True
-        self.lost = engine.fault is not None  # its device, for now
+        self.lost = status.fault is not None  # its device, for now
         self.backoff = Backoff()
         self._mark: tuple[float, int] | None = None
         self._moved = now

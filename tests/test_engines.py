@@ -122,6 +122,13 @@ def test_the_throttle_ends_at_a_hit(tmp_path: Path) -> None:
     assert throttled(tmp_path).search(job, 1, 100, CountingControl()) == Outcome(1, 1)
 
 
+def test_a_hit_at_the_end_of_a_batch_is_followed_by_the_sleep_that_is_due(tmp_path: Path) -> None:
+    job = Job("a", Pow.POSEIDON2, bytes(32), MAX, (NonceRange(0, MAX),))
+    engine, control = throttled(tmp_path, step_batch=1), CountingControl()
+    assert [engine.search(job, start, 100, control) for start in (1, 2, 3)] == [(1, 1), (1, 2), (1, 3)]
+    assert len(control.sleeps) == 2
+
+
 @pytest.mark.parametrize(("cap", "delay"), [(0, 0.0015), (2, 0.001), (10, 0.0015)])
 def test_the_cap_limits_the_sleep(tmp_path: Path, cap: int, delay: float) -> None:
     assert throttled(tmp_path, cap=cap).delay == delay

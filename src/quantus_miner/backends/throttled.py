@@ -21,7 +21,7 @@ log = logging.getLogger("miner.throttle")
 
 
 class ThrottledEngine:
-    """Sleeps ``min(solved_blocks, cap) * base_delay_ns`` after each ``step_batch`` nonces of a worker.
+    """Sleeps ``min(solved_blocks, cap) * base_delay_ns`` between ``step_batch`` nonces of a worker and the next.
 
     ``solved_blocks`` starts at the given number, or where the state file of the last run ended, and grows by one
     a solved job. ``throttle_cap`` 0: no cap.
@@ -64,20 +64,20 @@ class ThrottledEngine:
         return self._inner.kernel(pow)
 
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
-        """See Engine.search; batches go on over the borders of slices."""
+        """See Engine.search. Batches continue across slices. A hit is reported before the sleep after its batch."""
         tested = 0
         while tested < count:
             due: int = getattr(self._thread, "due", self._step_batch)
+            if due == 0:
+                self._thread.due = due = self._step_batch
+                if control.sleep(self.delay):
+                    break
             batch = min(due, count - tested)
             outcome = self._inner.search(job, start + tested, batch, control)
             tested += outcome.tested
             self._thread.due = due - outcome.tested
             if outcome.nonce is not None or outcome.tested < batch:
                 return Outcome(tested, outcome.nonce)
-            if self._thread.due == 0:
-                self._thread.due = self._step_batch
-                if control.sleep(self.delay):
-                    break
         return Outcome(tested, None)
 
     def on_job_solved(self) -> None:

@@ -17,7 +17,7 @@ from quantus_miner import pow as reference
 from quantus_miner.errors import DeviceLostError, DevicePausedError
 from quantus_miner.host.cpus import pin_thread, yield_priority
 from quantus_miner.mining.search import Search
-from quantus_miner.mining.stats import GpuStats, MinerStats, RateMeter, ThreadStats
+from quantus_miner.mining.stats import MinerStats, RateMeter, ThreadStats
 from quantus_miner.mining.worker import Worker
 from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
 from quantus_miner.native import Outcome
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("miner")
 
-FIRST_SPEED: Final = 1_000.0
-"""Nonces a second that a worker is taken to do before it is measured: a first slice of a few milliseconds."""
-GROWTH: Final = 8.0
-"""Largest factor between the speeds that a worker is taken to have for two slices."""
-SMALLEST_SLICE_S: Final = 0.001
-"""Slices shrink toward the end of a range, so that all workers end together, but not below this."""
 PAUSE_S: Final = 1.0
 """Between two tries of a device that has to rest."""
 
@@ -223,34 +217,14 @@ class Miner:
                     if (kernel := engine.kernel(pow_)) is not None
                 ),
                 gpus=tuple(
-                    GpuStats(
-                        device.id,
-                        worker.engine.name,
-                        device.name,
-                        device.pci,
-                        worker.works,
-                        worker.meter.rate(now, worker.hashes),
-                        worker.engine.status().false_positives,
-                    )
-                    for worker in self._workers
-                    if (device := worker.device) is not None
+                    worker.gpu_stats(worker.device, now) for worker in self._workers if worker.device is not None
                 ),
             )
 
     def thread_stats(self, search: Search) -> tuple[ThreadStats, ...]:
         """What each worker that took part has done for ``search``; no rate after its end."""
         with self._lock:
-            now = self._clock()
-            running = search.status is Status.RUNNING
-            return tuple(
-                ThreadStats(
-                    worker.engine.name,
-                    worker.index,
-                    hashes := search.hashes_of(worker),
-                    meter.rate(now, hashes) if running else 0.0,
-                )
-                for worker, meter in search.meters.items()
-            )
+            return search.thread_stats(self._clock())
 
     # --- a worker's thread ---
 
@@ -293,7 +267,8 @@ class Miner:
                 search = max(able, key=lambda search: search.priority)  # of several the first
                 self._turns.remove(search)
                 self._turns.append(search)
-                start, count = search.todo.take(self._slice_size(worker, search))
+                even_share = -(-search.todo.size // len(self._workers))
+                start, count = search.todo.take(worker.slice_size(search.job.pow, self._chunk_s, even_share))
                 now = self._clock()
                 worker.control.reset()
                 worker.search, worker.slice_started, worker.interrupted = search, now, False
@@ -303,11 +278,6 @@ class Miner:
                     search.meters[worker] = RateMeter(now)
                 return search, start, count
         return None
-
-    def _slice_size(self, worker: Worker, search: Search) -> int:
-        speed = worker.speeds.get(search.job.pow, FIRST_SPEED)
-        even_share = -(-search.todo.size // len(self._workers))
-        return max(1, min(int(speed * self._chunk_s), max(even_share, int(speed * SMALLEST_SLICE_S))))
 
     def _check(self, worker: Worker, job: Job, nonce: int) -> Solution | None:
         """The hit as a solution if the reference agrees that it is one."""
@@ -330,9 +300,7 @@ class Miner:
             elapsed = self._clock() - worker.slice_started
             self._leave(worker, search, outcome.tested)
             if outcome.tested:
-                # Behind a hit a GPU has some of the slice done already, which makes it look faster than it is.
-                fastest = GROWTH * worker.speeds.get(search.job.pow, FIRST_SPEED)
-                worker.speeds[search.job.pow] = min(outcome.tested / max(elapsed, 1e-6), fastest)
+                worker.measure(search.job.pow, outcome.tested, elapsed)
             self._rejected += outcome.nonce is not None and solution is None
             running = search.status is Status.RUNNING
             # Whether a solution for a job that was replaced still counts is for the job's source to say.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from quantus_miner.gpu.device import Device, Launcher
 
 MODULES: Final = {"cuda": "cuda", "opencl": "pyopencl"}
-"""The module that each extra brings; an extra is called as the language of the kernels."""
+"""The module that each extra brings. An extra is named after the language of its kernels."""
 SERVICE_PREFIX: Final = "/opt/quantus-miner"
 """Where ``make install`` puts the program, see systemd/install."""
 

@@ -35,7 +35,7 @@ from benchmarks import gpu, gpu_switch
 from benchmarks.counting import NotCountedError
 from benchmarks.process import resident_mb
 from quantus_miner import bench
-from quantus_miner.backends import Control
+from quantus_miner.backends.base import Control
 from quantus_miner.backends.gpu import GpuEngine
 from quantus_miner.dev.pool import DEV_WALLET
 from quantus_miner.gpu import drivers, tuning
@@ -354,7 +354,7 @@ def soak(options: Options, service: Service) -> None:
 def run(report: Report, options: Options) -> None:
     """All parts."""
     device, rate = options.device, 0.0
-    driver = drivers.load(options.engine)
+    driver = drivers.load(options.engine.removeprefix("gpu-"))
     with tempfile.TemporaryDirectory() as folder:
         opened: list[gpu_switch.WatchedLauncher] = []
 
@@ -362,7 +362,9 @@ def run(report: Report, options: Options) -> None:
             opened.append(gpu_switch.WatchedLauncher(driver.open_device(device, Path(folder))))
             return opened[-1]
 
-        engine = GpuEngine(options.engine, device, open_device, blocks=tuning.BLOCKS)
+        engine = GpuEngine(
+            options.engine, device, open_device, language=options.engine.removeprefix("gpu-"), blocks=tuning.BLOCKS
+        )
         with report.part("self test and golden vectors"):
             began = time.perf_counter()
             engine.open()
@@ -433,7 +435,7 @@ def main() -> None:
         say("devices")
         say("doctor", "--engine", arguments.engine, "--gpu-devices", str(arguments.device), "--port", "0")
     try:
-        devices = {device.index: device for device in drivers.load(arguments.engine).devices()}
+        devices = {device.index: device for device in drivers.load(arguments.engine.removeprefix("gpu-")).devices()}
         device = devices[arguments.device]
     except DriverError as error:
         sys.exit(f"{arguments.engine} is not available: {error}")

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from benchmarks import exactness, gpu_switch, sass
 from benchmarks.counting import NotCountedError
 from quantus_miner import bench, native
-from quantus_miner.backends import Control
+from quantus_miner.backends.base import Control
 from quantus_miner.backends.gpu import LAUNCH_S, MOST, GpuEngine
 from quantus_miner.errors import DeviceLostError, EngineUnavailableError
 from quantus_miner.gpu import drivers, tuning
@@ -185,7 +185,7 @@ def exact(engine: GpuEngine, order: Order, nonces: int) -> bool:
     task, size, span = native.prepare(job), max(1, nonces // PARTS), 2 ** native.SPAN_BITS[order]
     # Every part crosses the end of a span, at a random place.
     starts = [secrets.randbits(250) * span + span - secrets.randbelow(size) - 1 for _ in range(PARTS)]
-    wrong, hits, missed, false = engine.wrong, 0, 0, 0
+    wrong, hits, missed, false = engine.false_positives, 0, 0, 0
     began = time.perf_counter()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         parts = pool.map(lambda start: exactness.hits(kernel, task, start, size), starts)
@@ -199,7 +199,7 @@ def exact(engine: GpuEngine, order: Order, nonces: int) -> bool:
                 print(f"\r{number} of {PARTS} parts, {minutes:.1f} min", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    wrong = engine.wrong - wrong
+    wrong = engine.false_positives - wrong
     print(
         f"{order:9} {size * PARTS:,} nonces, {hits:,} hits, {missed} missed, {false} false, {wrong} wrong candidates "
         f"(expected {hits * MISSED:.2g} missed, as many wrong; CPU kernel {kernel.name})",
@@ -226,13 +226,15 @@ def _job(order: Order, limit: int) -> Job:
 
 def measure(name: str, index: int, seconds: float, nonces: int | None) -> bool:
     """All of one device; whether it is right. Raises DriverError, DeviceLostError, EngineUnavailableError."""
-    driver = drivers.load(name)
+    language = name.removeprefix("gpu-")
+    driver = drivers.load(language)
     devices = driver.devices()
     if not 0 <= index < len(devices):
         raise DriverError(f"there is no device {index}")
     device = devices[index]
     with tempfile.TemporaryDirectory() as folder:
-        engine = GpuEngine(name, device, partial(driver.open_device, device, Path(folder)), blocks=tuning.BLOCKS)
+        open_device = partial(driver.open_device, device, Path(folder))
+        engine = GpuEngine(name, device, open_device, language=language, blocks=tuning.BLOCKS)
         began = time.perf_counter()
         launcher = engine.open()
         took = time.perf_counter() - began

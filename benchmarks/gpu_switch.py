@@ -104,7 +104,7 @@ def run(switches: int, seconds: float) -> None:
     def open_device() -> Launcher:
         return launcher
 
-    engine = GpuEngine("gpu-cuda", Device(0, "simulated", "gpu", None, ""), open_device, blocks=BLOCKS)
+    engine = GpuEngine("gpu-cuda", Device(0, "simulated", "gpu", None, ""), open_device, language="cuda", blocks=BLOCKS)
     with patch.object(gpu_engine, "self_test"):  # which a device that finds nothing cannot pass
         engine.open()
     simulated.free = time.perf_counter()

@@ -34,7 +34,7 @@ from quantus_miner.wire.messages import parse_fingerprint
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from quantus_miner.backends import Control
+    from quantus_miner.backends.base import Control
     from quantus_miner.model import Job
     from quantus_miner.native import Outcome
     from quantus_miner.sources.link import Handover

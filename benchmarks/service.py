@@ -31,7 +31,7 @@ from quantus_miner.model import MAX, Job, NonceRange, Pow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from quantus_miner.backends import Control
+    from quantus_miner.backends.base import Control
     from quantus_miner.native import Outcome
 
 POLL_S = 0.5

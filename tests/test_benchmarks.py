@@ -170,9 +170,9 @@ def test_a_simulated_card_changes_jobs(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.fixture
 def opencl_engine(opencl_on_cpu: None, tmp_path: Path) -> GpuEngine:
     """On the CPU."""
-    driver = drivers.load("gpu-opencl")
+    driver = drivers.load("opencl")
     device = next(device for device in driver.devices() if device.kind == "cpu")
-    engine = GpuEngine("gpu-opencl", device, partial(driver.open_device, device, tmp_path), blocks=1)
+    engine = GpuEngine("gpu-opencl", device, partial(driver.open_device, device, tmp_path), language="opencl", blocks=1)
     engine.open()
     return engine
 

@@ -12,11 +12,12 @@ import click
 import pytest
 
 from quantus_miner import jobs, logs, service
+from quantus_miner.backends import table as backend_table
 from quantus_miner.cli import cli
 from quantus_miner.host.cpus import default_workers
 from quantus_miner.mining import stats
-from quantus_miner.model import Status
-from quantus_miner.settings import ENGINE_NAMES, LOG_FORMATS, SETTINGS, load
+from quantus_miner.model import Pow, Status
+from quantus_miner.settings import LOG_FORMATS, SETTINGS, load
 from quantus_miner.web import connection, server
 from quantus_miner.web import job_api as http
 from quantus_miner.web.metrics import METRICS
@@ -160,9 +161,13 @@ def test_metrics_named_anywhere_exist(page: str) -> None:
 
 
 def test_every_engine_is_documented_as_it_is() -> None:
-    rows = by_first(table("docs/operator.md", "engine", "available", "for"))
-    assert {name: available for name, (available, _) in rows.items()} == {
-        name: "with a card" if name.startswith("gpu-") else "yes" for name in ENGINE_NAMES
+    rows = by_first(table("docs/operator.md", "engine", "available", "proofs of work", "for"))
+    assert {name: (available, pows) for name, (available, pows, _) in rows.items()} == {
+        backend.name: (
+            "with a card" if backend.kind == "gpu" else "yes",
+            "both" if backend.pows == set(Pow) else ", ".join(f"`{pow_}`" for pow_ in backend.pows),
+        )
+        for backend in backend_table.BACKENDS
     }
 
 

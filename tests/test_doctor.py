@@ -205,7 +205,7 @@ def test_an_engine_that_cannot_run_here(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("opencl_on_cpu")
 def test_a_card_that_is_broken_beside_an_engine_that_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opencl = drivers.load("gpu-opencl")
+    opencl = drivers.load("opencl")
     (cpu, *_) = (device for device in opencl.devices() if device.kind == "cpu")
     monkeypatch.setattr(opencl, "source", lambda _: "nonsense")
     environ = {"MINER_ENGINE": "gpu-opencl,cpu-fast", "MINER_GPU_DEVICES": str(cpu.index)}

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantus_miner import native
-from quantus_miner.backends import Control, autotune, create_engines
+from quantus_miner.backends import autotune
+from quantus_miner.backends.base import Control, EngineStatus
 from quantus_miner.backends.cpu import CpuEngine, baseline_kernels, fast_kernels
+from quantus_miner.backends.registry import create_engines
 from quantus_miner.backends.selftest import self_test
 from quantus_miner.backends.throttled import ThrottledEngine
 from quantus_miner.errors import EngineUnavailableError, SettingError
@@ -57,7 +59,7 @@ class CountingControl(Control):
 @pytest.mark.parametrize("name", ["cpu-fast", "cpu-baseline", "cpu-chain-manipulator"])
 def test_cpu_engines_pass_their_self_test(tmp_path: Path, name: str) -> None:
     (engine,) = create_engines(settings(tmp_path, engine=name), 2)
-    assert (engine.name, engine.device, engine.workers) == (name, None, 2)
+    assert (engine.name, engine.status(), engine.workers) == (name, EngineStatus(), 2)
     assert {engine.kernel(pow_) for pow_ in Pow} <= {kernel.name for kernel in native.kernels()}
 
 
@@ -120,6 +122,13 @@ def test_the_throttle_ends_at_a_hit(tmp_path: Path) -> None:
     assert throttled(tmp_path).search(job, 1, 100, CountingControl()) == Outcome(1, 1)
 
 
+def test_a_hit_at_the_end_of_a_batch_is_followed_by_the_sleep_that_is_due(tmp_path: Path) -> None:
+    job = Job("a", Pow.POSEIDON2, bytes(32), MAX, (NonceRange(0, MAX),))
+    engine, control = throttled(tmp_path, step_batch=1), CountingControl()
+    assert [engine.search(job, start, 100, control) for start in (1, 2, 3)] == [(1, 1), (1, 2), (1, 3)]
+    assert len(control.sleeps) == 2
+
+
 @pytest.mark.parametrize(("cap", "delay"), [(0, 0.0015), (2, 0.001), (10, 0.0015)])
 def test_the_cap_limits_the_sleep(tmp_path: Path, cap: int, delay: float) -> None:
     assert throttled(tmp_path, cap=cap).delay == delay
@@ -130,7 +139,7 @@ def test_solved_blocks_survive_a_restart_unless_the_setting_is_given(tmp_path: P
     assert engine.solved_blocks == 0
     assert engine.delay == 0
     for _ in range(3):
-        engine.job_solved()
+        engine.on_job_solved()
     assert throttled(tmp_path, solved_blocks=None).solved_blocks == 3
     assert throttled(tmp_path, solved_blocks=0).solved_blocks == 0
 
@@ -156,7 +165,7 @@ def test_a_state_folder_that_cannot_be_written_is_a_warning(tmp_path: Path, capl
     (tmp_path / "state").write_text("a file, not a folder")
     engine = throttled(tmp_path, solved_blocks=1)
     with caplog.at_level(logging.WARNING):
-        engine.job_solved()
+        engine.on_job_solved()
     assert engine.solved_blocks == 2
     assert "Cannot keep the count" in caplog.text
 

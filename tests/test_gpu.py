@@ -20,10 +20,11 @@ import pytest
 
 from quantus_miner import bench, native
 from quantus_miner import pow as reference
-from quantus_miner.backends import Control, create_engines, unavailable_reason
 from quantus_miner.backends import gpu as gpu_engine
+from quantus_miner.backends.base import Control, EngineStatus
 from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.backends.gpu import GpuEngine
+from quantus_miner.backends.registry import create_engines, unavailable_reason
 from quantus_miner.backoff import Backoff
 from quantus_miner.devices import describe
 from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError, SettingError
@@ -122,13 +123,13 @@ class Watched:
 @pytest.fixture(scope="module")
 def cpu(opencl_on_cpu: None) -> Device:
     """The OpenCL device that the CPU is."""
-    return next(device for device in drivers.load("gpu-opencl").devices() if device.kind == "cpu")
+    return next(device for device in drivers.load("opencl").devices() if device.kind == "cpu")
 
 
 @pytest.fixture(scope="module")
 def opencl(cpu: Device) -> Any:
     """Its driver."""
-    return drivers.load("gpu-opencl")
+    return drivers.load("opencl")
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +149,14 @@ def watched(cpu: Device, folder: Path) -> Iterator[list[Watched]]:
 
 @pytest.fixture
 def engine(cpu: Device, folder: Path, watched: list[Watched]) -> GpuEngine:
-    made = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1)
+    made = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1)
     made.open()
     watched[-1].launches.clear()
     return made
 
 
 def open_watched(cpu: Device, folder: Path, opened: list[Watched]) -> Watched:
-    opened.append(Watched(drivers.load("gpu-opencl").open_device(cpu, folder)))
+    opened.append(Watched(drivers.load("opencl").open_device(cpu, folder)))
     return opened[-1]
 
 
@@ -227,7 +228,7 @@ def test_the_last_positions_of_all(engine: GpuEngine, order: Order) -> None:
 def test_the_nonce_zero_is_no_hit(engine: GpuEngine) -> None:
     everything = Job("a", Pow.POSEIDON2, HEADER, MAX, (NonceRange(0, MAX),))
     assert search(engine, everything, 0, 10) == (2, 1)
-    assert engine.wrong == 0
+    assert engine.false_positives == 0
 
 
 @each_order
@@ -293,7 +294,9 @@ class Duty:
 
     def __init__(self, cpu: Device, folder: Path, watched: list[Watched]) -> None:
         open_device = partial(open_watched, cpu, folder, watched)
-        self.engine = GpuEngine("gpu-opencl", cpu, open_device, blocks=1, duty=25, clock=lambda: 1000.0)
+        self.engine = GpuEngine(
+            "gpu-opencl", cpu, open_device, language="opencl", blocks=1, duty=25, clock=lambda: 1000.0
+        )
         self.events: list[str] = []
         self.took: list[float] = []
         self.engine.open()
@@ -362,7 +365,7 @@ def test_a_hot_card_pauses_until_it_is_cool(cpu: Device, folder: Path, watched: 
 def test_a_hot_card_hands_back_what_it_has_not_launched(cpu: Device, folder: Path, watched: list[Watched]) -> None:
     readings = iter([70.0, 70.0, 90.0, 90.0, 90.0, 70.0])
     thermostat = Thermostat("a card", 80, lambda: next(readings, 70.0), iter(range(10**6)).__next__)
-    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1)
+    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1)
     engine.open()
     engine._thermostat = thermostat
     engine._size = 1000
@@ -382,7 +385,9 @@ def test_a_hot_card_hands_back_what_it_has_not_launched(cpu: Device, folder: Pat
 
 def test_others_take_over_from_a_hot_card(cpu: Device, folder: Path, watched: list[Watched]) -> None:
     always = Thermostat("a card", 80, lambda: 90.0, iter(range(10**6)).__next__)
-    hot = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1, thermostat=always)
+    hot = GpuEngine(
+        "gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1, thermostat=always
+    )
     with pytest.raises(DevicePausedError):
         hot.open()
     assert watched[-1].closed
@@ -408,7 +413,7 @@ def test_a_device_that_finds_nothing_fails_the_self_test(cpu: Device, folder: Pa
         launcher.lie = lambda readout: Readout(readout.seconds, 0, ())
         return launcher
 
-    engine = GpuEngine("gpu-opencl", cpu, open_blind, blocks=1)
+    engine = GpuEngine("gpu-opencl", cpu, open_blind, language="opencl", blocks=1)
     with pytest.raises(DeviceLostError, match="its kernel fails the self test"):
         engine.open()
     assert engine.fault == "its kernel fails the self test"
@@ -423,7 +428,7 @@ def test_a_few_false_positives_are_counted_and_dropped(
     job = a_job(Order.WALK, MAX)
     watched[-1].lie = lambda readout: Readout(readout.seconds, 2, (5, 2**31))
     assert search(engine, job, 0, 100) == (100, None)
-    assert engine.wrong == 2
+    assert engine.false_positives == 2
     assert caplog.text.count("reported a false positive") == 1
 
 
@@ -439,7 +444,7 @@ def test_false_positives_among_many_hits_are_forgotten(engine: GpuEngine, watche
 
     watched[-1].lie = lie
     assert search_all(engine, job, 0, count) == hits_of(job, 0, count)
-    assert engine.wrong > gpu_engine.FALSE_POSITIVES
+    assert engine.false_positives > gpu_engine.FALSE_POSITIVES
 
 
 def test_what_is_valid_in_its_first_64_bits_only_is_no_false_positive(
@@ -450,25 +455,25 @@ def test_what_is_valid_in_its_first_64_bits_only_is_no_false_positive(
     job = Job("a", Pow.POSEIDON2, HEADER, value - 1, (NonceRange(0, MAX),), Order.WALK)
     for _ in range(10):
         assert search(engine, job, hit, 1) == (1, None)
-    assert engine.wrong == 0
+    assert engine.false_positives == 0
     watched[-1].lie = lambda readout: Readout(readout.seconds, 1, (hit + 1,))
     assert search(engine, job, hit + 1, 1) == (1, None)
-    assert engine.wrong == 1
+    assert engine.false_positives == 1
 
 
 def test_a_device_with_many_false_positives_is_set_aside(cpu: Device, folder: Path, watched: list[Watched]) -> None:
     now = [1000.0]
     open_device = partial(open_watched, cpu, folder, watched)
-    engine = GpuEngine("gpu-opencl", cpu, open_device, blocks=1, clock=lambda: now[0])
+    engine = GpuEngine("gpu-opencl", cpu, open_device, language="opencl", blocks=1, clock=lambda: now[0])
     engine.open()
     job = a_job(Order.WALK, MAX)
     for number, seconds in enumerate((60, 600, 3600, 3600), 1):
-        opened, wrong = len(watched), engine.wrong
+        opened, wrong = len(watched), engine.false_positives
         watched[-1].lie = lambda readout: Readout(readout.seconds, 100, range(100))
         message = f"it reported 5 false positives within few candidates.* tested again after {seconds} s"
         with pytest.raises(DeviceLostError, match=message):
             search(engine, job, 0, 100)
-        assert engine.wrong == wrong + gpu_engine.FALSE_POSITIVES  # and no more are looked at
+        assert engine.false_positives == wrong + gpu_engine.FALSE_POSITIVES  # and no more are looked at
         assert watched[-1].closed
         now[0] += seconds - 0.5
         with pytest.raises(DeviceLostError, match=message):
@@ -485,7 +490,7 @@ def test_others_mine_on_while_a_device_is_set_aside_and_it_is_told_once(
     cpu: Device, folder: Path, watched: list[Watched], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.01)  # with none it would take the lock from the others
-    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1)
+    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1)
     engine.open()
     false = range(2**31, 2**31 + 100)
     watched[-1].lie = lambda readout: Readout(readout.seconds, min(100, watched[-1].launches[-1][-1]), false)
@@ -495,7 +500,7 @@ def test_others_mine_on_while_a_device_is_set_aside_and_it_is_told_once(
         assert exhaust(miner, 100_000) == 100_000
     assert exhaust(miner, 300_000) == 300_000
     (gpu,) = miner.stats().gpus
-    assert (gpu.up, gpu.wrong) == (False, 5)
+    assert (gpu.up, gpu.false_positives) == (False, 5)
     assert miner.close(WAIT_S)
     assert caplog.text.count("false positives") == caplog.text.count("has lost its device") == 1
     assert len(watched) == 1
@@ -519,7 +524,7 @@ def test_a_lost_device_costs_no_nonce_and_comes_back(
             raise DeviceLostError("still unplugged")
         return open_watched(cpu, folder, watched)
 
-    engine = GpuEngine("gpu-opencl", cpu, open_failing, blocks=1)
+    engine = GpuEngine("gpu-opencl", cpu, open_failing, language="opencl", blocks=1)
     engine.open()
     watched[-1].fail_at = len(watched[-1].launches) + 3
     miner = Miner([engine], chunk_s=0.05)
@@ -590,7 +595,7 @@ def test_a_device_that_vanished_is_tried_again_and_told(
         return []
 
     monkeypatch.setattr(opencl, "_handles", vanished)
-    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), blocks=1)
+    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1)
     engine.open()
     watched[-1].fail_at = len(watched[-1].launches) + 1
     miner = Miner([engine], chunk_s=0.05)
@@ -672,7 +677,7 @@ def test_while_a_device_is_lost_others_go_on_and_it_is_told(
             raise DeviceLostError("gone")
         return open_watched(cpu, folder, watched)
 
-    engine = GpuEngine("gpu-opencl", cpu, open_once, blocks=1)
+    engine = GpuEngine("gpu-opencl", cpu, open_once, language="opencl", blocks=1)
     engine.open()
     watched[-1].fail_at = len(watched[-1].launches)
     miner = Miner([engine, CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.02)
@@ -703,7 +708,7 @@ def test_a_miner_whose_only_device_is_lost_is_not_healthy_but_keeps_its_job(
 
 
 def test_what_an_opencl_compiler_says_is_one_line(cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opencl = drivers.load("gpu-opencl")
+    opencl = drivers.load("opencl")
     monkeypatch.setattr(opencl, "source", lambda _: "nonsense")
     with pytest.raises(EngineUnavailableError) as caught:
         create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=str(cpu.index)), 1)
@@ -716,11 +721,11 @@ def test_a_device_that_fails_at_the_start_is_left_out_until_it_works(
     cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.0)
-    opencl = drivers.load("gpu-opencl")
+    opencl = drivers.load("opencl")
     with monkeypatch.context() as broken:
         broken.setattr(opencl, "source", lambda _: "nonsense")
         engines = create_engines(settings(tmp_path, "gpu-opencl,cpu-fast", gpu_devices=str(cpu.index)), 1)
-    assert [engine.fault is None for engine in engines] == [False, True]
+    assert [engine.status().fault is None for engine in engines] == [False, True]
     miner = Miner(engines, chunk_s=0.02)
     assert [gpu.up for gpu in miner.stats().gpus] == [False]
     assert miner.healthy
@@ -729,7 +734,7 @@ def test_a_device_that_fails_at_the_start_is_left_out_until_it_works(
         while not miner.stats().gpu_devices:
             assert exhaust(miner, 100_000) == 100_000
     assert "has its device back" in caplog.text
-    assert engines[0].fault is None
+    assert engines[0].status().fault is None
     assert miner.close(WAIT_S)
 
 
@@ -780,7 +785,9 @@ def test_a_binary_that_the_driver_does_not_take_is_compiled_anew(
     cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binaries, "cached", lambda *_: b"of an older driver")
-    GpuEngine("gpu-opencl", cpu, partial(drivers.load("gpu-opencl").open_device, cpu, tmp_path), blocks=1).open()
+    GpuEngine(
+        "gpu-opencl", cpu, partial(drivers.load("opencl").open_device, cpu, tmp_path), language="opencl", blocks=1
+    ).open()
 
 
 # --- which devices ---
@@ -801,7 +808,7 @@ def test_a_cpu_has_to_be_named(cpu: Device, tmp_path: Path) -> None:
         assert f" name its index with --gpu-devices: {cpu.index} is {cpu.name} (cpu)" in said
         assert said.endswith("; use cpu-fast or cpu-baseline")
     (engine,) = create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=str(cpu.index)), 1)
-    assert (engine.name, engine.device, engine.workers) == ("gpu-opencl", cpu, 1)
+    assert (engine.name, engine.status().device, engine.workers) == ("gpu-opencl", cpu, 1)
     assert cpu.name in (engine.kernel(Pow.POSEIDON2) or "")
     assert engine.kernel(Pow.SHA3) is None
 
@@ -811,7 +818,7 @@ def test_devices_that_are_not_there(cpu: Device, tmp_path: Path, caplog: pytest.
         create_engines(settings(tmp_path, "gpu-opencl", gpu_devices="77"), 1)
     # A card that fell off the bus does not keep the others from mining.
     (engine,) = create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=f"{cpu.index},ff:00.0"), 1)
-    assert (engine.device, engine.fault) == (cpu, None)
+    assert engine.status() == EngineStatus(cpu)
     assert caplog.messages == ["--gpu-devices: there is no device 0000:ff:00.0; the others mine without it"]
 
 
@@ -819,7 +826,7 @@ def cards(monkeypatch: pytest.MonkeyPatch, listed: dict[str, list[Device] | str]
     """Has the drivers list these, or say why they cannot."""
 
     def devices(name: str) -> list[Device]:
-        found = listed[name]
+        found = listed[f"gpu-{name}"]
         if isinstance(found, str):
             raise DriverError(found)
         return found
@@ -832,7 +839,7 @@ def cards(monkeypatch: pytest.MonkeyPatch, listed: dict[str, list[Device] | str]
 
 def engines_of(tmp_path: Path, names: str, **flags: str) -> list[tuple[str, str | None]]:
     engines = create_engines(settings(tmp_path, names, **flags), 1)
-    return [(engine.name, None if engine.device is None else engine.device.name) for engine in engines]
+    return [(engine.name, device.name if (device := engine.status().device) else None) for engine in engines]
 
 
 def card(index: int, name: str, pci: str | None, platform: str) -> Device:
@@ -892,7 +899,7 @@ def test_a_card_that_one_driver_cannot_use_is_worked_by_another(
     monkeypatch.setattr(GpuEngine, "open", open_device)
     names = "gpu-cuda,gpu-opencl" + ",cpu-baseline" * (len(running) - 1)
     engines = create_engines(settings(tmp_path, names), 1)
-    assert [(engine.name, engine.fault) for engine in engines] == running
+    assert [(engine.name, engine.status().fault) for engine in engines] == running
     assert len(caplog.messages) == len(broken) - (running[0][1] is not None)
     assert all(re.fullmatch(r"Engine \S+ leaves device \d, one to gpu-\S+: broken", text) for text in caplog.messages)
 

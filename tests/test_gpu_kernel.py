@@ -383,7 +383,7 @@ from quantus_miner.gpu import drivers, source
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow
 
 source.BLOCK, source.MAX_HITS = 2, 5  # before the driver reads them: a simulator takes a minute for a block of 256
-opencl = drivers.load("gpu-opencl")
+opencl = drivers.load("opencl")
 device = opencl.devices()[0]
 print(device.name)
 launcher = opencl.open_device(device, Path(sys.argv[1]))

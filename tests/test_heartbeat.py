@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from quantus_miner.backends.base import EngineStatus
 from quantus_miner.heartbeat import MAX_STATUS, Heartbeat
 from quantus_miner.host.notify import STATUS_S, Notifier
 from quantus_miner.mining.miner import Miner
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from quantus_miner.backends import Control
+    from quantus_miner.backends.base import Control
 
 WAIT_S = 30.0
 
@@ -78,14 +79,15 @@ class StuckEngine:
     """Its kernel does not come back, however it is asked, until the test lets it."""
 
     name = "stuck"
-    device = fault = None
-    wrong = 0
     workers = 2
 
     def __init__(self, *, asleep: bool = False) -> None:
         self.begun = threading.Semaphore(0)
         self.release = threading.Event()
         self._asleep = asleep
+
+    def status(self) -> EngineStatus:
+        return EngineStatus()
 
     def kernel(self, pow: Pow) -> str | None:
         return "stuck"
@@ -97,9 +99,6 @@ class StuckEngine:
         else:
             assert self.release.wait(WAIT_S)
         return Outcome(count, None)
-
-    def job_solved(self) -> None:
-        pass
 
 
 def job() -> Job:

@@ -28,8 +28,8 @@ MINER = MinerStats(
     solved_by_engine={"cpu-fast": 1},
     kernels=frozenset({("cpu-fast", "qpow-sha3", "scalar")}),
     gpus=(
-        GpuStats("0000:01:00.0", "gpu-cuda", "a card", "0000:01:00.0", up=True, hash_rate=840.0, wrong=0),
-        GpuStats("1", "gpu-opencl", "another", None, up=False, hash_rate=0.0, wrong=3),
+        GpuStats("0000:01:00.0", "gpu-cuda", "a card", "0000:01:00.0", up=True, hash_rate=840.0, false_positives=0),
+        GpuStats("1", "gpu-opencl", "another", None, up=False, hash_rate=0.0, false_positives=3),
     ),
 )
 READINGS = Readings(temperature=61, power=420, sm_clock=2.5e9, memory_clock=None, fan=0.4, utilization=0.99)

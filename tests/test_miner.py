@@ -13,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quantus_miner import pow as reference
+from quantus_miner.backends.base import EngineStatus
 from quantus_miner.backends.cpu import CpuEngine, baseline_kernels, fast_kernels
 from quantus_miner.mining.miner import Miner
 from quantus_miner.mining.ranges import NonceRanges
@@ -21,9 +22,9 @@ from quantus_miner.native import Outcome
 from quantus_miner.pow.order import positions_from
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from quantus_miner.backends import Control, Engine
+    from quantus_miner.backends.base import Control, Engine
     from quantus_miner.mining.search import Search
 
 HEADER = bytes(range(32))
@@ -38,15 +39,15 @@ class RecordingEngine:
     """Says what it was asked to search; ends some slices early, as a stopped engine does, by a seeded dice."""
 
     name = "recording"
-    device = fault = None
-    wrong = 0
 
     def __init__(self, workers: int, seed: int = 0) -> None:
         self.workers = workers
         self.tested: list[tuple[int, int]] = []
-        self.solved = 0
         self._dice = random.Random(seed)
         self._lock = threading.Lock()
+
+    def status(self) -> EngineStatus:
+        return EngineStatus()
 
     def kernel(self, pow: Pow) -> str | None:
         return "recording" if pow is Pow.POSEIDON2 else None
@@ -57,9 +58,6 @@ class RecordingEngine:
             if tested:
                 self.tested.append((start, tested))
             return Outcome(tested, None)
-
-    def job_solved(self) -> None:
-        self.solved += 1
 
 
 class BlockingEngine(RecordingEngine):
@@ -132,8 +130,10 @@ class Solutions:
 
 
 @contextmanager
-def running(*engines: Engine, chunk_s: float = 0.05) -> Iterator[Miner]:
-    miner = Miner(engines, chunk_s=chunk_s)
+def running(
+    *engines: Engine, chunk_s: float = 0.05, on_job_solved: Sequence[Callable[[], None]] = ()
+) -> Iterator[Miner]:
+    miner = Miner(engines, chunk_s=chunk_s, on_job_solved=on_job_solved)
     miner.start()
     try:
         yield miner
@@ -319,9 +319,9 @@ def test_what_the_miner_calls_may_raise(caplog: pytest.LogCaptureFixture) -> Non
         def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
             return Outcome(count, start if job.limit else None)
 
-        def job_solved(self) -> None:
-            super().job_solved()
-            raise RuntimeError("of the engine")
+    def on_job_solved() -> None:
+        solved.append(None)
+        raise RuntimeError("of on_job_solved")
 
     def on_end(_: Search) -> None:
         told.release()
@@ -333,8 +333,9 @@ def test_what_the_miner_calls_may_raise(caplog: pytest.LogCaptureFixture) -> Non
         raise RuntimeError("of on_solution")
 
     told = threading.Semaphore(0)
-    engine, ends = Reporting(1), Ends()
-    with running(engine) as miner:
+    solved: list[None] = []
+    ends = Ends()
+    with running(Reporting(1), on_job_solved=[on_job_solved]) as miner:
         miner.submit(job([NonceRange(1, 10)], limit=MAX), on_end)
         assert told.acquire(timeout=WAIT_S)
         miner.submit(job([NonceRange(1, 10**9)], limit=MAX), on_end, on_solution=on_solution)
@@ -346,12 +347,12 @@ def test_what_the_miner_calls_may_raise(caplog: pytest.LogCaptureFixture) -> Non
         assert ends.wait().status is Status.COMPLETED
         assert miner.healthy
         assert miner.failed() == []
-    assert engine.solved == 3
+    assert len(solved) == 3
     reasons = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
     assert {reason: reasons.count(reason) for reason in reasons} == {
         "of on_end": 3,
         "of on_solution": 1,
-        "of the engine": 3,
+        "of on_job_solved": 3,
     }
 
 

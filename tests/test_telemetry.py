@@ -56,11 +56,12 @@ def test_a_driver_that_hangs_costs_its_readings_and_no_reader(
 
 HUNG_NVML = """
 from quantus_miner import service
+from quantus_miner.backends.base import EngineStatus
 from quantus_miner.gpu.device import Device
 create = service.create_engines
 def create_engines(*args):
     (engine,) = create(*args)
-    engine.device = Device(0, "a card", "gpu", "0000:01:00.0", "")
+    engine.status = lambda: EngineStatus(Device(0, "a card", "gpu", "0000:01:00.0", ""))
     return [engine]
 service.create_engines = create_engines
 from quantus_miner.cli import main

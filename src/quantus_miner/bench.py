@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from quantus_miner import units
-from quantus_miner.backends import Control
+from quantus_miner.backends import table
+from quantus_miner.backends.base import Control
 from quantus_miner.errors import DevicePausedError
 from quantus_miner.gpu import tuning
 from quantus_miner.model import Job, Pow
@@ -19,7 +20,7 @@ from quantus_miner.pow.order import fastest_order, positions_from
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quantus_miner.backends import Engine
+    from quantus_miner.backends.base import Engine
     from quantus_miner.backends.gpu import GpuEngine
 
 PROGRESS_S: Final = 0.1
@@ -134,10 +135,10 @@ def tried(blocks: int, result: BenchResult) -> str:
 
 
 def row(result: BenchResult, results: list[BenchResult]) -> str:
-    """``result`` as a line for people, with its ratio to cpu-baseline if that is among ``results``."""
-    baseline = next((other.hash_rate for other in results if other.engine == "cpu-baseline"), None)
+    """Return ``result`` as a line for people, with its ratio to the baseline engine if that is among ``results``."""
+    baseline = next((other.hash_rate for other in results if other.engine == table.BASELINE), None)
     hot = f" of work, {result.paused:.1f} s too hot" if result.paused else ""
-    ratio = f"  {result.hash_rate / baseline:6.2f} x cpu-baseline" if baseline else ""
+    ratio = f"  {result.hash_rate / baseline:6.2f} x {table.BASELINE}" if baseline else ""
     return (
         f"  {result.engine:22} {units.hash_rate(result.hash_rate):>12}{ratio}"
         f"  ({result.pow}, kernel {result.kernel}, {result.workers} workers, {result.seconds:.1f} s{hot})"

@@ -6,14 +6,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from quantus_miner import native, units
-from quantus_miner.backends import autotune, unavailable_reason
-from quantus_miner.gpu import drivers
+from quantus_miner.backends import autotune, table
+from quantus_miner.backends.registry import unavailable_reason
 from quantus_miner.gpu.device import DriverError
 from quantus_miner.host import cpus
-from quantus_miner.settings import ENGINE_NAMES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from quantus_miner.gpu.device import Device
 
 
 def describe() -> Iterator[str]:
@@ -35,14 +36,14 @@ def describe() -> Iterator[str]:
         rate = units.hash_rate(autotune.speed(kernel)) if kernel.supported else "not supported here"
         yield f"  {kernel.pow:15} {kernel.name:10} {rate}"
     yield "Engines:"
-    for name in ENGINE_NAMES:
-        reason = unavailable_reason(name)
-        yield f"  {name:22} {f'not available: {reason}' if reason else 'available'}"
-        if name.startswith("gpu-"):
-            yield from _gpus(name)
+    for backend in table.BACKENDS:
+        reason = unavailable_reason(backend.name)
+        yield f"  {backend.name:22} {f'not available: {reason}' if reason else 'available'}"
+        if backend.probe is not None:
+            yield from _devices(backend.probe)
 
 
-def _gpus(engine: str) -> Iterator[str]:
+def _devices(probe: Callable[[], Sequence[Device]]) -> Iterator[str]:
     with suppress(DriverError):
-        for device in drivers.load(engine).devices():
+        for device in probe():
             yield f"    {device.index}: {device.name} ({device.kind}, PCI {device.pci or '?'}, driver {device.driver})"

@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from quantus_miner.backends import create_engines, unavailable_reason
+from quantus_miner.backends import table
+from quantus_miner.backends.registry import create_engines, unavailable_reason
 from quantus_miner.errors import MinerError
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.deadline import within
@@ -229,7 +230,7 @@ def _clock(host: Host) -> Iterator[Finding]:
 
 
 def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
-    if host.unit.get("PrivateDevices") == "yes" and any(name.startswith("gpu-") for name in settings.engine):
+    if host.unit.get("PrivateDevices") == "yes" and any(table.find(name).kind == "gpu" for name in settings.engine):
         yield Finding(
             "GPU",
             "the unit hides all devices (PrivateDevices=)",
@@ -243,7 +244,8 @@ def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
     except MinerError as error:
         yield Finding("engine", str(error), "`quantus-miner devices` names the engines and kernels that can run here")
         return
-    faults = [f"{engine.name} on {engine.device}: {engine.fault}" for engine in engines if engine.fault is not None]
+    seen = [(engine.name, engine.status()) for engine in engines]
+    faults = [f"{name} on {status.device}: {status.fault}" for name, status in seen if status.fault is not None]
     for fault in faults:
         yield Finding("engine", fault, "The others mine without it; leave it out of --gpu-devices until it is repaired")
     running = dict.fromkeys(engine.name for engine in engines)

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import logs
-from quantus_miner.backends import create_engines
+from quantus_miner.backends import table
+from quantus_miner.backends.registry import create_engines
 from quantus_miner.backoff import Backoff
 from quantus_miner.errors import MinerError, describe
 from quantus_miner.gpu.telemetry import Telemetry
@@ -66,20 +67,22 @@ def run(settings: Settings, signals: Signals) -> None:
     log.info("Effective config: %s", settings.summary())
     effective = detect_cpus()
     workers = 0
-    if any(name.startswith("cpu-") for name in settings.engine):
+    if any(table.find(name).kind == "cpu" for name in settings.engine):
         workers = choose_workers(settings.workers, effective)
         log.info(
             "Using %d worker thread(s) for mining (effective logical CPUs available: %d)", workers, effective.count
         )
-    engines = create_engines(settings, workers)
+    on_job_solved: list[Callable[[], None]] = []
+    engines = create_engines(settings, workers, on_job_solved.append)
     log.info("Using engine: %s", ", ".join(dict.fromkeys(engine.name for engine in engines)))
     for engine in engines:
-        if engine.fault is not None:
+        status = engine.status()
+        if status.fault is not None:
             log.error(
                 "Engine %s cannot use %s, and tries again while there is work: %s",
                 engine.name,
-                engine.device,
-                engine.fault,
+                status.device,
+                status.fault,
             )
             continue
         for pow_ in Pow:
@@ -87,7 +90,7 @@ def run(settings: Settings, signals: Signals) -> None:
                 log.info("Engine %s searches %s with kernel %s", engine.name, pow_, kernel)
     places = topology.places(workers, effective.cpus)
     log.debug("Workers keep to CPUs: %s", [sorted(place) for place in places] or "any")
-    miner = Miner(engines, chunk_s=settings.progress_chunk_ms / 1000, places=places)
+    miner = Miner(engines, chunk_s=settings.progress_chunk_ms / 1000, places=places, on_job_solved=on_job_solved)
     asyncio.run(_serve(settings, miner, effective, signals))
 
 

@@ -9,11 +9,13 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from quantus_miner import units
+from quantus_miner.backends import table
+from quantus_miner.backends.backend import EngineOptions
 from quantus_miner.errors import SettingError
 from quantus_miner.host.cpus import LARGEST_CPU
 from quantus_miner.logs import parse_filter
@@ -23,7 +25,6 @@ from quantus_miner.wire.hosts import parse_names
 from quantus_miner.wire.messages import parse_fingerprint, parse_token
 from quantus_miner.wire.pool_url import PoolUrl, parse_pool_url
 
-ENGINE_NAMES: Final = ("cpu-fast", "cpu-baseline", "cpu-chain-manipulator", "gpu-cuda", "gpu-opencl")
 LOG_FORMATS: Final = ("auto", "text", "journald", "json")
 PRIORITIES: Final = ("live", "equal", "http")
 U64: Final = 2**64 - 1
@@ -55,8 +56,8 @@ def _address(text: str) -> str:
 
 def _engines(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
-    if len(set(names)) != len(names) or not set(names) <= set(ENGINE_NAMES):
-        raise ValueError(f"one or more of {', '.join(ENGINE_NAMES)}, each once, separated by commas")
+    if len(set(names)) != len(names) or not set(names) <= set(table.names()):
+        raise ValueError(f"one or more of {', '.join(table.names())}, each once, separated by commas")
     return names
 
 
@@ -139,7 +140,7 @@ SETTINGS: Final = (
     ),
     Setting("bind", _address, "127.0.0.1", "Address that the job API listens on.", "ADDRESS"),
     Setting("allowed_hosts", parse_names, None, "More names under which clients may ask for the miner.", "NAME[,NAME]"),
-    Setting("engine", _engines, "cpu-fast", "Engine, or several separated by commas.", "NAME[,NAME]"),
+    Setting("engine", _engines, table.FAST, "Engine, or several separated by commas.", "NAME[,NAME]"),
     Setting("kernel", _word, None, "CPU kernel of the fast engines; unset: the fastest for this processor.", "NAME"),
     Setting(
         "workers", _integer(0, LARGEST_CPU + 1), None, "CPU workers; unset: about half of the effective CPUs.", "N"
@@ -175,22 +176,22 @@ SETTINGS: Final = (
         "manip_solved_blocks",
         _integer(0, U64),
         None,
-        "cpu-chain-manipulator: solved blocks to start from; unset: as many as before the restart, at first 0.",
+        f"{table.THROTTLED}: solved blocks to start from; unset: as many as before the restart, at first 0.",
         "N",
     ),
     Setting(
         "manip_base_delay_ns",
         _integer(0, 10**12),
         "500000",
-        "cpu-chain-manipulator: nanoseconds of sleep a solved block.",
+        f"{table.THROTTLED}: nanoseconds of sleep a solved block.",
         "NS",
     ),
-    Setting("manip_step_batch", _integer(1, U64), "10000", "cpu-chain-manipulator: nonces between two sleeps.", "N"),
+    Setting("manip_step_batch", _integer(1, U64), "10000", f"{table.THROTTLED}: nonces between two sleeps.", "N"),
     Setting(
         "manip_throttle_cap",
         _integer(0, U64),
         "0",
-        "cpu-chain-manipulator: most solved blocks that count; 0: no cap.",
+        f"{table.THROTTLED}: most solved blocks that count; 0: no cap.",
         "N",
     ),
     Setting(
@@ -263,26 +264,17 @@ BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(EngineOptions):
     """Every setting, parsed and checked. None: unset."""
 
     port: int
     bind: str
     allowed_hosts: tuple[str, ...] | None
-    engine: tuple[str, ...]
-    kernel: str | None
     workers: int | None
-    gpu_devices: tuple[str, ...]
-    gpu_duty: int
-    gpu_temp_limit: int | None
     metrics_port: int | None
     metrics_bind: str
     progress_chunk_ms: int
     job_expiry_s: int
-    manip_solved_blocks: int | None
-    manip_base_delay_ns: int
-    manip_step_batch: int
-    manip_throttle_cap: int
     node_addr: tuple[str, int] | None
     auth_token: str | None
     tls_cert_sha256: bytes | None
@@ -292,7 +284,6 @@ class Settings:
     exit_on_refusal: str
     priority: str
     api_token: str | None
-    state_dir: Path
     history_days: int
     log: str
     log_format: str
@@ -312,7 +303,7 @@ class Settings:
                 return value.hex()
             return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
-        return ", ".join(f"{field.name}={show(field.name)}" for field in fields(self))
+        return ", ".join(f"{name}={show(name)}" for name in BY_NAME if hasattr(self, name))
 
 
 def load(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from quantus_miner import native
@@ -33,7 +34,7 @@ class Control:
         return self._stopped.is_set()
 
     def count(self, hashes: int) -> None:
-        """Of the searching thread: so many nonces more were tested, elsewhere than in a native kernel."""
+        """Add nonces that were tested outside a native kernel. Called by the searching thread."""
         self._counted += hashes
 
     def reset(self) -> None:
@@ -56,6 +57,18 @@ class Control:
             self.sleeping = False
 
 
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """An engine at one moment. ``device``: what its one worker drives; None: its workers are CPU threads.
+
+    ``fault``: why the device could not be used when that was last tried. ``false_positives``: how many it reported.
+    """
+
+    device: Device | None = None
+    fault: str | None = None
+    false_positives: int = 0
+
+
 class Engine(Protocol):
     """Searches nonces."""
 
@@ -64,31 +77,19 @@ class Engine(Protocol):
         """As in the setting ``engine``."""
 
     @property
-    def device(self) -> Device | None:
-        """The card that its one worker drives; None: its workers are CPU threads."""
-
-    @property
-    def fault(self) -> str | None:
-        """Why that card could not be used when that was last tried; None: it can be."""
-
-    @property
-    def wrong(self) -> int:
-        """Candidates of that card that are none."""
-
-    @property
     def workers(self) -> int:
         """Threads that may search at the same time."""
 
+    def status(self) -> EngineStatus:
+        """Return its device and how that is. May be called from any thread."""
+
     def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
-        """Name of the kernel that searches ``pow``; None where this engine cannot."""
+        """Return the name of the kernel that searches ``pow``; None if this engine has none."""
 
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
-        """Tests the nonces at ``start``, … ``start + count - 1`` in the job's order and ends at the first valid one.
+        """Test the nonces at ``start``, … ``start + count - 1`` in the job's order and end at the first valid one.
 
-        Ends early, with fewer tested, only when ``control`` is stopped. Raises DeviceLostError where its device fails,
-        and DevicePausedError where that has to rest: then ``control.hashes`` nonces from ``start`` on were tested, and
+        Ends early, with fewer tested, only when ``control`` is stopped. Raises DeviceLostError if its device fails,
+        and DevicePausedError if that has to rest: then ``control.hashes`` nonces from ``start`` on were tested, and
         a later call tries again.
         """
-
-    def job_solved(self) -> None:
-        """Hears of every job that the miner solved, with whichever engine."""

@@ -5,25 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from quantus_miner import native
+from quantus_miner.backends.autotune import fastest_kernels
+from quantus_miner.backends.base import EngineStatus
 from quantus_miner.errors import EngineUnavailableError, SettingError
 from quantus_miner.model import Job, Pow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from quantus_miner.backends.backend import EngineOptions, Resources
     from quantus_miner.backends.base import Control
 
 
 class CpuEngine:
     """Searches on ``workers`` threads with one kernel a proof of work."""
 
-    device = fault = None
-    wrong = 0
-
     def __init__(self, name: str, workers: int, kernels: Mapping[Pow, native.Kernel]) -> None:
         self.name = name
         self.workers = workers
         self._kernels = kernels
+
+    def status(self) -> EngineStatus:
+        """See Engine.status."""
+        return EngineStatus()
 
     def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
         """Name of the kernel for ``pow``."""
@@ -33,12 +37,23 @@ class CpuEngine:
         """See Engine.search."""
         return native.search(self._kernels[job.pow], native.prepare(job), start, count, control.native)
 
-    def job_solved(self) -> None:
-        """Nothing to learn from it."""
+
+def create_fast(name: str, options: EngineOptions, resources: Resources) -> CpuEngine:
+    """Return an engine with the fastest kernels, or the one that the options name. See Backend."""
+    if options.kernel is None:
+        kernels = fastest_kernels(options.state_dir / "kernels.json")
+    else:
+        kernels = fast_kernels(options.kernel)
+    return CpuEngine(name, resources.workers, kernels)
+
+
+def create_baseline(name: str, _: EngineOptions, resources: Resources) -> CpuEngine:
+    """Return an engine with the baseline kernels. See Backend."""
+    return CpuEngine(name, resources.workers, baseline_kernels())
 
 
 def baseline_kernels() -> dict[Pow, native.Kernel]:
-    """The yardstick of each proof of work: every nonce in full, nothing shared between nonces."""
+    """Return the reference kernel of each proof of work: every nonce in full, nothing shared between nonces."""
     return {pow_: native.find_kernel(pow_, "baseline") for pow_ in Pow}
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import native
+from quantus_miner.backends.base import EngineStatus
 from quantus_miner.backends.selftest import self_test
-from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError
+from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError, SettingError
+from quantus_miner.gpu import drivers, tuning
 from quantus_miner.gpu.device import IN_FLIGHT
 from quantus_miner.gpu.source import BLOCK, MAX_HITS
+from quantus_miner.gpu.telemetry import OPEN_S, Telemetry, Thermostat
 from quantus_miner.model import Job, Pow
 from quantus_miner.native import Outcome
 from quantus_miner.pow.order import nonce_at
@@ -20,9 +25,9 @@ from quantus_miner.pow.order import nonce_at
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from quantus_miner.backends.backend import EngineOptions, Resources
     from quantus_miner.backends.base import Control
     from quantus_miner.gpu.device import Device, Launcher
-    from quantus_miner.gpu.telemetry import Thermostat
 
 log = logging.getLogger("miner.gpu")
 
@@ -56,8 +61,9 @@ class GpuEngine:
     """Searches on one device, for one thread. ``open_device`` loads the kernels, and loads them again after a loss.
 
     What was launched for a job and not reported is kept between two searches: a search that goes on where the last one
-    ended, behind a hit, takes it up. ``duty``: percent of the time that the device works. A device that reports many
-    false positives is set aside: it counts as lost, and is not opened for a while.
+    ended, behind a hit, takes it up. ``language``: what the kernels are written in. ``duty``: percent of the time that
+    the device works. A device that reports many false positives is set aside: it counts as lost, and is not opened for
+    a while.
     """
 
     workers = 1
@@ -68,6 +74,7 @@ class GpuEngine:
         device: Device,
         open_device: Callable[[], Launcher],
         *,
+        language: str,
         blocks: int,
         duty: int = 100,
         thermostat: Thermostat | None = None,
@@ -77,7 +84,8 @@ class GpuEngine:
         self.device = device
         self.blocks = blocks
         self.fault: str | None = None
-        self.wrong = 0  # false positives
+        self.false_positives = 0
+        self._language = language
         self._open_device = open_device
         self._duty = duty
         self._thermostat = thermostat
@@ -96,11 +104,15 @@ class GpuEngine:
         self._position = self._read = self._launched = 0
         self._hits: list[int] = []  # valid positions from _position to before _read
 
+    def status(self) -> EngineStatus:
+        """See Engine.status."""
+        return EngineStatus(self.device, self.fault, self.false_positives)
+
     def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
         """Where it searches; None for qpow-sha3."""
         if pow is Pow.SHA3:
             return None
-        return f"{self.name.removeprefix('gpu-')} on {self.device}"
+        return f"{self._language} on {self.device}"
 
     def open(self) -> Launcher:
         """Load the kernels and test them.
@@ -136,9 +148,6 @@ class GpuEngine:
         except DeviceLostError as error:
             self._lose(error)
             raise
-
-    def job_solved(self) -> None:
-        """Nothing to learn from it."""
 
     def _search(self, launcher: Launcher, job: Job, start: int, end: int, control: Control) -> Outcome:
         prepared = native.prepare(job)
@@ -232,11 +241,11 @@ class GpuEngine:
 
     def _on_false_positive(self, candidate: str) -> None:
         """Count it. Raises DeviceLostError if there are so many that the device has to be set aside."""
-        if not self.wrong:
+        if not self.false_positives:
             log.warning(
                 "Engine %s (%s) reported a false positive: %s", self.name, self.kernel(Pow.POSEIDON2), candidate
             )
-        self.wrong += 1
+        self.false_positives += 1
         self._suspicion += CANDIDATES_TO_FORGET
         if self._suspicion > (FALSE_POSITIVES - 1) * CANDIDATES_TO_FORGET:
             raise self._set_aside(f"it reported {FALSE_POSITIVES} false positives within few candidates")
@@ -256,3 +265,28 @@ class GpuEngine:
         if self._launcher is not None:
             self._launcher.close()
         self._launcher = None
+
+
+def create(language: str, name: str, options: EngineOptions, resources: Resources) -> GpuEngine:
+    """Return an engine for the device of ``resources``; one that cannot be used now has a ``fault``. See Backend."""
+    device = resources.device
+    if device is None:
+        raise ValueError(f"{name} needs a device")
+    thermostat = None
+    if options.gpu_temp_limit is not None:
+        read = partial(Telemetry(OPEN_S).temperature, device.pci)
+        if read() is None:
+            raise SettingError(f"--gpu-temp-limit: {device}, does not say how hot it is; leave the limit unset")
+        thermostat = Thermostat(f"Engine {name}, {device}", options.gpu_temp_limit, read)
+    engine = GpuEngine(
+        name,
+        device,
+        partial(drivers.load(language).open_device, device, options.state_dir / "gpu"),
+        language=language,
+        blocks=tuning.load(options.state_dir, name, device),
+        duty=options.gpu_duty,
+        thermostat=thermostat,
+    )
+    with suppress(DeviceLostError, DevicePausedError):  # the first is the engine's fault from then on
+        engine.open()
+    return engine

@@ -1,4 +1,4 @@
-"""cpu-chain-manipulator: slows down with every solved job, so that a test network's difficulty sinks."""
+"""An engine that slows down with every solved job, so that a test network's difficulty sinks."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
+from quantus_miner.backends import cpu
 from quantus_miner.host import files
 from quantus_miner.native import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from quantus_miner.backends.base import Control
-    from quantus_miner.backends.cpu import CpuEngine
+    from quantus_miner.backends.backend import EngineOptions, Resources
+    from quantus_miner.backends.base import Control, EngineStatus
     from quantus_miner.model import Job, Pow
 
 log = logging.getLogger("miner.throttle")
 
 
 class ThrottledEngine:
-    """Sleeps ``min(solved_blocks, cap) * base_delay_ns`` after each ``step_batch`` nonces of a worker.
+    """Sleeps ``min(solved_blocks, cap) * base_delay_ns`` between ``step_batch`` nonces of a worker and the next.
 
     ``solved_blocks`` starts at the given number, or where the state file of the last run ended, and grows by one
     a solved job. ``throttle_cap`` 0: no cap.
     """
 
-    device = fault = None
-    wrong = 0
-
     def __init__(
         self,
         name: str,
-        inner: CpuEngine,
+        inner: cpu.CpuEngine,
         *,
         solved_blocks: int | None,
         base_delay_ns: int,
@@ -57,29 +55,33 @@ class ThrottledEngine:
         counted = min(self.solved_blocks, self._throttle_cap) if self._throttle_cap else self.solved_blocks
         return counted * self._base_delay_ns / 1e9
 
+    def status(self) -> EngineStatus:
+        """See Engine.status."""
+        return self._inner.status()
+
     def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
         """Name of the kernel for ``pow``."""
         return self._inner.kernel(pow)
 
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
-        """See Engine.search; batches go on over the borders of slices."""
+        """See Engine.search. Batches continue across slices. A hit is reported before the sleep after its batch."""
         tested = 0
         while tested < count:
             due: int = getattr(self._thread, "due", self._step_batch)
+            if due == 0:
+                self._thread.due = due = self._step_batch
+                if control.sleep(self.delay):
+                    break
             batch = min(due, count - tested)
             outcome = self._inner.search(job, start + tested, batch, control)
             tested += outcome.tested
             self._thread.due = due - outcome.tested
             if outcome.nonce is not None or outcome.tested < batch:
                 return Outcome(tested, outcome.nonce)
-            if self._thread.due == 0:
-                self._thread.due = self._step_batch
-                if control.sleep(self.delay):
-                    break
         return Outcome(tested, None)
 
-    def job_solved(self) -> None:
-        """One solved job more: longer sleeps, also after a restart."""
+    def on_job_solved(self) -> None:
+        """Count one more solved job: longer sleeps, also after a restart."""
         with self._lock:
             self.solved_blocks += 1
             try:
@@ -99,3 +101,18 @@ class ThrottledEngine:
             log.warning("The count of solved blocks in %s is damaged; starting at 0", self._state_file)
             return 0
         return int(text)
+
+
+def create(name: str, options: EngineOptions, resources: Resources) -> ThrottledEngine:
+    """Return an engine that throttles the fastest kernels. See Backend."""
+    engine = ThrottledEngine(
+        name,
+        cpu.create_fast(name, options, resources),
+        solved_blocks=options.manip_solved_blocks,
+        base_delay_ns=options.manip_base_delay_ns,
+        step_batch=options.manip_step_batch,
+        throttle_cap=options.manip_throttle_cap,
+        state_file=options.state_dir / "solved-blocks",
+    )
+    resources.subscribe(engine.on_job_solved)
+    return engine

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quantus_miner import units
+from quantus_miner.backends import table
 from quantus_miner.cli.options import load_settings
 from quantus_miner.errors import EngineUnavailableError, MinerError
 from quantus_miner.model import Pow
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 
 @click.command("bench")
-@click.option("--engine", metavar="NAME[,NAME]", default="cpu-baseline,cpu-fast", show_default=True, help="Engines.")
+@click.option(
+    "--engine", metavar="NAME[,NAME]", default=f"{table.BASELINE},{table.FAST}", show_default=True, help="Engines."
+)
 @click.option("--kernel", metavar="NAME", help="CPU kernel of the fast engines; unset: the fastest.")
 @click.option(
     "--pow", "pow_", type=click.Choice([pow_.value for pow_ in Pow]), default=Pow.POSEIDON2.value, show_default=True
@@ -35,11 +38,19 @@ def bench(pow_: str, seconds: float, tune: bool, as_json: bool, **given: str | N
     import msgspec
 
     from quantus_miner import bench as bench_
-    from quantus_miner.backends import create_engines
     from quantus_miner.backends.gpu import GpuEngine
+    from quantus_miner.backends.registry import create_engines
     from quantus_miner.gpu import tuning
     from quantus_miner.service import choose_workers, detect_cpus
 
+    proof = Pow(pow_)
+    backends = [table.find(name) for name in settings.engine]
+    if tune and all(backend.kind == "cpu" for backend in backends):
+        gpus = " or ".join(backend.name for backend in table.BACKENDS if backend.kind == "gpu")
+        raise click.UsageError(f"--tune goes with --engine {gpus}")
+    for backend in backends:
+        if proof not in backend.pows:
+            raise MinerError(f"--pow: engine {backend.name} has no kernel for {proof}")
     live = sys.stderr.isatty() and not as_json
     count = choose_workers(settings.workers, detect_cpus())
     results = []
@@ -55,14 +66,9 @@ def bench(pow_: str, seconds: float, tune: bool, as_json: bool, **given: str | N
         raise unavailable[0]
     for reason in unavailable:
         click.echo(f"quantus-miner: {reason}", err=True)
-    proof = Pow(pow_)
-    if tune and not any(isinstance(part, GpuEngine) for part in engines):
-        raise click.UsageError("--tune goes with --engine gpu-cuda or gpu-opencl")
     for part in engines:
-        if part.kernel(proof) is None:
-            raise MinerError(f"--pow: engine {part.name} has no kernel for {proof}")
-        if part.fault is not None:
-            raise MinerError(f"engine {part.name} cannot run {part.kernel(proof)}: {part.fault}")
+        if (fault := part.status().fault) is not None:
+            raise MinerError(f"engine {part.name} cannot run {part.kernel(proof)}: {fault}")
 
         if tune and isinstance(part, GpuEngine):
             blocks = bench_.tune(

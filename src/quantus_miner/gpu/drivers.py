@@ -1,4 +1,4 @@
-"""The ways to reach devices, by engine; each is imported only when it is asked for."""
+"""The drivers of devices, by the language of their kernels; each is imported only when it is asked for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from quantus_miner.gpu.device import Device, Launcher
 
 MODULES: Final = {"cuda": "cuda", "opencl": "pyopencl"}
-"""What each extra brings."""
+"""The module that each extra brings. An extra is named after the language of its kernels."""
 SERVICE_PREFIX: Final = "/opt/quantus-miner"
 """Where ``make install`` puts the program, see systemd/install."""
 
@@ -29,16 +29,16 @@ class Driver(Protocol):
         """Loads the kernels, from the folder ``cache`` where they are there. Raises DeviceLostError."""
 
 
-def load(engine: str) -> Driver:
-    """Return the driver of ``engine``, gpu-cuda or gpu-opencl. Raises DriverError if its extra is not installed."""
+def load(language: str) -> Driver:
+    """Return the driver for ``language``, a key of MODULES. Raises DriverError if its extra is not installed."""
     try:
-        if engine == "gpu-cuda":
+        if language == "cuda":
             from quantus_miner.gpu import cuda
 
             return cuda
         from quantus_miner.gpu import opencl
     except ImportError as error:
-        raise DriverError(f"{error.name or error} is missing; {_install(engine.removeprefix('gpu-'))}") from None
+        raise DriverError(f"{error.name or error} is missing; {_install(language)}") from None
     return opencl
 
 

@@ -1,4 +1,4 @@
-"""The source of the GPU kernels: ``poseidon2.cl`` with a language's macros and the constants before it."""
+"""The source of the GPU kernels: a language's macros (``languages/``), the constants, and ``poseidon2.cl``."""
 
 from __future__ import annotations
 
@@ -37,132 +37,18 @@ _M: Final = 2**32 - 1
 _MEAN: Final = 14
 """Half of the sum of a row of the external matrix: results of external layers are that times 2^64 on average."""
 
-_CUDA: Final = """
-typedef unsigned int u32;
-typedef unsigned long long u64;
-#define INLINE __device__ __forceinline__
-#define KERNEL extern "C" __global__ void __launch_bounds__(BLOCK)
-#define GLOBAL
-#define CONSTANT
-#define TABLE static __device__ constexpr
-#define CONSTANT_TABLE static __constant__
-#define UNROLL _Pragma("unroll")
-#define ROLLED _Pragma("unroll 1")
-#define THREAD (blockIdx.x * BLOCK + threadIdx.x)
-#define THREADS (gridDim.x * BLOCK)
-#define COUNT_UP(address) atomicAdd(address, 1u)
-#define LOW(x) ((u32)(x))
-#define HIGH(x) ((u32)((x) >> 32))
-#define PAIR(low, high) ((u64)(high) << 32 | (low))
-INLINE u64 reverse_bytes(u64 x) {
-    return PAIR(__byte_perm(HIGH(x), 0, 0x0123), __byte_perm(LOW(x), 0, 0x0123));
-}
-// Left to itself the compiler makes 64-bit products of these, and adds a zero for their high halves.
-INLINE u64 product(u32 x, u32 y) {
-    u32 low, high;
-    asm("{ .reg .u64 t; mul.wide.u32 t, %2, %3; mov.b64 {%0, %1}, t; }" : "=&r"(low), "=&r"(high) : "r"(x), "r"(y));
-    return PAIR(low, high);
-}
-INLINE u64 multiply_add(u32 x, u32 y, u64 sum) {
-    u32 low, high;
-    asm("mad.lo.cc.u32 %0, %2, %3, %4; madc.hi.u32 %1, %2, %3, %5;"
-        : "=&r"(low), "=&r"(high) : "r"(x), "r"(y), "r"(LOW(sum)), "r"(HIGH(sum)));
-    return PAIR(low, high);
-}
-INLINE u64 multiply_add_carry(u32 x, u32 y, u64 sum, u32 *carry) {
-    u32 low, high;
-    asm("mad.lo.cc.u32 %0, %3, %4, %5; madc.hi.cc.u32 %1, %3, %4, %6; addc.u32 %2, 0, 0;"
-        : "=&r"(low), "=&r"(high), "=&r"(*carry) : "r"(x), "r"(y), "r"(LOW(sum)), "r"(HIGH(sum)));
-    return PAIR(low, high);
-}
-INLINE u32 subtract_and_borrow(u32 a, u32 b) {
-    u32 difference;
-    asm("sub.cc.u32 %0, %1, %2; subc.u32 %0, %0, 0;" : "=&r"(difference) : "r"(a), "r"(b));
-    return difference;
-}
-INLINE u32 increment_if_below(u32 v, u32 a, u32 b) {
-    asm("{ .reg .pred p; setp.lt.u32 p, %1, %2; @p add.u32 %0, %0, 1; }" : "+r"(v) : "r"(a), "r"(b));
-    return v;
-}
-INLINE u64 add_carry(u64 a, u64 b, u32 *carry) {
-    u32 low, high;
-    asm("add.cc.u32 %0, %3, %4; addc.cc.u32 %1, %5, %6; addc.u32 %2, 0, 0;"
-        : "=&r"(low), "=&r"(high), "=&r"(*carry) : "r"(LOW(a)), "r"(LOW(b)), "r"(HIGH(a)), "r"(HIGH(b)));
-    return PAIR(low, high);
-}
-#if __CUDA_ARCH__ >= 1000
-// Additions of three numbers have one carry less, and 64-bit additions of halves cost moves. The multiplier has time.
-#define ADDITIONS_ARE_SCARCE
-INLINE u64 add_half(u64 a, u32 b) {
-    return multiply_add(b, blockDim.x / BLOCK, a);  // 1, which the compiler does not know
-}
-INLINE u64 add_halves(u64 a, u32 b, u32 c) {
-    u32 low, high;
-    asm("add.cc.u32 %0, %2, %4; addc.u32 %1, %3, 0; add.cc.u32 %0, %0, %5; addc.u32 %1, %1, 0;"
-        : "=&r"(low), "=&r"(high) : "r"(LOW(a)), "r"(HIGH(a)), "r"(b), "r"(c));
-    return PAIR(low, high);
-}
-INLINE u64 subtract_multiple(u64 W, u32 v, u32 l0) {
-    u32 low, high;
-    asm("sub.cc.u32 %0, %2, %4; subc.u32 %1, %3, %5; add.cc.u32 %0, %0, %5; addc.u32 %1, %1, 0;"
-        : "=&r"(low), "=&r"(high) : "r"(LOW(W)), "r"(HIGH(W)), "r"(l0), "r"(v));
-    return PAIR(low, high);
-}
-#endif
-"""
-_OPENCL: Final = """
-typedef uint u32;
-typedef ulong u64;
-#define INLINE static inline
-#define KERNEL __kernel __attribute__((reqd_work_group_size(BLOCK, 1, 1))) void
-#define GLOBAL __global
-#define CONSTANT __constant
-#define TABLE __constant
-#define CONSTANT_TABLE __constant
-#define UNROLL _Pragma("unroll")
-#define ROLLED _Pragma("unroll 1")
-#define THREAD ((u32)get_global_id(0))
-#define THREADS ((u32)get_global_size(0))
-#define COUNT_UP(address) atomic_inc(address)
-#define LOW(x) ((u32)(x))
-#define HIGH(x) ((u32)((x) >> 32))
-#define PAIR(low, high) ((u64)(high) << 32 | (low))
-INLINE u64 reverse_bytes(u64 x) {
-    return as_ulong(as_uchar8(x).s76543210);
-}
-INLINE u64 product(u32 x, u32 y) {
-    return (u64)x * y;
-}
-INLINE u64 multiply_add(u32 x, u32 y, u64 sum) {
-    return (u64)x * y + sum;
-}
-INLINE u64 multiply_add_carry(u32 x, u32 y, u64 sum, u32 *carry) {
-    const u64 result = (u64)x * y + sum;
-    *carry = result < sum;
-    return result;
-}
-INLINE u64 add_carry(u64 a, u64 b, u32 *carry) {
-    *carry = a + b < a;
-    return a + b;
-}
-INLINE u32 increment_if_below(u32 v, u32 a, u32 b) {
-    return v + (a < b);
-}
-INLINE u32 subtract_and_borrow(u32 a, u32 b) {
-    return a - b - (a < b);
-}
-"""
-_MACROS: Final[dict[Language, str]] = {"cuda": _CUDA, "opencl": _OPENCL}
-
 OPTIONS: Final[dict[Language, tuple[str, ...]]] = {"cuda": ("--std=c++17",), "opencl": ("-cl-std=CL1.2",)}
 """What the compilers of both languages need."""
 
 
 def source(language: Language) -> str:
     """The whole program, for NVRTC or an OpenCL compiler."""
-    kernels = resources.files(__package__).joinpath("poseidon2.cl").read_text(encoding="utf-8")
+    folder = resources.files(__package__)
+    macros, kernels = (
+        folder.joinpath(name).read_text(encoding="utf-8") for name in (f"languages/{language}.h", "poseidon2.cl")
+    )
     sizes = f"#define BLOCK {BLOCK}\n#define MAX_HITS {MAX_HITS}\n"
-    return sizes + _MACROS[language] + _constants() + kernels
+    return sizes + macros + _constants() + kernels
 
 
 class _Entry(NamedTuple):

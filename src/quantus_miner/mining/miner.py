@@ -17,7 +17,7 @@ from quantus_miner import pow as reference
 from quantus_miner.errors import DeviceLostError, DevicePausedError
 from quantus_miner.host.cpus import pin_thread, yield_priority
 from quantus_miner.mining.search import Search
-from quantus_miner.mining.stats import GpuStats, MinerStats, RateMeter, ThreadStats
+from quantus_miner.mining.stats import MinerStats, RateMeter, ThreadStats
 from quantus_miner.mining.worker import Worker
 from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
 from quantus_miner.native import Outcome
@@ -25,16 +25,10 @@ from quantus_miner.native import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from quantus_miner.backends import Engine
+    from quantus_miner.backends.base import Engine
 
 log = logging.getLogger("miner")
 
-FIRST_SPEED: Final = 1_000.0
-"""Nonces a second that a worker is taken to do before it is measured: a first slice of a few milliseconds."""
-GROWTH: Final = 8.0
-"""Largest factor between the speeds that a worker is taken to have for two slices."""
-SMALLEST_SLICE_S: Final = 0.001
-"""Slices shrink toward the end of a range, so that all workers end together, but not below this."""
 PAUSE_S: Final = 1.0
 """Between two tries of a device that has to rest."""
 
@@ -43,6 +37,7 @@ class Miner:
     """Owns the active jobs and the workers. All methods may be called from any thread.
 
     ``chunk_s``: seconds a slice should take. ``places``: the CPUs that each CPU worker keeps to; empty: any.
+    ``on_job_solved``: called, from any thread, for every job solved and every solution of a search that goes on.
     """
 
     def __init__(
@@ -51,6 +46,7 @@ class Miner:
         *,
         chunk_s: float,
         places: Sequence[frozenset[int]] = (),
+        on_job_solved: Sequence[Callable[[], None]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chunk_s = chunk_s
@@ -60,6 +56,7 @@ class Miner:
         self._turns: deque[Search] = deque()  # the active searches, next one first
         self._closing = False
         self._engines = tuple(engines)
+        self._on_job_solved = tuple(on_job_solved)
         self._rejected = self._stale = 0
         self._solved_by: Counter[str] = Counter({engine.name: 0 for engine in engines})
         now = clock()
@@ -71,7 +68,7 @@ class Miner:
         self._threads = [
             threading.Thread(
                 target=self._run,
-                args=(worker, next(pins, None) if worker.engine.device is None else None),
+                args=(worker, next(pins, None) if worker.device is None else None),
                 name=f"miner-{worker.index}",
                 daemon=True,
             )
@@ -201,11 +198,11 @@ class Miner:
             now = self._clock()
             rates = {"cpu": 0.0, "gpu": 0.0}
             for worker in self._workers:
-                rates["gpu" if worker.engine.device else "cpu"] += worker.meter.rate(now, worker.hashes)
+                rates["cpu" if worker.device is None else "gpu"] += worker.meter.rate(now, worker.hashes)
             return MinerStats(
                 workers=len(self._workers),
-                cpu_workers=sum(worker.engine.device is None for worker in self._workers),
-                gpu_devices=sum(worker.engine.device is not None and worker.works for worker in self._workers),
+                cpu_workers=sum(worker.device is None for worker in self._workers),
+                gpu_devices=sum(worker.device is not None and worker.works for worker in self._workers),
                 busy_workers=sum(worker.search is not None for worker in self._workers),
                 active_jobs=len(self._turns),
                 hashes=sum(worker.hashes for worker in self._workers),
@@ -220,34 +217,14 @@ class Miner:
                     if (kernel := engine.kernel(pow_)) is not None
                 ),
                 gpus=tuple(
-                    GpuStats(
-                        device.id,
-                        worker.engine.name,
-                        device.name,
-                        device.pci,
-                        worker.works,
-                        worker.meter.rate(now, worker.hashes),
-                        worker.engine.wrong,
-                    )
-                    for worker in self._workers
-                    if (device := worker.engine.device) is not None
+                    worker.gpu_stats(worker.device, now) for worker in self._workers if worker.device is not None
                 ),
             )
 
     def thread_stats(self, search: Search) -> tuple[ThreadStats, ...]:
         """What each worker that took part has done for ``search``; no rate after its end."""
         with self._lock:
-            now = self._clock()
-            running = search.status is Status.RUNNING
-            return tuple(
-                ThreadStats(
-                    worker.engine.name,
-                    worker.index,
-                    hashes := search.hashes_of(worker),
-                    meter.rate(now, hashes) if running else 0.0,
-                )
-                for worker, meter in search.meters.items()
-            )
+            return search.thread_stats(self._clock())
 
     # --- a worker's thread ---
 
@@ -290,7 +267,8 @@ class Miner:
                 search = max(able, key=lambda search: search.priority)  # of several the first
                 self._turns.remove(search)
                 self._turns.append(search)
-                start, count = search.todo.take(self._slice_size(worker, search))
+                even_share = -(-search.todo.size // len(self._workers))
+                start, count = search.todo.take(worker.slice_size(search.job.pow, self._chunk_s, even_share))
                 now = self._clock()
                 worker.control.reset()
                 worker.search, worker.slice_started, worker.interrupted = search, now, False
@@ -300,11 +278,6 @@ class Miner:
                     search.meters[worker] = RateMeter(now)
                 return search, start, count
         return None
-
-    def _slice_size(self, worker: Worker, search: Search) -> int:
-        speed = worker.speeds.get(search.job.pow, FIRST_SPEED)
-        even_share = -(-search.todo.size // len(self._workers))
-        return max(1, min(int(speed * self._chunk_s), max(even_share, int(speed * SMALLEST_SLICE_S))))
 
     def _check(self, worker: Worker, job: Job, nonce: int) -> Solution | None:
         """The hit as a solution if the reference agrees that it is one."""
@@ -327,9 +300,7 @@ class Miner:
             elapsed = self._clock() - worker.slice_started
             self._leave(worker, search, outcome.tested)
             if outcome.tested:
-                # Behind a hit a GPU has some of the slice done already, which makes it look faster than it is.
-                fastest = GROWTH * worker.speeds.get(search.job.pow, FIRST_SPEED)
-                worker.speeds[search.job.pow] = min(outcome.tested / max(elapsed, 1e-6), fastest)
+                worker.measure(search.job.pow, outcome.tested, elapsed)
             self._rejected += outcome.nonce is not None and solution is None
             running = search.status is Status.RUNNING
             # Whether a solution for a job that was replaced still counts is for the job's source to say.
@@ -348,8 +319,8 @@ class Miner:
         if solved:
             if search.on_solution is not None and solution is not None:
                 _call(search.on_solution, search, solution)
-            for engine in self._engines:
-                _call(engine.job_solved)
+            for callback in self._on_job_solved:
+                _call(callback)
         if ended:
             _call(search.on_end, search)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from quantus_miner.mining.ranges import NonceRanges
+from quantus_miner.mining.stats import ThreadStats
 from quantus_miner.model import Job, Progress, Solution, Status
 
 if TYPE_CHECKING:
@@ -55,3 +56,16 @@ class Search:
     def hashes_of(self, worker: Worker) -> int:
         """Nonces tested by ``worker``, the slice under way included."""
         return self.done[worker] + (worker.control.hashes if worker in self.workers else 0)
+
+    def thread_stats(self, now: float) -> tuple[ThreadStats, ...]:
+        """Return what each worker that took part has done for it; no rate after its end."""
+        running = self.status is Status.RUNNING
+        return tuple(
+            ThreadStats(
+                worker.engine.name,
+                worker.index,
+                hashes := self.hashes_of(worker),
+                meter.rate(now, hashes) if running else 0.0,
+            )
+            for worker, meter in self.meters.items()
+        )

@@ -55,7 +55,7 @@ class JobStats:
 
 @dataclass(frozen=True, slots=True)
 class GpuStats:
-    """One device of a GPU engine. ``up``: not lost. ``wrong``: candidates that it reported and that are none."""
+    """One device of a GPU engine. ``up``: not lost. ``false_positives``: how many it reported."""
 
     id: str
     engine: str
@@ -63,7 +63,7 @@ class GpuStats:
     pci: str | None
     up: bool
     hash_rate: float
-    wrong: int
+    false_positives: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,19 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner.backends.base import Control, Engine
 from quantus_miner.backoff import Backoff
-from quantus_miner.mining.stats import RateMeter
+from quantus_miner.mining.stats import GpuStats, RateMeter
 
 if TYPE_CHECKING:
+    from quantus_miner.gpu.device import Device
     from quantus_miner.mining.search import Search
     from quantus_miner.model import NonceRange, Pow
 
+FIRST_SPEED: Final = 1_000.0
+"""Nonces a second assumed before a worker is measured: a first slice of a few milliseconds."""
+GROWTH: Final = 8.0
+"""Largest factor by which the assumed speed grows from one slice to the next."""
+SMALLEST_SLICE_S: Final = 0.001
+"""Slices shrink toward the end of a range, so that all workers end together, but not below this."""
 STALL_S: Final = 10.0
 """Seconds without a nonce tested after which a worker that has work is stuck, and not just waiting for its CPU."""
 
@@ -22,16 +29,18 @@ class Worker:
     def __init__(self, index: int, engine: Engine, now: float) -> None:
         self.index = index
         self.engine = engine
+        status = engine.status()
+        self.device = status.device
         self.control = Control()
         self.search: Search | None = None
         self.slice: NonceRange | None = None  # under way
         self.slice_started = 0.0
-        self.speeds: dict[Pow, float] = {}
+        self._speeds: dict[Pow, float] = {}  # nonces a second
         self.interrupted = False
         self.done = 0
         self.meter = RateMeter(now)
         self.alive = True
-        self.lost = engine.fault is not None  # its device, for now
+        self.lost = status.fault is not None  # its device, for now
         self.backoff = Backoff()
         self._mark: tuple[float, int] | None = None
         self._moved = now
@@ -40,6 +49,29 @@ class Worker:
     def hashes(self) -> int:
         """Nonces tested, in all."""
         return self.done + (self.control.hashes if self.search else 0)
+
+    def slice_size(self, pow_: Pow, chunk_s: float, even_share: int) -> int:
+        """Return how many nonces to give it: ``chunk_s`` seconds of work, or fewer if ``even_share`` is less."""
+        speed = self._speeds.get(pow_, FIRST_SPEED)
+        return max(1, min(int(speed * chunk_s), max(even_share, int(speed * SMALLEST_SLICE_S))))
+
+    def measure(self, pow_: Pow, tested: int, seconds: float) -> None:
+        """Learn its speed from a slice."""
+        # Behind a hit a GPU has some of the slice done already, which makes it look faster than it is.
+        fastest = GROWTH * self._speeds.get(pow_, FIRST_SPEED)
+        self._speeds[pow_] = min(tested / max(seconds, 1e-6), fastest)
+
+    def gpu_stats(self, device: Device, now: float) -> GpuStats:
+        """Return the figures of ``device``, which it drives."""
+        return GpuStats(
+            device.id,
+            self.engine.name,
+            device.name,
+            device.pci,
+            self.works,
+            self.meter.rate(now, self.hashes),
+            self.engine.status().false_positives,
+        )
 
     def look(self, now: float) -> None:
         """Remembers when it last moved: began a slice, tested a nonce, or had no work. Sleep is part of some work."""

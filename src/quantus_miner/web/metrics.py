@@ -201,7 +201,7 @@ class MinerCollector(Collector):
             "miner_gpu_info": {(gpu.id, gpu.engine, gpu.name): 1 for gpu in gpus},
             "miner_gpu_up": {(gpu.id, gpu.engine): gpu.up for gpu in gpus},
             "miner_gpu_device_hash_rate": {(gpu.id, gpu.engine): gpu.hash_rate for gpu in gpus},
-            "miner_gpu_wrong_candidates_total": {(gpu.id, gpu.engine): gpu.wrong for gpu in gpus},
+            "miner_gpu_wrong_candidates_total": {(gpu.id, gpu.engine): gpu.false_positives for gpu in gpus},
         }
 
     def _api_values(self) -> dict[str, Values]:

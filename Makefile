@@ -1,6 +1,6 @@
-# make run: build, start a miner and a development node, watch blocks being found (Ctrl-C ends both).
-# make test: the checks and tests; CI also runs interop and test-systemd.
-# make interop: the miner against a node on the network's own code (needs cargo).
+# make run: build, then run a miner and a development node until Ctrl-C.
+# make test: run the checks and tests. CI also runs interop, test-fresh and test-systemd.
+# make interop: test the miner against a node built on the network's own code (needs cargo).
 
 PYTHON ?= python3
 VENV := .venv

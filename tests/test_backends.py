@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from quantus_miner.backends.backend import EngineOptions, Resources
     from quantus_miner.backends.base import Engine
 
-SOURCE = Path(quantus_miner.__file__).parent
+SOURCE = Path(__file__).parent.parent / "src" / "quantus_miner"
 HEADER = bytes(range(32))
 WAIT_S = 60.0
 CARD = Device(0, "a toy", "gpu", "0000:0a:00.0", "1.0", "Toy")
@@ -63,7 +63,7 @@ def solve(engines: Sequence[Engine], on_job_solved: Sequence[Callable[[], None]]
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The module of the example in the documentation."""
-    page = (SOURCE.parents[1] / "docs" / "job-flow.md").read_text(encoding="utf-8")
+    page = (SOURCE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     (tmp_path / "toy_backend.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)

@@ -6,6 +6,7 @@ import ast
 import itertools
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -405,7 +406,7 @@ def test_named_files_exist(page: str) -> None:
 
 
 def test_the_functions_of_the_job_flow_exist() -> None:
-    found = tables("docs/job-flow.md", "step", "file", "function", "what happens")
+    found = tables("docs/implementation/job-flow.md", "step", "file", "function", "what happens")
     assert len(found) == 3
     for _, file, function, _ in itertools.chain(*found):
         path = next(base / code(file) for base in (SOURCE, ROOT) if (base / code(file)).exists())
@@ -429,13 +430,46 @@ def _functions(path: Path) -> list[str]:
 
 
 def test_the_locks_of_the_job_flow_exist() -> None:
-    rows = table("docs/job-flow.md", "lock", "guards", "held")
+    rows = table("docs/implementation/job-flow.md", "lock", "guards", "held")
     named = [codes(row[0])[0] for row in rows if codes(row[0])]
     assert "Miner._lock" in named
     for lock in named:
         owner, attribute = lock.split(".")
         assert f"class {owner}" in PYTHON, lock
         assert f"self.{attribute} = threading." in PYTHON, lock
+
+
+def _contracts() -> tuple[list[list[str]], list[tuple[list[str], list[str]]]]:
+    """The layers, top first, and who must not import whom, as ``pyproject.toml`` has them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers, forbidden = [], []
+    for contract in project["tool"]["importlinter"]["contracts"]:
+        if contract["type"] == "layers":
+            layers += [layer.split(" | ") for layer in contract["layers"]]
+        else:
+            both = (contract["source_modules"], contract["forbidden_modules"])
+            sources, never = ([name.removeprefix("quantus_miner.") for name in names] for names in both)
+            forbidden.append((sources, never))
+    return layers, forbidden
+
+
+def test_the_layers_of_both_pages_are_those_that_are_checked() -> None:
+    layers, _ = _contracts()
+    assert [codes(row[0]) for row in table("docs/architecture.md", "layer", "what it holds")] == layers
+    assert [line.split(" | ") for block in fenced("CONTRIBUTING.md", "text") for line in block.splitlines()] == layers
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_the_forbidden_imports_of_both_pages_are_those_that_are_checked(page: str) -> None:
+    _, forbidden = _contracts()
+    rows = table(page, "modules", "never import")
+    assert [(codes(modules), codes(never)) for modules, never in rows] == forbidden
+
+
+def test_every_implementation_note_is_in_the_index() -> None:
+    linked = set(re.findall(r"^\| \[(\S+)\]", PAGES["docs/implementation/README.md"], re.MULTILINE))
+    pages = {path.name for path in (ROOT / "docs" / "implementation").glob("*.md")}
+    assert linked == pages - {"README.md"}
 
 
 def test_the_readme_names_every_command_and_no_other() -> None:

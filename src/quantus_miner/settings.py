@@ -1,4 +1,4 @@
-"""The one table of settings: flags, environment variables, config file and documentation come from it.
+"""The table of settings, from which flags, environment variables and the config file are made.
 
 Precedence: flag, environment, file, default. An empty environment value counts as unset.
 """
@@ -119,9 +119,9 @@ class Setting:
     envs: tuple[str, ...] = ()
     secret: bool = False
     many: bool = False
-    """Whether the flag may be repeated; the texts are joined by commas."""
+    """True if the flag may be repeated; its texts are joined by commas."""
     switch: bool = False
-    """Whether the flag alone, without a value, means ``on``."""
+    """True if the flag takes no value and means ``on``."""
 
     @property
     def flag(self) -> str:
@@ -130,60 +130,58 @@ class Setting:
 
     @property
     def environment(self) -> tuple[str, ...]:
-        """Environment variables, the first that is set and not empty wins."""
+        """Environment variables; the first one that is set and not empty wins."""
         return self.envs or ("MINER_" + self.name.upper(),)
 
 
 SETTINGS: Final = (
-    Setting(
-        "port", _integer(0, 65535), "9833", "TCP port of the HTTP job API; 0 picks a free one.", "PORT", short="-p"
-    ),
-    Setting("bind", _address, "127.0.0.1", "Address that the job API listens on.", "ADDRESS"),
-    Setting("allowed_hosts", parse_names, None, "More names under which clients may ask for the miner.", "NAME[,NAME]"),
+    Setting("port", _integer(0, 65535), "9833", "TCP port of the job API; 0 takes a free one.", "PORT", short="-p"),
+    Setting("bind", _address, "127.0.0.1", "IP address that the job API listens on.", "ADDRESS"),
+    Setting("allowed_hosts", parse_names, None, "More host names under which clients reach the miner.", "NAME[,NAME]"),
     Setting("engine", _engines, table.FAST, "Engine, or several separated by commas.", "NAME[,NAME]"),
-    Setting("kernel", _word, None, "CPU kernel of the fast engines; unset: the fastest for this processor.", "NAME"),
+    Setting("kernel", _word, None, "CPU kernel of the fast engines; unset: the fastest on this processor.", "NAME"),
     Setting(
         "workers", _integer(0, LARGEST_CPU + 1), None, "CPU workers; unset: about half of the effective CPUs.", "N"
     ),
-    Setting(
-        "gpu_devices", _devices, "all", "GPUs of the gpu engines: all, or their indices or PCI addresses.", "ID[,ID]"
-    ),
-    Setting("gpu_duty", _integer(1, 100), "100", "Percent of the time that each GPU works.", "PERCENT"),
+    Setting("gpu_devices", _devices, "all", "GPUs to use: all, or their indices or PCI addresses.", "ID[,ID]"),
+    Setting("gpu_duty", _integer(1, 100), "100", "Percentage of the time that each GPU works.", "PERCENT"),
     Setting(
         "gpu_temp_limit",
         _integer(30, 120),
         None,
-        "Degrees Celsius at which a GPU pauses, until 3 degrees below; unset: none.",
+        "Degrees Celsius at which a GPU pauses until it is 3 degrees cooler; unset: no limit.",
         "DEGREES",
     ),
-    Setting("metrics_port", _integer(0, 65535), None, "TCP port of the Prometheus exporter; unset: none.", "PORT"),
-    Setting("metrics_bind", _address, "127.0.0.1", "Address that the Prometheus exporter listens on.", "ADDRESS"),
+    Setting(
+        "metrics_port", _integer(0, 65535), None, "TCP port of the Prometheus exporter; unset: no exporter.", "PORT"
+    ),
+    Setting("metrics_bind", _address, "127.0.0.1", "IP address that the Prometheus exporter listens on.", "ADDRESS"),
     Setting(
         "progress_chunk_ms",
         _integer(1, 60_000),
         "2000",
-        "Milliseconds that one slice of nonces should take a worker.",
+        "Milliseconds that a worker should take for one slice of nonces.",
         "MS",
     ),
     Setting(
         "job_expiry_s",
         _integer(1, 31_536_000),
         "600",
-        "Seconds after which a running job that nobody polls is cancelled.",
+        "Seconds after which a running job that is not polled is cancelled.",
         "S",
     ),
     Setting(
         "manip_solved_blocks",
         _integer(0, U64),
         None,
-        f"{table.THROTTLED}: solved blocks to start from; unset: as many as before the restart, at first 0.",
+        f"{table.THROTTLED}: solved blocks to start from; unset: the count of the last run.",
         "N",
     ),
     Setting(
         "manip_base_delay_ns",
         _integer(0, 10**12),
         "500000",
-        f"{table.THROTTLED}: nanoseconds of sleep a solved block.",
+        f"{table.THROTTLED}: nanoseconds of sleep for each solved block.",
         "NS",
     ),
     Setting("manip_step_batch", _integer(1, U64), "10000", f"{table.THROTTLED}: nonces between two sleeps.", "N"),
@@ -191,18 +189,12 @@ SETTINGS: Final = (
         "manip_throttle_cap",
         _integer(0, U64),
         "0",
-        f"{table.THROTTLED}: most solved blocks that count; 0: no cap.",
+        f"{table.THROTTLED}: largest number of solved blocks that counts; 0: no cap.",
         "N",
     ),
-    Setting(
-        "node_addr",
-        units.parse_endpoint,
-        None,
-        "Mine for the live node at this UDP address; unset: for none.",
-        "HOST:PORT",
-    ),
+    Setting("node_addr", units.parse_endpoint, None, "Mine for the node at this UDP address.", "HOST:PORT"),
     Setting("auth_token", parse_token, None, "Token of the node, from its miner-auth-token.", "TOKEN", secret=True),
-    Setting("auth_token_file", _path, None, "File that holds the node's token.", "FILE"),
+    Setting("auth_token_file", _path, None, "File with the node's token.", "FILE"),
     Setting(
         "tls_cert_sha256",
         parse_fingerprint,
@@ -210,34 +202,36 @@ SETTINGS: Final = (
         "SHA-256 of the node's certificate, from its miner-tls-cert-sha256.",
         "HEX",
     ),
-    Setting("tls_cert_sha256_file", _path, None, "File that holds that SHA-256.", "FILE"),
+    Setting("tls_cert_sha256_file", _path, None, "File with the SHA-256 of the node's certificate.", "FILE"),
     Setting(
         "pool",
         _pools,
         None,
-        "Mine for this pool; given several times, in this order, each where those before it fail.",
+        "Mine in this pool. May be repeated: each pool is used when those before it fail.",
         "URL",
         many=True,
     ),
-    Setting("wallet", parse_wallet, None, "Address that pools pay to.", "ADDRESS"),
-    Setting("worker_name", parse_worker, None, "Name of this miner at pools; unset: the host's name.", "NAME"),
-    Setting("exit_on_refusal", _choice("off", "on"), "off", "End when all nodes and pools refuse us.", "", switch=True),
+    Setting("wallet", parse_wallet, None, "Address that pools pay to; needed with --pool.", "ADDRESS"),
+    Setting("worker_name", parse_worker, None, "Name of this miner in pools; unset: the host's name.", "NAME"),
+    Setting(
+        "exit_on_refusal", _choice("off", "on"), "off", "Exit when every node and pool refuses us.", "", switch=True
+    ),
     Setting(
         "priority",
         _choice(*PRIORITIES),
         "live",
-        "Whose jobs get the workers when both the live source and the HTTP job API have some: live, http, or equal.",
+        "Whose jobs come first, those of nodes and pools or those of the job API: live, http, or equal.",
         "NAME",
     ),
     Setting(
         "api_token",
         _token,
         None,
-        "Bearer token that /mine, /result and /cancel require; unset: none.",
+        "Bearer token that /mine, /result and /cancel require; unset: none is required.",
         "TOKEN",
         secret=True,
     ),
-    Setting("api_token_file", _path, None, "File that holds the API token.", "FILE"),
+    Setting("api_token_file", _path, None, "File with the API token.", "FILE"),
     Setting(
         "state_dir",
         _path,
@@ -246,20 +240,20 @@ SETTINGS: Final = (
         "DIR",
         envs=("MINER_STATE_DIR", "STATE_DIRECTORY"),
     ),
-    Setting("history_days", _integer(1, 36_500), "30", "Days of running for which finds are kept as history.", "DAYS"),
+    Setting("history_days", _integer(1, 36_500), "30", "Days of running for which finds are kept.", "DAYS"),
     Setting(
         "log",
         _filter,
         "info",
-        "Log filter, such as info,miner=debug; levels off, error, warn, info, debug, trace.",
+        "Log filter, such as info,miner=debug. Levels: off, error, warn, info, debug, trace.",
         "FILTER",
         envs=("MINER_LOG", "RUST_LOG"),
     ),
-    Setting("log_format", _choice(*LOG_FORMATS), "auto", f"One of {', '.join(LOG_FORMATS)}.", "FORMAT"),
+    Setting("log_format", _choice(*LOG_FORMATS), "auto", f"Format of log lines: {', '.join(LOG_FORMATS)}.", "FORMAT"),
 )
 
 FROM_FILES: Final = ("auth_token", "tls_cert_sha256", "api_token")
-"""Settings whose value may stand in a file that another setting names."""
+"""Settings whose value may be in a file that another setting names."""
 BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
 
 
@@ -312,11 +306,11 @@ def load(
     config: Path | None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> Settings:
-    """Settings from all their sources.
+    """Return the settings from all sources.
 
-    ``flags``: setting name to text as given on the command line. ``warn`` is called with each line that the user
-    should see although the settings can be used. Raises SettingError, one line that names the setting, its source and
-    what is allowed.
+    ``flags``: setting name to text as given on the command line. ``warn`` is called with each line that
+    the user should see although the settings can be used. Raises SettingError, one line that names the setting, its
+    source and what is allowed.
     """
     environ = without_service_links(environ, [name for setting in SETTINGS for name in setting.environment], warn)
     file = read_config(config, {setting.name: setting.secret for setting in SETTINGS}, warn) if config else {}
@@ -367,7 +361,7 @@ def _parse(setting: Setting, text: str, source: str) -> Any:  # noqa: ANN401 - t
 
 
 def _check_live(values: Mapping[str, Any]) -> None:
-    """Raises SettingError where a live source lacks what it needs."""
+    """Check that live sources have what they need. Raises SettingError."""
     needs = {"node_addr": ("auth_token", "tls_cert_sha256"), "pool": ("wallet",)}
     for name, needed in needs.items():
         for other in needed:

@@ -25,7 +25,7 @@ from quantus_miner.errors import MinerError, explain
 
 
 class _Group(click.Group):
-    """Runs ``serve`` where no subcommand is given, so that a service's command line needs none."""
+    """Runs ``serve`` if no subcommand is given, so that the command line of a service needs none."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {*self.commands, "--help", "--version"}
@@ -37,14 +37,14 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # The reader of our output has gone: nothing is left to say. click would make that exit code 1.
+            # The reader of the output has gone. click would end with exit code 1.
             ctx.exit(0)
 
 
 @click.group(cls=_Group, context_settings={"max_content_width": 120})
 @click.version_option(__version__, prog_name="quantus-miner")
 def cli() -> None:
-    """External proof-of-work miner for the Quantus network. Without a command: serve."""
+    """External proof-of-work miner for the Quantus network. Without a command, run the mining service (serve)."""
 
 
 for command in (serve, bench, verify, devices, doctor, service, history, dev_node, dev_pool):
@@ -52,10 +52,10 @@ for command in (serve, bench, verify, devices, doctor, service, history, dev_nod
 
 
 def main() -> None:
-    """Entry point: whatever goes wrong ends in one line on stderr."""
+    """Entry point. Every error becomes one line on stderr and an exit code."""
     message, code = "", 0
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # What the locale cannot show is escaped, as it is on stderr.
+        # Escape what the locale cannot show, as on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = cli(standalone_mode=False) or 0
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def _give_up_unwritable(stream: TextIO | None) -> None:
-    """Leave nothing in its buffer: Python would try to write that at its end, fail, and change the exit code to 120."""
+    """Empty its buffer: otherwise Python would try to write it at exit, fail, and change the exit code to 120."""
     if stream is None:
         return
     try:

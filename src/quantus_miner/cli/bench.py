@@ -20,20 +20,31 @@ if TYPE_CHECKING:
 
 @click.command("bench")
 @click.option(
-    "--engine", metavar="NAME[,NAME]", default=f"{table.BASELINE},{table.FAST}", show_default=True, help="Engines."
+    "--engine",
+    metavar="NAME[,NAME]",
+    default=f"{table.BASELINE},{table.FAST}",
+    show_default=True,
+    help="Engines to measure.",
 )
-@click.option("--kernel", metavar="NAME", help="CPU kernel of the fast engines; unset: the fastest.")
+@click.option("--kernel", metavar="NAME", help="CPU kernel of the fast engines.  [default: the fastest]")
 @click.option(
-    "--pow", "pow_", type=click.Choice([pow_.value for pow_ in Pow]), default=Pow.POSEIDON2.value, show_default=True
+    "--pow",
+    "pow_",
+    type=click.Choice([pow_.value for pow_ in Pow]),
+    default=Pow.POSEIDON2.value,
+    show_default=True,
+    help="Proof of work.",
 )
-@click.option("--workers", metavar="N", help="CPU worker threads; unset: as the service.")
-@click.option("--gpu-devices", metavar="ID[,ID]", help="GPUs of the gpu engines; unset: all.")
-@click.option("--state-dir", metavar="DIR", help="As of the service; unset: the user's state folder.")
-@click.option("--seconds", type=click.FloatRange(0.1, 86400), default=5.0, show_default=True, help="For each engine.")
-@click.option("--tune", is_flag=True, help="First find the launches that suit each GPU best, and keep them.")
+@click.option("--workers", metavar="N", help="Number of CPU workers.  [default: as the service]")
+@click.option("--gpu-devices", metavar="ID[,ID]", help="GPUs to measure: indices or PCI addresses.  [default: all]")
+@click.option("--state-dir", metavar="DIR", help="State folder.  [default: the user's]")
+@click.option(
+    "--seconds", type=click.FloatRange(0.1, 86400), default=5.0, show_default=True, help="Seconds for each engine."
+)
+@click.option("--tune", is_flag=True, help="First find the launch size that suits each GPU best, and save it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def bench(pow_: str, seconds: float, tune: bool, as_json: bool, **given: str | None) -> None:
-    """Measure the hash rate of each engine, and of each GPU."""
+    """Measure the hash rate of each engine and GPU."""
     settings = load_settings({**given, "log": "warn"})
     import msgspec
 

@@ -11,32 +11,47 @@ from quantus_miner.model import Pow
 
 
 @click.command("dev-node")
-@click.option("--miner", metavar="URL", help="Base URL of a running miner's job API; unset: start one for this run.")
-@click.option("--api-token", metavar="TOKEN", envvar="MINER_API_TOKEN", help="Bearer token that the miner requires.")
+@click.option("--miner", metavar="URL", help="URL of a running miner's job API.  [default: start a miner]")
+@click.option("--api-token", metavar="TOKEN", envvar="MINER_API_TOKEN", help="Bearer token of that miner's job API.")
 @click.option(
-    "--pow", "pow_", type=click.Choice([pow_.value for pow_ in Pow]), default=Pow.POSEIDON2.value, show_default=True
+    "--pow",
+    "pow_",
+    type=click.Choice([pow_.value for pow_ in Pow]),
+    default=Pow.POSEIDON2.value,
+    show_default=True,
+    help="Proof of work.",
 )
-@click.option("--block-time", type=click.FloatRange(0.05, 3600), default=3.0, show_default=True, help="Target seconds.")
-@click.option("--difficulty", type=click.IntRange(1, 2**128), default=100_000, show_default=True, help="Of block 1.")
-@click.option("--blocks", type=click.IntRange(1), help="Stop after so many blocks; unset: on Ctrl-C.")
-@click.option("--poll-ms", type=click.IntRange(1, 60_000), default=500, show_default=True, help="Between two polls.")
-@click.option("--quic", is_flag=True, help="Play a node of the QUIC era, which miners connect to.")
+@click.option(
+    "--block-time",
+    type=click.FloatRange(0.05, 3600),
+    default=3.0,
+    show_default=True,
+    help="Target time between blocks, in seconds.",
+)
+@click.option(
+    "--difficulty", type=click.IntRange(1, 2**128), default=100_000, show_default=True, help="Difficulty of block 1."
+)
+@click.option("--blocks", type=click.IntRange(1), help="Stop after this many blocks.  [default: at Ctrl-C]")
+@click.option(
+    "--poll-ms", type=click.IntRange(1, 60_000), default=500, show_default=True, help="Milliseconds between polls."
+)
+@click.option("--quic", is_flag=True, help="Play a node that miners connect to over QUIC.")
 @click.option(
     "--listen",
     type=click.IntRange(0, 65535),
     metavar="PORT",
-    help="With --quic: UDP port to wait for miners on; unset: start one for this run.",
+    help="With --quic: UDP port to listen on.  [default: start a miner]",
 )
 @click.option(
     "--base-path",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="With --quic: where the node keeps token and certificate; unset: a temporary folder.",
+    help="With --quic: folder for the node's token and certificate.  [default: a temporary folder]",
 )
 @click.option(
     "--misbehave",
     type=click.Choice(["drop", "garbage", "slow-job", "stall", "wrong-pin"]),
-    help="With --quic: what to do wrong.",
+    help="With --quic: how to misbehave.",
 )
 def dev_node(
     miner: str | None,
@@ -51,7 +66,7 @@ def dev_node(
     base_path: Path | None,
     misbehave: str | None,
 ) -> None:
-    """Play a node: give a miner headers, check the blocks it finds, retarget."""
+    """Play a node: give a miner headers and check the blocks it finds. The difficulty is adjusted to the block time."""
     from quantus_miner.dev import http_node
     from quantus_miner.dev.chain import Chain
 

@@ -14,18 +14,34 @@ from quantus_miner.model import Pow
     "--listen",
     type=click.IntRange(0, 65535),
     metavar="PORT",
-    help="Port of 127.0.0.1 to wait for miners on; unset: start one for this run.",
+    help="TCP port on 127.0.0.1 to listen on.  [default: start a miner]",
 )
-@click.option("--tls", is_flag=True, help="Speak TLS, with a certificate made for this run.")
-@click.option("--share-time", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, help="Target seconds.")
+@click.option("--tls", is_flag=True, help="Use TLS, with a certificate made for this run.")
 @click.option(
-    "--share-difficulty", type=click.IntRange(1, 2**128), default=20_000, show_default=True, help="Of the first job."
+    "--share-time",
+    type=click.FloatRange(0.05, 3600),
+    default=1.0,
+    show_default=True,
+    help="Target time between shares, in seconds.",
 )
 @click.option(
-    "--block-time", type=click.FloatRange(0.05, 3600), default=12.0, show_default=True, help="Target seconds."
+    "--share-difficulty",
+    type=click.IntRange(1, 2**128),
+    default=20_000,
+    show_default=True,
+    help="Share difficulty of the first job.",
 )
-@click.option("--difficulty", type=click.IntRange(1, 2**128), default=1_000_000, show_default=True, help="Of block 1.")
-@click.option("--shares", type=click.IntRange(1), help="Stop after so many accepted shares; unset: on Ctrl-C.")
+@click.option(
+    "--block-time",
+    type=click.FloatRange(0.05, 3600),
+    default=12.0,
+    show_default=True,
+    help="Target time between blocks, in seconds.",
+)
+@click.option(
+    "--difficulty", type=click.IntRange(1, 2**128), default=1_000_000, show_default=True, help="Difficulty of block 1."
+)
+@click.option("--shares", type=click.IntRange(1), help="Stop after this many accepted shares.  [default: at Ctrl-C]")
 @click.option(
     "--misbehave",
     type=click.Choice(
@@ -46,7 +62,7 @@ from quantus_miner.model import Pow
             "wrong-target",
         ]
     ),
-    help="What to do wrong.",
+    help="How to misbehave.",
 )
 def dev_pool(
     listen: int | None,
@@ -58,7 +74,7 @@ def dev_pool(
     shares: int | None,
     misbehave: str | None,
 ) -> None:
-    """Play a pool: give miners jobs over stratum, check their shares, adjust their difficulty."""
+    """Play a pool: give miners jobs and check their shares. Their difficulty is adjusted to the share time."""
     from quantus_miner.dev import pool
     from quantus_miner.dev.chain import Chain
     from quantus_miner.dev.misbehaviour import Misbehaviour

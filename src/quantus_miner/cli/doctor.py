@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.command("doctor")
 @settings_options
 def doctor(**given: str | None) -> None:
-    """Look for what usually goes wrong with the service; exit code 1 if something is."""
+    """Check for common faults of the service. The exit code is 1 if something is wrong."""
     from quantus_miner import doctor as doctor_
     from quantus_miner import unit
 

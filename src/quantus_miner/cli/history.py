@@ -8,17 +8,19 @@ from quantus_miner.cli.options import load_settings
 
 
 @click.command("history")
-@click.option("--state-dir", metavar="DIR", help="As of the service; unset: the user's state folder.")
-@click.option("--last", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead.")
+@click.option("--state-dir", metavar="DIR", help="State folder.  [default: the user's]")
+@click.option(
+    "--last", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Number of entries to show."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each entry instead.")
 def history(state_dir: str | None, last: int, as_json: bool) -> None:
-    """Show the blocks and shares that were found."""
+    """Show the blocks and shares that this miner has found."""
     settings = load_settings({"state_dir": state_dir, "log": "warn"})
     import msgspec
 
     from quantus_miner.store import history as history_
 
     entries = history_.latest(settings.state_dir, last)
-    # JSON is UTF-8, whatever the locale.
+    # JSON is UTF-8 in every locale.
     for line in map(msgspec.json.encode, entries) if as_json else history_.lines(entries):
         click.echo(line)

@@ -1,4 +1,4 @@
-"""What several commands share: the settings as options."""
+"""Settings as command-line options, shared by several commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 
 
 def settings_options(command: Command) -> Command:
-    """Adds every row of the settings table as an option, and --config."""
+    """Add every row of the settings table as an option, and --config."""
     for setting in reversed(SETTINGS):
         default = "unset" if setting.default is None else setting.default
         command = click.option(
@@ -32,11 +32,11 @@ def settings_options(command: Command) -> Command:
             flag_value="on" if setting.switch else None,
             help=f"{setting.help}  [env: {', '.join(setting.environment)}; default: {default}]",
         )(command)
-    return click.option("--config", metavar="FILE", help="TOML file with settings, named as the flags.")(command)
+    return click.option("--config", metavar="FILE", help="TOML file with settings, named like the flags.")(command)
 
 
 def load_settings(given: dict[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
-    """The settings from the given flags, the environment and the config file; the log is set up by them."""
+    """Return the settings from flags, environment and config file, and set up the log with them."""
     config = given.pop("config", None)
     flags = {
         name: ",".join(text) if isinstance(text, tuple) else text
@@ -52,7 +52,7 @@ def load_settings(given: dict[str, Any], environ: Mapping[str, str] = os.environ
 
 
 def without_secrets(arguments: Sequence[str]) -> list[str]:
-    """The command line with ``***`` in place of secrets, for whoever lists processes."""
+    """Return the command line with ``***`` in place of secrets, as it is shown to users who list processes."""
     secrets = {setting.flag for setting in SETTINGS if setting.secret}
     shown = []
     for before, argument in zip(("", *arguments), arguments, strict=False):

@@ -8,7 +8,7 @@ import click
 @click.group(invoke_without_command=True)
 @click.pass_context
 def service(context: click.Context) -> None:
-    """About the systemd service."""
+    """Set up the systemd service."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
         context.exit(2)
@@ -18,7 +18,7 @@ def service(context: click.Context) -> None:
 @click.option("--shared", is_flag=True, help="For a machine that also runs a node.")
 @click.option("--dedicated", is_flag=True, help="For a machine that only mines.")
 def service_print(shared: bool, dedicated: bool) -> None:
-    """Print a drop-in fitted to the CPUs of this machine."""
+    """Print a drop-in for systemd, fitted to the CPUs of this machine."""
     from quantus_miner import drop_in
     from quantus_miner.host import cpus
 

@@ -167,7 +167,7 @@ def test_rows_name_the_proofs_of_work_that_their_engines_search(tmp_path: Path, 
 def test_no_engine_is_named_outside_of_the_table() -> None:
     named = []
     for path in SOURCE.glob("**/*.py"):
-        if path == Path(table.__file__):
+        if path == SOURCE / "backends" / "table.py":
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(text := node.value, str):

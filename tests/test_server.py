@@ -415,7 +415,7 @@ def test_connections_share_the_file_descriptors_that_are_left() -> None:
         server.share_connections(0, 1)
 
 
-@pytest.mark.parametrize(("files", "exporter"), [(16, False), (24, True), (32, True), (64, False), (64, True)])
+@pytest.mark.parametrize(("files", "exporter"), [(18, False), (24, True), (32, True), (64, False), (64, True)])
 def test_with_few_file_descriptors_idle_connections_keep_nobody_out(files: int, exporter: bool) -> None:
     flags = ["--metrics-port", "0"] if exporter else []
     process = with_file_limit(files, "--port", "0", "--workers", "1", *flags)

@@ -324,7 +324,9 @@ def test_a_secret_that_others_can_read_or_change_is_one_warning(mode: int, warne
     what = f"other users can read or change {{}} (mode {mode:04o}); run: chmod g-w,o= {{}}"
     assert warnings == [f"--api-token-file: {what.format(token, token)}"] * warned
     # The fingerprint is no secret, and a config file only if there is one in it.
+    config.chmod(0o600)
     config.write_text("api-token = 's3cret'")
+    config.chmod(mode)
     warnings.clear()
     load({}, {}, config, warnings.append)
     assert warnings == [f"--config: {what.format(config, config)}"] * warned

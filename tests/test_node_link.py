@@ -22,11 +22,11 @@ from quantus_miner.model import LiveJob, Solution
 from quantus_miner.sources import node as node_source
 from quantus_miner.sources import quic
 from quantus_miner.sources.link import Handover
-from quantus_miner.sources.node import NodeLink
+from quantus_miner.sources.node import NodeLink, _Session
 from quantus_miner.wire import messages
 from quantus_miner.wire.frames import FrameReader
 from quantus_miner.wire.messages import JobResult, NewJob, parse_fingerprint
-from quantus_miner.wire.node import NodeState
+from quantus_miner.wire.node import ALPN, NodeState
 
 from .node_link import HARD, WAIT_S, Ear, link_to, linked, miner_of, playing, run, sockets, solve
 
@@ -188,6 +188,20 @@ def test_a_link_waits_for_the_first_job_and_is_kept_by_pings(tmp_path: Path) -> 
 # --- refusals ---
 
 
+def test_data_before_the_certificate_is_checked_ends_the_connection_and_the_token_stays_here() -> None:
+    """QUIC does not let a node speak first on our stream; the token must not depend on that."""
+
+    async def test() -> None:
+        session = _Session(Ear(), "secret", ALPN, 15.0, paced=True)
+        session._receive(messages.encode(NewJob("1", "ab" * 32, "0")))
+        with pytest.raises(quic.EndedError, match=r"^protocol error: data before our first message$"):
+            await session.connection.ended
+        assert session.connection._written == 0
+        assert not session.connection._waiting
+
+    run(test())
+
+
 def test_another_certificate_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path, misbehaviour=Misbehaviour.WRONG_PIN) as node:
@@ -204,6 +218,7 @@ def test_another_certificate_is_refused_before_anything_is_sent(tmp_path: Path) 
             await watch
             await node.until(lambda: not node.miners)
             (miner,) = seen
+            assert miner._core is not None
             assert miner._core.state is NodeState.UNKNOWN
             assert 0 not in miner._quic._streams
             assert ear.opened == 0
@@ -457,8 +472,7 @@ def test_a_frame_that_was_lost_arrives_whole(tmp_path: Path) -> None:
                 await node.until(lambda: node.tally.invalid == 30)
                 assert len(pieces) > 1
                 for piece in pieces:
-                    _, error = (reader := FrameReader()).feed(piece)
-                    assert error is None
+                    assert [*(reader := FrameReader()).feed(piece)]
                     assert not reader._buffer
 
     run(test())

@@ -20,7 +20,8 @@ from quantus_miner.dev.misbehaviour import Misbehaviour
 from quantus_miner.errors import MinerError
 from quantus_miner.model import Pow, achieved_difficulty
 from quantus_miner.wire import stratum
-from quantus_miner.wire.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame, State
+from quantus_miner.wire.core import Broken
+from quantus_miner.wire.stratum_pool import LoginAsked, ShareCame, State, StratumPool
 
 if TYPE_CHECKING:
     import subprocess
@@ -189,7 +190,7 @@ class Session(asyncio.Protocol):
     def __init__(self, pool: DevPool) -> None:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._core = PoolCore(secrets.token_hex(8), self._loop.time())
+        self._core = StratumPool(secrets.token_hex(8), self._loop.time())
         self._judge = Judge(pool.next_extranonce())
         self._vardiff = Vardiff(pool.share_difficulty, pool.share_time, self._loop.time())
         self._shares = 0
@@ -219,12 +220,14 @@ class Session(asyncio.Protocol):
             return
         for event in self._core.receive(data, self._loop.time()):
             match event:
+                case Broken(reason):
+                    self._break(reason)
+                case _ if self._core.is_over:
+                    pass  # no answer can be sent any more
                 case LoginAsked(login):
                     self._on_login(login)
                 case ShareCame():
                     self._on_share(event)
-                case Broken(reason):
-                    self._break(reason)
         self._flush()
 
     def give_job(self, *, clean: bool) -> None:
@@ -298,9 +301,10 @@ class Session(asyncio.Protocol):
             self.give_job(clean=False)
 
     def _on_time(self) -> None:
-        if broken := self._core.tick(self._loop.time()):
-            self._break(broken.reason)
-        else:
+        for event in self._core.tick(self._loop.time()):
+            if isinstance(event, Broken):
+                self._break(event.reason)
+        if not self._core.is_over:
             self._timer = self._loop.call_at(self._core.deadline, self._on_time)
 
     def _break(self, reason: str) -> None:
@@ -308,7 +312,7 @@ class Session(asyncio.Protocol):
         self.transport.abort()
 
     def _flush(self) -> None:
-        if data := self._core.data_to_send():
+        if data := b"".join(self._core.data_to_send()):
             self.transport.write(data)
         if self.transport.get_write_buffer_size() > MAX_UNSENT:
             self._break("it does not read")

@@ -28,6 +28,7 @@ from quantus_miner.dev.miner_process import (
 )
 from quantus_miner.errors import MinerError
 from quantus_miner.wire import node as proto
+from quantus_miner.wire.core import Broken
 from quantus_miner.wire.messages import JobResult, NewJob
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from quantus_miner.dev.chain import Chain
 
-READY_TIMEOUT_S: Final = 10.0
 IDLE_TIMEOUT_S: Final = 60.0
 MAX_MINERS: Final = 100
 MISBEHAVE_BLOCKS: Final = 3
@@ -75,7 +75,7 @@ class QuicNode:
         misbehaviour: Misbehaviour | None = None,
         report: Callable[[str], None] = lambda _: None,
         alpn: str = proto.ALPN,
-        ready_timeout_s: float = READY_TIMEOUT_S,
+        ready_timeout_s: float = proto.READY_TIMEOUT_S,
     ) -> None:
         self.chain = chain
         self.tally = Tally(time.monotonic())
@@ -224,20 +224,21 @@ class _Miner(QuicConnectionProtocol):
     def __init__(self, quic: QuicConnection, stream_handler: None = None, *, node: QuicNode) -> None:
         super().__init__(quic, stream_handler)
         self._node = node
-        self._core = proto.NodeCore(node.token)
+        self._core: proto.NodeServer | None = None  # until the handshake is done
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
     def authenticated(self) -> bool:
-        return self._core.state in (proto.NodeState.IDLE, proto.NodeState.WORKING)
+        return self._core is not None and self._core.is_authenticated
 
     def send(self, data: bytes) -> None:
         self._quic.send_stream_data(0, data)
         self.transmit()
 
     def send_job(self, job: NewJob) -> None:
-        self._core.send_job(job)
-        self._flush()
+        if self._core is not None:
+            self._core.send_job(job)
+            self._flush(self._core)
 
     def close(self, error_code: int = 0, reason_phrase: str = "") -> None:
         self._node.miners.discard(self)
@@ -249,7 +250,10 @@ class _Miner(QuicConnectionProtocol):
                 self.close(reason_phrase="too many miners")
             case events.HandshakeCompleted():
                 self._node.miners.add(self)
-                self._deadline = self._loop.call_later(self._node.ready_timeout_s, self._time_out)
+                self._core = proto.NodeServer(
+                    self._node.token, self._loop.time(), ready_timeout_s=self._node.ready_timeout_s
+                )
+                self._on_time(self._core)
                 self._node.notify()
             case events.ConnectionTerminated():
                 if self._deadline is not None:
@@ -258,27 +262,32 @@ class _Miner(QuicConnectionProtocol):
                 self._node.notify()
             case events.StreamDataReceived(stream_id=stream_id, end_stream=end) if stream_id != 0 or end:
                 self.close(reason_phrase=proto.PROTOCOL_ERROR)
-            case events.StreamDataReceived(data=data) if self._core.state is not proto.NodeState.CLOSED:
-                for happened in self._core.receive(data):
+            case events.StreamDataReceived(data=data) if self._core is not None:
+                for happened in self._core.receive(data, self._loop.time()):
                     self._handle(happened)
 
-    def _handle(self, event: proto.Authenticated | proto.ResultReceived | proto.Closed) -> None:
+    def _handle(self, event: proto.NodeSideEvent) -> None:
         match event:
             case proto.Authenticated():
-                self._node.on_authenticated(self)
+                # A frame after Ready may have ended the connection already.
+                if self.authenticated:
+                    self._node.on_authenticated(self)
             case proto.ResultReceived(result):
                 self._node.on_result(result)
             case proto.Closed(reason):
                 self.close(reason_phrase=reason)
+            case Broken():
+                self.close(reason_phrase=proto.PROTOCOL_ERROR)
 
-    def _time_out(self) -> None:
-        if (closed := self._core.time_out()) is not None:
-            self.close(reason_phrase=closed.reason)
+    def _on_time(self, core: proto.NodeServer) -> None:
+        for event in core.tick(self._loop.time()):
+            self._handle(event)
+        if core.deadline is not None:
+            self._deadline = self._loop.call_at(core.deadline, self._on_time, core)
 
-    def _flush(self) -> None:
-        for frame in self._core.outbox:
+    def _flush(self, core: proto.NodeServer) -> None:
+        for frame in core.data_to_send():
             self.send(frame)
-        self._core.outbox.clear()
 
 
 def run(chain: Chain, base_path: Path | None, port: int | None, blocks: int | None, misbehave: str | None) -> int:

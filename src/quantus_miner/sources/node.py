@@ -15,6 +15,7 @@ from quantus_miner.sources import quic
 from quantus_miner.sources.addresses import Addresses, LookUpError
 from quantus_miner.sources.link import Handover
 from quantus_miner.wire import node as proto
+from quantus_miner.wire.core import Broken, JobReceived, JobRefused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -162,12 +163,14 @@ class _Session:
         )
         self._loop = asyncio.get_running_loop()
         self._listener = listener
-        self._core = proto.MinerCore(token, paced=paced)
+        self._core = proto.NodeMiner(token, self._loop.time(), paced=paced)
         self._waiting: deque[tuple[LiveJob, Solution, int, float]] = deque()
+        self._verified = False
         self._warned = False
 
     def start(self) -> None:
-        self._core.start()
+        """Send our token. Call it once the node's certificate is known to be right."""
+        self._verified = True
         if self._flush():
             self._listener.on_open()
 
@@ -189,7 +192,7 @@ class _Session:
 
     def _send(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
         """Whether SENT or LATE; there has to be room for it."""
-        sent = self._core.result(job, solution, hashes, elapsed, self._loop.time()) and self._flush()
+        sent = self._core.submit(job, solution, hashes, elapsed, self._loop.time()) and self._flush()
         return Handover.SENT if sent else Handover.LATE
 
     def _send_waiting(self) -> None:
@@ -204,27 +207,29 @@ class _Session:
             self._listener.on_handover(*result[:2], Handover.LATE)
 
     def _receive(self, data: bytes) -> None:
-        events = self._core.receive(data)
+        if not self._verified:
+            # Whatever the core answered would follow our token.
+            self.connection.close("protocol error: data before our first message")
+            return
+        events = self._core.receive(data, self._loop.time())
         if events:
             self._drop([result for result in self._waiting if not self._core.counts(*result[:2])])
         self._flush()
         for event in events:
             match event:
-                case proto.JobReceived(job):
+                case JobReceived(job):
                     self._listener.on_job(job)
-                case proto.JobRefused(reason):
+                case JobRefused(reason):
                     # Once a connection: a peer does not get to fill the log.
                     log.log(logging.DEBUG if self._warned else logging.WARNING, "%s", reason)
                     self._warned = True
                     self._listener.on_no_job()
-                case proto.Violation(reason):
+                case Broken(reason):
                     self.connection.close(f"protocol error: {reason}")
 
     def _flush(self) -> bool:
-        """Each frame in a write of its own; whether the connection took them all."""
-        frames = self._core.outbox.copy()
-        self._core.outbox.clear()
-        return all(self.connection.write(frame) for frame in frames)
+        """Send each frame in a write of its own. Return whether the connection took them all."""
+        return all(self.connection.write(frame) for frame in self._core.data_to_send())
 
 
 async def _within(seconds: float, step: Awaitable[Result]) -> Result:

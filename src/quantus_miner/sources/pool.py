@@ -17,7 +17,8 @@ from quantus_miner import __version__
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.sources.addresses import Addresses, LookUpError, connect_tcp
 from quantus_miner.sources.link import Handover, Verdict
-from quantus_miner.wire.stratum_miner import BadJob, Broken, Judged, LoggedIn, LoginRefused, MinerCore, NewJob
+from quantus_miner.wire.core import Broken, JobReceived, JobRefused
+from quantus_miner.wire.stratum_miner import Judged, LoggedIn, LoginRefused, StratumMiner
 
 if TYPE_CHECKING:
     from quantus_miner.model import LiveJob, Solution
@@ -76,7 +77,7 @@ class PoolLink:
         now = asyncio.get_running_loop().time
         try:
             self._check_pin(writer)
-            core = MinerCore(self._login, AGENT, now(), self._timing)
+            core = StratumMiner(self._login, AGENT, now(), self._timing)
             self._connection = connection = _Connection(self.name, core, writer.transport, listener)
             try:
                 await self._converse(reader, connection)
@@ -206,7 +207,7 @@ class PoolLink:
 class _Connection:
     """One connection that stands. ``choked``: the pool did not read what was sent. ``received``: it sent something."""
 
-    def __init__(self, name: str, core: MinerCore, transport: asyncio.WriteTransport, listener: Listener) -> None:
+    def __init__(self, name: str, core: StratumMiner, transport: asyncio.WriteTransport, listener: Listener) -> None:
         self.name = name
         self.core = core
         self.transport = transport
@@ -217,7 +218,7 @@ class _Connection:
 
     def flush(self) -> None:
         """Hands what the core has to send to the transport."""
-        if data := self.core.data_to_send():
+        if data := b"".join(self.core.data_to_send()):
             self.transport.write(data)
         if self.transport.get_write_buffer_size() > MAX_UNSENT:
             self.choked = True
@@ -226,14 +227,14 @@ class _Connection:
     def hear(self, events: list[Event]) -> None:
         """Tells the listener. Raises LinkLostError or LinkRefusedError at the end of the connection."""
         # Of jobs that come together only the last is worth starting.
-        last_job = next((event for event in reversed(events) if isinstance(event, NewJob)), None)
+        last_job = next((event for event in reversed(events) if isinstance(event, JobReceived)), None)
         for event in events:
             match event:
                 case LoggedIn():
                     self.listener.on_open()
-                case NewJob(job) if event is last_job:
+                case JobReceived(job) if event is last_job:
                     self.listener.on_job(job)
-                case BadJob(reason, mining):
+                case JobRefused(reason, mining):
                     # Once a connection: a pool must not be able to fill the log.
                     level = logging.DEBUG if self._warned else logging.WARNING
                     self._warned = True

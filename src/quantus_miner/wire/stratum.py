@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from quantus_miner.model import MAX, LiveJob, Pow
+from quantus_miner.wire.core import RemoteProtocolError
 
 ALGO: Final = Pow.POSEIDON2.value
 OK: Final = "OK"
@@ -41,10 +42,6 @@ STALE: Final = re.compile(
 
 NULL: Final = msgspec.Raw(b"null")
 Message = TypeVar("Message", bound=msgspec.Struct)
-
-
-class BreachError(Exception):
-    """The peer broke the protocol; ``str()`` says how, in one line."""
 
 
 class BadJobError(ValueError):
@@ -129,13 +126,13 @@ class FromMiner(msgspec.Struct):
 
 
 def decode(data: bytes | msgspec.Raw, kind: type[Message]) -> Message:
-    """A message. Raises BreachError."""
+    """A message. Raises RemoteProtocolError."""
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise BreachError(f"a malformed message: {legible(str(error))}") from None
+        raise RemoteProtocolError(f"a malformed message: {legible(str(error))}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BreachError("a line that is not JSON") from None
+        raise RemoteProtocolError("a line that is not JSON") from None
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -147,7 +144,7 @@ def parse_job(data: msgspec.Raw) -> LiveJob:
     """A job that is fit to be mined. Raises BadJobError, also if target and difficulty disagree."""
     try:
         body = decode(data, JobBody)
-    except BreachError as error:
+    except RemoteProtocolError as error:
         raise BadJobError(str(error)) from None
     if body.algo not in (None, ALGO):
         raise BadJobError(f"its algo is {legible(str(body.algo))}, not {ALGO}")

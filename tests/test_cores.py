@@ -43,8 +43,8 @@ ENDS: Final = [
         lambda: StratumPool("session", 0.0),
         *("stratum pool", stratum_pool.State, stratum_pool.Step, stratum_pool.TRANSITIONS),
     ),
-    End(lambda: NodeMiner("token", 0.0), "miner's end", node.MinerState, node.MinerEvent, node.MINER_TRANSITIONS),
-    End(lambda: NodeServer("token", 0.0), "node's end", node.NodeState, node.NodeEvent, node.NODE_TRANSITIONS),
+    End(lambda: NodeMiner("token", 0.0), "QUIC miner", node.MinerState, node.MinerEvent, node.MINER_TRANSITIONS),
+    End(lambda: NodeServer("token", 0.0), "QUIC node", node.NodeState, node.NodeEvent, node.NODE_TRANSITIONS),
 ]
 every_end = pytest.mark.parametrize("end", ENDS, ids=lambda end: end.name)
 
@@ -84,7 +84,7 @@ def test_a_breach_is_the_last_event_and_nothing_counts_after_it(end: End) -> Non
 @every_end
 def test_what_is_to_be_sent_is_given_once(end: End) -> None:
     core = end.make()
-    assert len(core.data_to_send()) == (end.name in ("stratum miner", "miner's end"))
+    assert len(core.data_to_send()) == (end.name in ("stratum miner", "QUIC miner"))
     assert core.data_to_send() == []
 
 
@@ -106,7 +106,7 @@ def test_what_an_end_must_not_do_raises_and_sends_nothing() -> None:
         with pytest.raises(LocalProtocolError, match=f"^stratum pool: not allowed in state 'refused': {step}$"):
             act()
     server = NodeServer("token", 0.0)
-    with pytest.raises(LocalProtocolError, match=r"^node's end: not allowed in state 'unknown': send NewJob$"):
+    with pytest.raises(LocalProtocolError, match=r"^QUIC node: not allowed in state 'unknown': send NewJob$"):
         server.send_job(NewJob("1", HEADER.hex(), "1"))
     assert pool.data_to_send() == server.data_to_send() == []
 

@@ -133,7 +133,7 @@ class NodeMiner(Core[MinerState, MinerEvent, MinerSideEvent]):
 
     def __init__(self, token: str, now: float, *, paced: bool = False) -> None:
         super().__init__(
-            "miner's end", MINER_TRANSITIONS, MinerState.CONNECTED, MinerEvent.VIOLATION, FrameReader(), now
+            "QUIC miner", MINER_TRANSITIONS, MinerState.CONNECTED, MinerEvent.VIOLATION, FrameReader(), now
         )
         self._paced = paced
         self._job: LiveJob | None = None
@@ -235,7 +235,7 @@ class NodeServer(Core[NodeState, NodeEvent, NodeSideEvent]):
     """The node's end, for one miner, which has to know ``token``. Closed and Broken are last events."""
 
     def __init__(self, token: str, now: float, *, ready_timeout_s: float = READY_TIMEOUT_S) -> None:
-        super().__init__("node's end", NODE_TRANSITIONS, NodeState.UNKNOWN, NodeEvent.VIOLATION, FrameReader(), now)
+        super().__init__("QUIC node", NODE_TRANSITIONS, NodeState.UNKNOWN, NodeEvent.VIOLATION, FrameReader(), now)
         self._token = token
         self._ready_by = now + ready_timeout_s
 
@@ -250,9 +250,10 @@ class NodeServer(Core[NodeState, NodeEvent, NodeSideEvent]):
         return self._ready_by if self.state is NodeState.UNKNOWN else None
 
     def send_job(self, job: NewJob) -> None:
-        """Send a job to an authenticated miner; it replaces the one before."""
+        """Send a job to an authenticated miner; it replaces the one before. Raises ValueError if no frame can hold it."""
+        frame = messages.encode(job)
         self._step(NodeEvent.SEND_JOB)
-        self._out.append(messages.encode(job))
+        self._out.append(frame)
 
     def _on_time(self, now: float, events: list[NodeSideEvent]) -> None:
         if self.deadline is not None and now >= self.deadline:

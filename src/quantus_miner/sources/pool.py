@@ -54,7 +54,7 @@ class PoolLink:
         self._tls = _tls_context(url) if url.tls else None
         self._addresses = Addresses(url.host, url.port, socket.SOCK_STREAM)
         self._address: Address | None = None
-        self._speaks_tls: bool | None = None  # learnt after it closed a connection without TLS; None: unknown
+        self._speaks_tls: bool | None = None  # found out when it closed a connection without TLS; None: not asked
         self._connection: _Connection | None = None
 
     @property
@@ -172,7 +172,7 @@ class PoolLink:
         return f"this port speaks TLS: write {replace(self._url, scheme='stratum+ssl')}"
 
     def _check_pin(self, writer: asyncio.StreamWriter) -> None:
-        """Compare the certificate with the pin, before anything is sent. Raises LinkLostError."""
+        """Before a byte of ours is sent. Raises LinkLostError."""
         if self._url.pin is None:
             return
         fingerprint = _fingerprint(writer)

@@ -250,7 +250,7 @@ class NodeServer(Core[NodeState, NodeEvent, NodeSideEvent]):
         return self._ready_by if self.state is NodeState.UNKNOWN else None
 
     def send_job(self, job: NewJob) -> None:
-        """Send a job, which replaces the one before, to an authenticated miner. Raises ValueError if it is too large."""
+        """Send an authenticated miner a job; it replaces the one before. Raises ValueError if it is too large."""
         frame = messages.encode(job)
         self._step(NodeEvent.SEND_JOB)
         self._out.append(frame)

@@ -22,11 +22,11 @@ from quantus_miner.model import LiveJob, Solution
 from quantus_miner.sources import node as node_source
 from quantus_miner.sources import quic
 from quantus_miner.sources.link import Handover
-from quantus_miner.sources.node import NodeLink, _Session
+from quantus_miner.sources.node import NodeLink
 from quantus_miner.wire import messages
 from quantus_miner.wire.frames import FrameReader
 from quantus_miner.wire.messages import JobResult, NewJob, parse_fingerprint
-from quantus_miner.wire.node import ALPN, NodeState
+from quantus_miner.wire.node import NodeState
 
 from .node_link import HARD, WAIT_S, Ear, link_to, linked, miner_of, playing, run, sockets, solve
 
@@ -188,16 +188,19 @@ def test_a_link_waits_for_the_first_job_and_is_kept_by_pings(tmp_path: Path) -> 
 # --- refusals ---
 
 
-def test_data_before_the_certificate_is_checked_ends_the_connection_and_the_token_stays_here() -> None:
+def test_data_before_the_certificate_is_checked_ends_the_connection_and_the_token_stays_here(tmp_path: Path) -> None:
     """QUIC does not let a node speak first on our stream; the token must not depend on that."""
 
     async def test() -> None:
-        session = _Session(Ear(), "secret", ALPN, 15.0, paced=True)
-        session._receive(messages.encode(NewJob("1", "ab" * 32, "0")))
-        with pytest.raises(quic.EndedError, match=r"^protocol error: data before our first message$"):
-            await session.connection.ended
-        assert session.connection._written == 0
-        assert not session.connection._waiting
+        async with playing(tmp_path) as node:
+            session = await link_to(node)._dial(Ear())
+            await node.until(lambda: bool(node.miners))
+            (miner,) = node.miners
+            session._receive(messages.encode(NewJob("1", "ab" * 32, "0")))
+            with pytest.raises(quic.EndedError, match=r"^protocol error: data before our first message$"):
+                await session.connection.ended
+            await node.until(lambda: not node.miners)
+            assert 0 not in miner._quic._streams
 
     run(test())
 

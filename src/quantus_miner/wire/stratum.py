@@ -31,7 +31,7 @@ SESSION_LOST: Final = (
     *("unauthenticated", "unauthorized", "unauthorised", "not authenticated", "not authorized", "not authorised"),
     *("not logged in", "login first", "log in first", "login required", "not subscribed", "session", "unknown miner"),
 )
-"""Phrases in a refusal that mean that the pool no longer knows our login."""
+"""Words of a refusal which say that the pool no longer knows our login."""
 
 STALE_CODE: Final = 21
 """The error code for a job that the pool no longer knows."""
@@ -230,7 +230,7 @@ def is_stale(reason: str, code: object = None) -> bool:
 
 
 def is_session_lost(reason: str) -> bool:
-    """Return whether a refusal means that the pool no longer knows our login: only another login helps then."""
+    """Whether a refusal says that the pool no longer knows our login, so that only another login helps."""
     return any(words in reason.lower() for words in SESSION_LOST)
 
 

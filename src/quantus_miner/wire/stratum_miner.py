@@ -77,7 +77,7 @@ TRANSITIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds to wait for the login's reply, between keepalives, for any byte, and for a share's verdict."""
+    """Seconds: for the login's reply, between keepalives, of silence until a pool is dead, for a share's verdict."""
 
     login_s: float = 10.0
     keepalive_s: float = 30.0
@@ -139,6 +139,20 @@ class StratumMiner(Core[State, Step, Event]):
             times.append(self._book.oldest_sent + self._timing.verdict_s)
         return min(times)
 
+    def _on_time(self, now: float, events: list[Event]) -> None:
+        if self.state is State.LOGGING_IN:
+            if now >= self._began + self._timing.login_s:
+                self._break(f"no reply to the login within {self._timing.login_s:g} s", events)
+            return
+        if now >= self._heard + self._timing.silence_s:
+            self._break(f"no byte for {self._timing.silence_s:g} s", events)
+            return
+        self._give_up(now - self._timing.verdict_s, now, events)
+        if now >= self._kept + self._timing.keepalive_s:
+            self._kept = now
+            self._step(Step.KEEPALIVE)
+            self._send("keepalived", {"id": self._session})
+
     def submit(self, job: LiveJob, nonce: int, value: int, now: float) -> bool:
         """Send a share. Return False if ``job``, by identity, no longer counts, or if this nonce was sent before.
 
@@ -159,20 +173,6 @@ class StratumMiner(Core[State, Step, Event]):
         events: list[Event] = []
         self._judge_late(self._book.expire(float("inf")), now, events)
         return events
-
-    def _on_time(self, now: float, events: list[Event]) -> None:
-        if self.state is State.LOGGING_IN:
-            if now >= self._began + self._timing.login_s:
-                self._break(f"no reply to the login within {self._timing.login_s:g} s", events)
-            return
-        if now >= self._heard + self._timing.silence_s:
-            self._break(f"no byte for {self._timing.silence_s:g} s", events)
-            return
-        self._give_up(now - self._timing.verdict_s, now, events)
-        if now >= self._kept + self._timing.keepalive_s:
-            self._kept = now
-            self._step(Step.KEEPALIVE)
-            self._send("keepalived", {"id": self._session})
 
     def _on_message(self, line: bytes, events: list[Event]) -> None:
         message = stratum.decode(line, stratum.FromPool)

@@ -86,6 +86,18 @@ def test_a_node_closes_on_whatever_is_not_one_endless_stream(
     run(test())
 
 
+def test_a_token_with_garbage_right_after_it_ends_the_connection(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with playing(tmp_path) as node, connected(node) as connection:
+            connection.write(messages.encode(messages.Ready(node.token)) + b"\xff" * 4)
+            with pytest.raises(quic.EndedError) as ended:
+                await connection.ended
+            assert (ended.value.code, ended.value.reason) == (0, "protocol error")
+            assert not node.miners
+
+    run(test())
+
+
 def test_a_node_takes_so_many_miners_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quic_node, "MAX_MINERS", 1)
 

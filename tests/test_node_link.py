@@ -188,6 +188,23 @@ def test_a_link_waits_for_the_first_job_and_is_kept_by_pings(tmp_path: Path) -> 
 # --- refusals ---
 
 
+def test_data_before_the_certificate_is_checked_ends_the_connection_and_the_token_stays_here(tmp_path: Path) -> None:
+    """QUIC does not let a node speak first on our stream; the token must not depend on that."""
+
+    async def test() -> None:
+        async with playing(tmp_path) as node:
+            session = await link_to(node)._dial(Ear())
+            await node.until(lambda: bool(node.miners))
+            (miner,) = node.miners
+            session._receive(messages.encode(NewJob("1", "ab" * 32, "0")))
+            with pytest.raises(quic.EndedError, match=r"^protocol error: data before our first message$"):
+                await session.connection.ended
+            await node.until(lambda: not node.miners)
+            assert 0 not in miner._quic._streams
+
+    run(test())
+
+
 def test_another_certificate_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path, misbehaviour=Misbehaviour.WRONG_PIN) as node:
@@ -204,6 +221,7 @@ def test_another_certificate_is_refused_before_anything_is_sent(tmp_path: Path) 
             await watch
             await node.until(lambda: not node.miners)
             (miner,) = seen
+            assert miner._core is not None
             assert miner._core.state is NodeState.UNKNOWN
             assert 0 not in miner._quic._streams
             assert ear.opened == 0
@@ -457,8 +475,7 @@ def test_a_frame_that_was_lost_arrives_whole(tmp_path: Path) -> None:
                 await node.until(lambda: node.tally.invalid == 30)
                 assert len(pieces) > 1
                 for piece in pieces:
-                    _, error = (reader := FrameReader()).feed(piece)
-                    assert error is None
+                    assert [*(reader := FrameReader()).feed(piece)]
                     assert not reader._buffer
 
     run(test())

@@ -21,21 +21,19 @@ from quantus_miner.sources import node as link
 from quantus_miner.sources import quic
 from quantus_miner.wire import frames, messages
 from quantus_miner.wire import node as proto
-from quantus_miner.wire.frames import MAX_FRAME, FrameError, FrameReader
+from quantus_miner.wire.core import Broken, JobReceived, JobRefused, RemoteProtocolError
+from quantus_miner.wire.frames import MAX_FRAME, FrameReader
 from quantus_miner.wire.messages import JobResult, NewJob, Ready, parse_fingerprint, parse_token
 from quantus_miner.wire.node import (
     MINER_TRANSITIONS,
     NODE_TRANSITIONS,
     Authenticated,
     Closed,
-    JobReceived,
-    JobRefused,
-    MinerCore,
     MinerState,
-    NodeCore,
+    NodeMiner,
+    NodeServer,
     NodeState,
     ResultReceived,
-    Violation,
 )
 
 from .conftest import vectors
@@ -90,10 +88,9 @@ def test_every_captured_frame_is_ours_byte_for_byte() -> None:
     captured = {example["name"]: bytes.fromhex(example["frame_hex"]) for example in EXAMPLES["quic_frames"]}
     assert captured.keys() == CAPTURED.keys() | OLDER
     for name, data in captured.items():
-        (body,), error = FrameReader().feed(data)
-        assert error is None
+        (body,) = FrameReader().feed(data)
         if name in OLDER:
-            with pytest.raises(FrameError):
+            with pytest.raises(RemoteProtocolError):
                 messages.decode(body)
         else:
             assert messages.encode(CAPTURED[name]) == data
@@ -106,7 +103,7 @@ def test_the_parser_takes_what_the_node_s_takes(example: dict[str, Any]) -> None
     if example["accepted"]:
         assert isinstance(messages.decode(body), Ready | JobResult)
     else:
-        with pytest.raises(FrameError):
+        with pytest.raises(RemoteProtocolError):
             messages.decode(body)
 
 
@@ -137,7 +134,7 @@ RESULT: Final = {"status": "completed", "job_id": "1", "hash_count": 1, "elapsed
     ],
 )
 def test_more_that_the_parser_refuses(body: bytes) -> None:
-    with pytest.raises(FrameError):
+    with pytest.raises(RemoteProtocolError):
         messages.decode(body)
 
 
@@ -150,7 +147,7 @@ def test_a_repeated_field_is_ignored_where_it_is_unknown() -> None:
 def test_any_body_is_a_message_or_a_frame_error(body: bytes) -> None:
     try:
         message = messages.decode(body)
-    except FrameError as error:
+    except RemoteProtocolError as error:
         assert "\n" not in str(error)
     else:
         assert messages.decode(messages.encode(message)[4:]) == message
@@ -163,8 +160,7 @@ def test_what_is_encoded_is_decoded(message: messages.Message) -> None:
     except ValueError:
         assert len(json.dumps(str(message))) > MAX_FRAME / 2
         return
-    (body,), error = FrameReader().feed(data)
-    assert error is None
+    (body,) = FrameReader().feed(data)
     assert messages.decode(body) == message
 
 
@@ -180,21 +176,18 @@ def test_no_message_is_made_that_a_node_refuses(field: dict[str, Any]) -> None:
 @given(st.lists(st.binary(max_size=MAX_FRAME), max_size=6), st.lists(st.integers(0, 10_000), max_size=20))
 def test_frames_survive_every_way_of_cutting_the_stream(bodies: list[bytes], places: list[int]) -> None:
     reader = FrameReader()
-    received = []
+    received: list[bytes] = []
     for piece in cut(b"".join(map(frame, bodies)), places):
-        found, error = reader.feed(piece)
-        assert error is None
-        received += found
+        received += reader.feed(piece)
     assert received == bodies
 
 
 @given(st.integers(MAX_FRAME + 1, 2**32 - 1), st.binary(max_size=50))
 def test_a_frame_that_is_too_large_is_refused_by_its_length_alone(size: int, rest: bytes) -> None:
-    reader = FrameReader()
-    found, error = reader.feed(frame(b"ok") + size.to_bytes(4) + rest)
-    assert found == [b"ok"]
-    assert error is not None
-    assert f"{size:,} bytes" in str(error)
+    found = FrameReader().feed(frame(b"ok") + size.to_bytes(4) + rest)
+    assert next(found) == b"ok"
+    with pytest.raises(RemoteProtocolError, match=f"^a frame of {size:,} bytes; 1,024 are allowed$"):
+        next(found)
 
 
 def test_the_largest_frame_holds_1024_bytes() -> None:
@@ -236,14 +229,19 @@ def test_what_is_no_token(text: str) -> None:
 # --- the two ends ---
 
 
-def mining(job: NewJob | None = None) -> tuple[MinerCore, LiveJob]:
+def mining(job: NewJob | None = None) -> tuple[NodeMiner, LiveJob]:
     """A miner's end with a job."""
-    core = MinerCore("t")
-    core.start()
-    (event,) = core.receive(messages.encode(job or NewJob("27", HASH, "131072")))
+    core = connected()
+    (event,) = core.receive(messages.encode(job or NewJob("27", HASH, "131072")), 0.0)
     assert isinstance(event, JobReceived)
-    core.outbox.clear()
     return core, event.job
+
+
+def connected(*, paced: bool = False) -> NodeMiner:
+    """A miner's end that has sent its token."""
+    core = NodeMiner("t", 0.0, paced=paced)
+    assert core.data_to_send() == [messages.encode(Ready("t"))]
+    return core
 
 
 @given(
@@ -253,51 +251,47 @@ def mining(job: NewJob | None = None) -> tuple[MinerCore, LiveJob]:
 )
 def test_both_ends_joined(data: st.DataObject, sent: list[NewJob], places: list[int]) -> None:
     """Ready, jobs and a result each, however the streams are cut: what one end sends is what the other one hears."""
-    miner, node = MinerCore("tökén"), NodeCore("tökén")
-    miner.start()
+    miner, node = NodeMiner("tökén", 0.0), NodeServer("tökén", 0.0)
     heard: list[object] = []
-    for piece in cut(b"".join(miner.outbox), places):
-        heard += node.receive(piece)
+    for piece in cut(b"".join(miner.data_to_send()), places):
+        heard += node.receive(piece, 0.0)
     assert heard == [Authenticated()]
-    miner.outbox.clear()
     for job in sent:
         node.send_job(job)
     received = []
-    for piece in cut(b"".join(node.outbox), places):
-        lives = [event.job for event in miner.receive(piece) if isinstance(event, JobReceived)]
+    for piece in cut(b"".join(node.data_to_send()), places):
+        lives = [event.job for event in miner.receive(piece, 0.0) if isinstance(event, JobReceived)]
         received += [NewJob(live.id, live.header.hex(), str(live.difficulty)) for live in lives]
         for live in lives:
             nonce, hashes = data.draw(st.integers(1, MAX)), data.draw(st.integers(0, messages.U64))
             elapsed = data.draw(st.floats(0, allow_nan=False, allow_infinity=False))
-            assert miner.result(live, Solution(nonce, 0), hashes, elapsed, 0.0) == (live is lives[-1])
-            for result in miner.outbox:
+            assert miner.submit(live, Solution(nonce, 0), hashes, elapsed, 0.0) == (live is lives[-1])
+            for result in miner.data_to_send():
                 expected = JobResult("completed", live.id, f"{nonce:x}", f"{nonce:0128x}", hashes, elapsed)
-                assert node.receive(result) == [ResultReceived(expected)]
-            miner.outbox.clear()
+                assert node.receive(result, 0.0) == [ResultReceived(expected)]
     assert received == sent
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5), st.booleans())
 def test_hostile_bytes_end_either_end_in_one_event(pieces: list[bytes], framed: bool) -> None:
-    miner, node = MinerCore("t"), NodeCore("t")
-    miner.start()
-    for end, last in ((miner, Violation), (node, Closed)):
+    miner, node = NodeMiner("t", 0.0), NodeServer("t", 0.0)
+    for end in (miner, node):
+        heard: list[object] = []
         for piece in pieces:
-            events = end.receive(frame(piece) if framed else piece)
-            assert not any(isinstance(event, last) for event in events[:-1])
-            if events and isinstance(events[-1], last):
-                break
+            heard += end.receive(frame(piece) if framed else piece, 0.0)
+        assert not any(isinstance(event, Broken | Closed) for event in heard[:-1])
+        assert end.is_over == (heard != [] and isinstance(heard[-1], Broken | Closed))
     assert miner.state in (MinerState.WAITING, MinerState.MINING, MinerState.BROKEN)
     assert node.state in (NodeState.UNKNOWN, NodeState.IDLE, NodeState.CLOSED)
 
 
 def test_the_buffer_is_bounded_while_a_frame_is_incomplete() -> None:
     reader = FrameReader()
-    reader.feed(MAX_FRAME.to_bytes(4))
+    assert [*reader.feed(MAX_FRAME.to_bytes(4))] == []
     for _ in range(MAX_FRAME - 1):
-        assert reader.feed(b"x") == ([], None)
+        assert [*reader.feed(b"x")] == []
     assert len(reader._buffer) == MAX_FRAME + 3
-    assert reader.feed(b"x") == ([b"x" * MAX_FRAME], None)
+    assert [*reader.feed(b"x")] == [b"x" * MAX_FRAME]
     assert not reader._buffer
 
 
@@ -322,26 +316,24 @@ def test_the_buffer_is_bounded_while_a_frame_is_incomplete() -> None:
 )
 def test_an_invalid_job_is_answered_and_ends_the_one_before(job: NewJob, reason: str) -> None:
     core, before = mining()
-    (event,) = core.receive(messages.encode(job))
+    (event,) = core.receive(messages.encode(job), 0.0)
     assert isinstance(event, JobRefused)
     assert reason in event.reason
-    assert core.outbox == [messages.encode(JobResult("failed", job.job_id, None, None, 0, 0.0))]
+    assert core.data_to_send() == [messages.encode(JobResult("failed", job.job_id, None, None, 0, 0.0))]
     assert core.state is MinerState.WAITING
-    assert not core.result(before, Solution(1, 0), 1, 1.0, 0.0)
-    assert isinstance(core.receive(messages.encode(NewJob("28", HASH, "1")))[0], JobReceived)
+    assert not core.submit(before, Solution(1, 0), 1, 1.0, 0.0)
+    assert isinstance(core.receive(messages.encode(NewJob("28", HASH, "1")), 0.0)[0], JobReceived)
 
 
 def test_a_job_whose_id_leaves_no_room_for_an_answer_is_not_answered() -> None:
     # As an array the message is short enough for an id that fills a frame.
-    core = MinerCore("t")
-    core.start()
-    core.outbox.clear()
+    core = connected()
     document = b'{"NewJob":["' + b"x" * 930 + b'","ab","0"]}'
-    (event,) = core.receive(frame(document))
+    (event,) = core.receive(frame(document), 0.0)
     assert isinstance(event, JobRefused)
     assert "not answered" in event.reason
     assert len(event.reason) < 200
-    assert core.outbox == []
+    assert core.data_to_send() == []
 
 
 @pytest.mark.parametrize("difficulty", ["1", "0001", str(MAX), "0" * 100 + str(MAX)])
@@ -356,89 +348,86 @@ def test_every_job_that_is_taken_can_be_answered_with_its_longest_result(job_id:
         data = messages.encode(NewJob(job_id, HASH, "1"))
     except ValueError:
         return
-    core = MinerCore("t")
-    core.start()
-    core.outbox.clear()
-    (event,) = core.receive(data)
+    core = connected()
+    (event,) = core.receive(data, 0.0)
     if isinstance(event, JobReceived):
-        assert core.result(event.job, Solution(MAX, 0), messages.U64, sys.float_info.min, 0.0)
-        assert len(core.outbox[0]) <= 4 + MAX_FRAME
+        assert core.submit(event.job, Solution(MAX, 0), messages.U64, sys.float_info.min, 0.0)
+        assert len(core.data_to_send()[0]) <= 4 + MAX_FRAME
 
 
 def test_a_solution_counts_only_for_the_present_job_as_an_object() -> None:
     core, job = mining()
     twin = LiveJob(job.id, job.header, job.difficulty)
     assert twin == job
-    assert not core.result(twin, Solution(1, 0), 1, 1.0, 0.0)
-    assert core.result(job, Solution(0x1F, 0), 123456, 1.5, 0.0)
-    assert core.result(job, Solution(0x20, 0), 123457, 1.5, 0.0)
-    assert core.outbox[0] == messages.encode(CAPTURED["JobResult completed"])
-    core.receive(messages.encode(NewJob(job.id, "cd" * 32, "131072")))
-    assert not core.result(job, Solution(1, 0), 1, 1.0, 0.0)
+    assert not core.submit(twin, Solution(1, 0), 1, 1.0, 0.0)
+    assert core.submit(job, Solution(0x1F, 0), 123456, 1.5, 0.0)
+    assert core.submit(job, Solution(0x20, 0), 123457, 1.5, 0.0)
+    assert core.data_to_send()[0] == messages.encode(CAPTURED["JobResult completed"])
+    core.receive(messages.encode(NewJob(job.id, "cd" * 32, "131072")), 0.0)
+    assert not core.submit(job, Solution(1, 0), 1, 1.0, 0.0)
 
 
 def test_a_job_that_comes_again_changes_nothing() -> None:
     core, job = mining()
     for _ in range(3):
-        assert core.receive(messages.encode(NewJob("27", HASH, "131072"))) == []
-        assert core.receive(messages.encode(NewJob("27", HASH.upper(), "0131072"))) == []
-        assert core.result(job, Solution(1, 0), 1, 1.0, 0.0)
+        assert core.receive(messages.encode(NewJob("27", HASH, "131072")), 0.0) == []
+        assert core.receive(messages.encode(NewJob("27", HASH.upper(), "0131072")), 0.0) == []
+        assert core.submit(job, Solution(1, 0), 1, 1.0, 0.0)
     # Under another id it is the same search, whose results go out under the latest id.
-    core.outbox.clear()
-    assert core.receive(messages.encode(NewJob("28", HASH, "131072"))) == []
-    assert core.result(job, Solution(1, 0), 1, 1.0, 0.0)
-    (result,) = core.outbox
+    core.data_to_send()
+    assert core.receive(messages.encode(NewJob("28", HASH, "131072")), 0.0) == []
+    assert core.submit(job, Solution(1, 0), 1, 1.0, 0.0)
+    (result,) = core.data_to_send()
     assert b'"job_id":"28"' in result
 
 
 def test_solutions_of_a_job_whose_difficulty_alone_has_changed_count_if_they_meet_the_new_one() -> None:
     core, first = mining(NewJob("1", HASH, "1000"))
     for number, difficulty in enumerate((2000, 500), 2):
-        (event,) = core.receive(messages.encode(NewJob(str(number), HASH, str(difficulty))))
+        (event,) = core.receive(messages.encode(NewJob(str(number), HASH, str(difficulty))), 0.0)
         assert isinstance(event, JobReceived)
         for job in (first, event.job):
-            assert core.result(job, Solution(1, event.job.limit), 1, 1.0, 0.0)
+            assert core.submit(job, Solution(1, event.job.limit), 1, 1.0, 0.0)
         assert core.counts(first, Solution(1, event.job.limit + 1)) is False
     assert not core.counts(LiveJob("1", bytes.fromhex(HASH), 1000), Solution(1, 0)), "known as an object"
     # Without end, a peer cannot make us remember more than a few.
     for number in range(proto.MAX_EARLIER + 1):
-        core.receive(messages.encode(NewJob("1", HASH, str(3000 + number))))
+        core.receive(messages.encode(NewJob("1", HASH, str(3000 + number))), 0.0)
     assert not core.counts(first, Solution(1, 0))
     assert core.counts(core._earlier[0], Solution(1, 0))
-    core.receive(messages.encode(NewJob("1", "cd" * 32, "1000")))
+    core.receive(messages.encode(NewJob("1", "cd" * 32, "1000")), 0.0)
     assert not core._earlier
 
 
 @pytest.mark.parametrize("between", [NewJob("2", HASH, "0"), NewJob("2", "cd" * 32, "131072")])
 def test_a_job_that_comes_again_after_another_is_a_new_one(between: NewJob) -> None:
     core, job = mining()
-    core.receive(messages.encode(between))
-    (event,) = core.receive(messages.encode(NewJob("27", HASH, "131072")))
+    core.receive(messages.encode(between), 0.0)
+    (event,) = core.receive(messages.encode(NewJob("27", HASH, "131072")), 0.0)
     assert isinstance(event, JobReceived)
     assert not core.counts(job, Solution(1, 0))
     assert core.counts(event.job, Solution(1, 0))
 
 
 def test_a_node_gets_few_results_of_a_job_and_those_with_gaps() -> None:
-    core = MinerCore("t", paced=True)
-    core.start()
+    core = connected(paced=True)
     sent: list[tuple[str, float]] = []
 
     def mine(job: LiveJob, times: range) -> None:
         for tenths in times:
-            if core.result(job, Solution(tenths + 1, 0), 1, 1.0, tenths / 10):
+            if core.submit(job, Solution(tenths + 1, 0), 1, 1.0, tenths / 10):
                 sent.append((core._job_id, tenths / 10))
             assert core.has_enough(tenths / 10)
 
-    (event,) = core.receive(messages.encode(NewJob("1", HASH, "1000")))
+    (event,) = core.receive(messages.encode(NewJob("1", HASH, "1000")), 0.0)
     assert isinstance(event, JobReceived)
     mine(event.job, range(1000))
     assert sent == [("1", proto.RESULT_GAP_S * number) for number in range(proto.MAX_RESULTS)]
     # The same job over again is no reason for more; a new one is.
-    core.receive(messages.encode(NewJob("1", HASH, "1000")))
+    core.receive(messages.encode(NewJob("1", HASH, "1000")), 0.0)
     assert core.has_enough(1e9)
     for number, new in enumerate((NewJob("2", HASH, "1000"), NewJob("2", "cd" * 32, "1000")), 2):
-        core.receive(messages.encode(new))
+        core.receive(messages.encode(new), 0.0)
         assert not core.has_enough(0.0)
         assert core._job is not None
         sent.clear()
@@ -448,69 +437,60 @@ def test_a_node_gets_few_results_of_a_job_and_those_with_gaps() -> None:
 
 def test_a_pool_gets_every_solution() -> None:
     core, job = mining()
-    assert all(core.result(job, Solution(nonce, 0), 1, 1.0, 0.0) for nonce in range(1, 1000))
+    assert all(core.submit(job, Solution(nonce, 0), 1, 1.0, 0.0) for nonce in range(1, 1000))
 
 
 @pytest.mark.parametrize(("hashes", "elapsed"), [(-1, 1.0), (2**64, 1.0), (1, math.nan), (1, math.inf)])
 def test_figures_that_a_node_refuses_are_our_error(hashes: int, elapsed: float) -> None:
     core, job = mining()
     with pytest.raises(ValueError, match="not valid"):
-        core.result(job, Solution(1, 0), hashes, elapsed, 0.0)
-    assert core.outbox == []
+        core.submit(job, Solution(1, 0), hashes, elapsed, 0.0)
+    assert core.data_to_send() == []
 
 
 @pytest.mark.parametrize("message", [Ready("t"), JobResult("failed", "1", None, None, 0, 0.0)])
 def test_a_node_that_speaks_as_a_miner_breaks_the_protocol(message: messages.Message) -> None:
     core, job = mining()
-    events = core.receive(messages.encode(NewJob("28", HASH, "1")) + messages.encode(message) + b"more")
+    events = core.receive(messages.encode(NewJob("28", HASH, "1")) + messages.encode(message) + b"more", 0.0)
     assert isinstance(events[0], JobReceived)
-    assert isinstance(events[1], Violation)
-    assert len(events) == 2
+    assert events[1:] == [Broken(f"a {type(message).__name__}, which only miners send")]
     assert core.state is MinerState.BROKEN
-    assert not core.result(job, Solution(1, 0), 1, 1.0, 0.0)
-
-
-def test_a_node_that_speaks_first_breaks_the_protocol() -> None:
-    core = MinerCore("t")
-    assert isinstance(core.receive(messages.encode(NewJob("27", HASH, "1")))[0], Violation)
+    assert not core.submit(job, Solution(1, 0), 1, 1.0, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"),
+    ("data", "last"),
     [
-        (messages.encode(Ready("T")), proto.AUTH_FAILED),
-        (messages.encode(Ready("")), proto.AUTH_FAILED),
-        (messages.encode(NewJob("1", HASH, "1")), proto.PROTOCOL_ERROR),
-        (messages.encode(CAPTURED["JobResult failed"]), proto.PROTOCOL_ERROR),
-        (messages.encode(Ready("t")) * 2, proto.PROTOCOL_ERROR),
-        (messages.encode(Ready("T")) * 2, proto.AUTH_FAILED),
-        (frame(b'"Ready"'), proto.PROTOCOL_ERROR),
-        (b"\xff\xff\xff\xff", proto.PROTOCOL_ERROR),
+        (messages.encode(Ready("T")), Closed(proto.AUTH_FAILED)),
+        (messages.encode(Ready("")), Closed(proto.AUTH_FAILED)),
+        (messages.encode(NewJob("1", HASH, "1")), Broken("a NewJob, which only nodes send")),
+        (messages.encode(CAPTURED["JobResult failed"]), Broken("not allowed in state 'unknown': JobResult")),
+        (messages.encode(Ready("t")) * 2, Broken("not allowed in state 'idle': Ready")),
+        (messages.encode(Ready("t")) + messages.encode(Ready("T")), Broken("not allowed in state 'idle': Ready")),
+        (messages.encode(Ready("T")) * 2, Closed(proto.AUTH_FAILED)),
+        (frame(b'"Ready"'), Broken("a frame that is not a message")),
+        (b"\xff\xff\xff\xff", Broken("a frame of 4,294,967,295 bytes; 1,024 are allowed")),
     ],
 )
-def test_the_node_s_end_closes(data: bytes, reason: str) -> None:
-    core = NodeCore("t")
-    assert core.receive(data)[-1] == Closed(reason)
+def test_the_node_s_end_closes(data: bytes, last: object) -> None:
+    core = NodeServer("t", 0.0)
+    assert core.receive(data, 0.0)[-1] == last
     assert core.state is NodeState.CLOSED
 
 
 def test_the_node_s_end_waits_for_ready_so_long() -> None:
-    assert NodeCore("t").time_out() == Closed(proto.AUTH_TIMEOUT)
-    core = NodeCore("t")
-    core.receive(messages.encode(Ready("t")))
-    assert core.time_out() is None
-    with pytest.raises(KeyError):
-        NodeCore("t").send_job(NewJob("1", HASH, "1"))
+    core = NodeServer("t", 100.0)
+    assert core.deadline == 100.0 + proto.READY_TIMEOUT_S
+    assert core.tick(109.9) == []
+    assert core.tick(110.0) == [Closed(proto.AUTH_TIMEOUT)]
+    assert core.tick(111.0) == []
+    core = NodeServer("t", 100.0)
+    core.receive(messages.encode(Ready("t")), 101.0)
+    assert core.deadline is None
+    assert core.tick(1000.0) == []
 
 
 # --- tables ---
-
-
-def test_an_unlisted_transition_raises() -> None:
-    core = MinerCore("t")
-    core.start()
-    with pytest.raises(KeyError):
-        core.start()
 
 
 @pytest.mark.parametrize(("state", "table"), [(MinerState, MINER_TRANSITIONS), (NodeState, NODE_TRANSITIONS)])

@@ -88,7 +88,9 @@ def test_the_messages_of_the_page_are_messages() -> None:
         "keepalived",
     ]
     assert [stratum.decode(line.encode(), stratum.FromPool).method for line in came] == [None, "job", None, None, None]
-    login = json.loads(stratum_miner.MinerCore("<wallet>.<worker>", "quantus-miner/<version>", 0.0).data_to_send())
+    login = json.loads(
+        b"".join(stratum_miner.StratumMiner("<wallet>.<worker>", "quantus-miner/<version>", 0.0).data_to_send())
+    )
     assert json.loads(sent[0]) == login
 
 

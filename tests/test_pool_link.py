@@ -867,7 +867,16 @@ def test_the_development_pool_drops_what_breaks_the_protocol() -> None:
         async with started(dev_pool()) as pool:
             said: list[str] = []
             pool.report = said.append
-            for data in (b"x" * 20_000, b"GET / HTTP/1.1\r\n\r\n", b'{"method":"submit","id":1}\n'):
+            login = b'{"method":"login","id":1,"params":{"login":"wallet.rig"}}\n'
+            # The pool cannot answer a login, or a share, that something bad has followed already.
+            inputs = (
+                b"x" * 20_000,
+                b"GET / HTTP/1.1\r\n\r\n",
+                b'{"method":"submit","id":1}\n',
+                login + b"x\n",
+                login * 2,
+            )
+            for data in inputs:
                 reader, writer = await asyncio.open_connection(*pool.url.removeprefix("stratum+tcp://").split(":"))
                 writer.write(data)
                 with contextlib.suppress(ConnectionError):
@@ -875,7 +884,12 @@ def test_the_development_pool_drops_what_breaks_the_protocol() -> None:
                 writer.transport.abort()
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
-            assert len(said) == 3
+            reasons = [line.partition(" is dropped: ")[2] for line in said if "is dropped" in line]
+            assert len(reasons) == len(inputs)
+            assert reasons[3:] == [
+                "a line that is not JSON",
+                "not allowed in state 'judging the login': the miner logs in",
+            ]
             assert not pool.sessions
 
     run(test)

@@ -18,7 +18,7 @@ import socket
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aioquic.quic.configuration import QuicConfiguration
@@ -48,8 +48,20 @@ from quantus_miner.store.writer import Store
 from quantus_miner.web.connection import BoundedProtocol
 from quantus_miner.web.job_api import JobApi
 from quantus_miner.web.server import Server
-from quantus_miner.wire import address, api, frames, hosts, lines, messages, node, pool_url, stratum, stratum_miner
-from quantus_miner.wire.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame
+from quantus_miner.wire import (
+    address,
+    api,
+    core,
+    frames,
+    hosts,
+    lines,
+    messages,
+    node,
+    pool_url,
+    stratum,
+    stratum_miner,
+)
+from quantus_miner.wire.stratum_pool import LoginAsked, ShareCame, StratumPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -204,7 +216,7 @@ def _http_service() -> _HttpService:
 def node_message(data: bytes) -> None:
     try:
         message = messages.decode(data)
-    except frames.FrameError as error:
+    except core.RemoteProtocolError as error:
         assert str(error).isprintable()
         return
     try:
@@ -221,31 +233,33 @@ def node_miner(data: bytes) -> None:
 
 
 def _node_miner(pieces: Sequence[bytes], *, paced: bool) -> object:
-    core = node.MinerCore("token", paced=paced)
-    core.start()
-    heard: list[object] = []
-    for piece in pieces:
-        for event in core.receive(piece):
-            heard.append(event)
-            match event:
-                case node.JobReceived(job):
-                    assert len(job.header) == 32
-                    assert 1 <= job.difficulty <= MAX
-                case node.JobRefused(reason):
-                    assert reason.isprintable()
-                case node.Violation(reason):
-                    assert reason.isprintable()
-                    assert core.state is node.MinerState.BROKEN
-                    return heard, core.outbox
-        assert len(core._reader._buffer) < frames.HEADER + frames.MAX_FRAME
-    if core._job is not None:
-        before = len(core.outbox)
-        sent = sum(core.result(core._job, Solution(MAX, 0), messages.U64, 1e-300, 1.0 * now) for now in range(100))
-        assert sent == (node.MAX_RESULTS if paced else 100)
-        assert all(len(frame) <= core.result_bytes for frame in core.outbox[before:])
-        for earlier in core._earlier:
-            assert earlier.header == core._job.header
-    return heard, core.outbox
+    miner = node.NodeMiner("token", 0.0, paced=paced)
+    heard = _hear(miner, pieces)
+    sent = miner.data_to_send()
+    for event in heard:
+        match event:
+            case core.JobReceived(job):
+                assert len(job.header) == 32
+                assert 1 <= job.difficulty <= MAX
+            case core.JobRefused(reason) | core.Broken(reason):
+                assert reason.isprintable()
+    assert isinstance(miner._reader, frames.FrameReader)
+    assert len(miner._reader._buffer) < frames.HEADER + frames.MAX_FRAME
+    if (mined := miner._job) is not None:
+        count = sum(miner.submit(mined, Solution(MAX, 0), messages.U64, 1e-300, 1.0 * now) for now in range(100))
+        assert count == (0 if miner.is_over else node.MAX_RESULTS if paced else 100)
+        assert all(len(frame) <= miner.result_bytes for frame in miner.data_to_send())
+        assert all(earlier.header == mined.header for earlier in miner._earlier)
+    return heard, sent
+
+
+def _hear(end: core.Core[Any, Any, Any], pieces: Sequence[bytes]) -> list[object]:
+    """The events of the pieces; only the last one may be an end."""
+    heard = [event for piece in pieces for event in end.receive(piece, 0.0)]
+    last = core.Broken | node.Closed | stratum_miner.LoginRefused
+    assert not any(isinstance(event, last) for event in heard[:-1])
+    assert end.is_over == bool(heard and isinstance(heard[-1], last))
+    return heard
 
 
 def node_node(data: bytes) -> None:
@@ -253,15 +267,11 @@ def node_node(data: bytes) -> None:
 
 
 def _node_node(pieces: Sequence[bytes]) -> object:
-    core = node.NodeCore("deadbeef")
-    heard: list[object] = []
-    for piece in pieces:
-        for event in core.receive(piece):
-            heard.append(event)
-            if isinstance(event, node.Closed):
-                assert core.state is node.NodeState.CLOSED
-                return heard
-        assert len(core._reader._buffer) < frames.HEADER + frames.MAX_FRAME
+    server = node.NodeServer("deadbeef", 0.0)
+    heard = _hear(server, pieces)
+    assert all(event.reason.isprintable() for event in heard if isinstance(event, core.Broken))
+    assert isinstance(server._reader, frames.FrameReader)
+    assert len(server._reader._buffer) < frames.HEADER + frames.MAX_FRAME
     return heard
 
 
@@ -298,16 +308,16 @@ def stratum_from_pool(data: bytes) -> None:
 
 
 def _stratum_miner(pieces: Sequence[bytes], *, send_shares: bool) -> object:
-    core = stratum_miner.MinerCore("wallet.worker", "fuzz/1", 0.0)
-    core.data_to_send()
+    miner = stratum_miner.StratumMiner("wallet.worker", "fuzz/1", 0.0)
+    miner.data_to_send()
     heard: list[stratum_miner.Event] = []
     job: LiveJob | None = None
     for number, piece in enumerate(pieces):
-        for event in core.receive(piece, 0.0):
-            assert not heard or not isinstance(heard[-1], stratum_miner.Broken | stratum_miner.LoginRefused)
+        for event in miner.receive(piece, 0.0):
+            assert not heard or not isinstance(heard[-1], core.Broken | stratum_miner.LoginRefused)
             heard.append(event)
             match event:
-                case stratum_miner.NewJob(job):
+                case core.JobReceived(job):
                     assert stratum.parse_job(msgspec.Raw(stratum.encode(stratum.job_body(job)))) == job
                 case stratum_miner.LoggedIn():
                     pass
@@ -315,39 +325,46 @@ def _stratum_miner(pieces: Sequence[bytes], *, send_shares: bool) -> object:
                     assert event.reason.isprintable()
         if send_shares and job is not None:
             nonce = int.from_bytes(job.prefix.ljust(64, b"\1")) + number
-            core.submit(job, nonce, 1, 0.0)
-        assert len(core._lines._rest) <= lines.MAX_LINE
-        assert len(core.data_to_send()) < 1000
-    assert core.deadline > 0
-    core.tick(200.0)
-    core.close(200.0)
+            miner.submit(job, nonce, 1, 0.0)
+        assert isinstance(miner._reader, lines.LineSplitter)
+        assert len(miner._reader._rest) <= lines.MAX_LINE
+        assert len(b"".join(miner.data_to_send())) < 1000
+    assert miner.deadline > 0
+    miner.tick(200.0)
+    miner.close(200.0)
     return heard
 
 
 def stratum_from_miner(data: bytes) -> None:
-    assert _stratum_pool([data]) == _stratum_pool(_pieces(data))
+    # Answers depend on what is answered when, so no piece may hold more than one line.
+    whole = re.findall(rb"[^\n]*\n|[^\n]+", data)
+    assert _stratum_pool(whole) == _stratum_pool([piece for line in whole for piece in _pieces(line)])
+    _stratum_pool([data])
 
 
 def _stratum_pool(pieces: Sequence[bytes]) -> object:
-    core = PoolCore("session", 0.0)
+    pool = StratumPool("session", 0.0)
     judge = Judge(EXTRANONCE)
     heard: list[object] = []
     sent = b""
     for piece in pieces:
-        for event in core.receive(piece, 0.0):
+        for event in pool.receive(piece, 0.0):
             heard.append(event)
             match event:
+                case core.Broken(reason):
+                    assert reason.isprintable()
+                case _ if pool.is_over:
+                    pass
                 case LoginAsked(login, agent):
                     assert login.isprintable()
                     assert agent.isprintable()
-                    core.take_login(judge.give("1", HEADER, 1, clean=True))
+                    pool.take_login(judge.give("1", HEADER, 1, clean=True))
                 case ShareCame():
                     share = judge.judge(event)
-                    core.judge(event.request, share if isinstance(share, str) else None)
-                case Broken(reason):
-                    assert reason.isprintable()
-        sent += core.data_to_send()
-        assert len(core._lines._rest) <= lines.MAX_LINE
+                    pool.judge(event.request, share if isinstance(share, str) else None)
+        sent += b"".join(pool.data_to_send())
+        assert isinstance(pool._reader, lines.LineSplitter)
+        assert len(pool._reader._rest) <= lines.MAX_LINE
     assert all(msgspec.json.decode(line) for line in sent.splitlines())
     return heard, sent
 

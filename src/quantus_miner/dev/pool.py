@@ -1,7 +1,7 @@
-"""``quantus-miner dev-pool``: a stratum pool with a chain of its own, to try a miner with and to test it against.
+"""``quantus-miner dev-pool``: a stratum pool with its own chain, for first steps and tests.
 
-It checks every share with its own call of the reference, steers each miner's difficulty toward a share time, gives
-new work without and with ``clean_jobs``, and misbehaves on request.
+It checks every share with the reference, adjusts each miner's difficulty to a share time, sends new work with and
+without ``clean_jobs``, and misbehaves on request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from quantus_miner.dev.misbehaviour import Misbehaviour
 from quantus_miner.errors import MinerError
 from quantus_miner.model import Pow, achieved_difficulty
 from quantus_miner.wire import stratum
-from quantus_miner.wire.stratum_pool import Broken, LoginAsked, PoolCore, ShareCame, State
+from quantus_miner.wire.core import Broken
+from quantus_miner.wire.stratum_pool import LoginAsked, ShareCame, State, StratumPool
 
 if TYPE_CHECKING:
     import subprocess
@@ -30,19 +31,19 @@ if TYPE_CHECKING:
     from quantus_miner.model import LiveJob
 
 DEV_WALLET: Final = "qzpFUhjXpZnRCbNr9LW5sAkWmTus52Ffcf31MBpig82u1JArX"
-"""The public key of Substrate's development account Alice as an address of Quantus."""
+"""The public key of Substrate's development account Alice as a Quantus address."""
 MAX_SESSIONS: Final = 100
 MAX_UNSENT: Final = 1_000_000
-"""Bytes that wait for a miner to read them before it is dropped."""
+"""Unread bytes after which a miner is dropped."""
 MISBEHAVE_SHARES: Final = 3
 """Shares between two drops."""
 
 
 class DevPool:
-    """The pool: a listening socket, its miners, and the block that they mine. Lives on one event loop.
+    """The pool: a listening socket, its miners, and the block that they mine. It runs on one event loop.
 
-    ``chain``: of qpow-poseidon2. ``share_difficulty``: what every miner begins with. ``share_time``: seconds.
-    ``report`` gets a line for people of whatever happens.
+    ``chain``: of qpow-poseidon2. ``share_difficulty``: each miner's first one. ``share_time``: seconds.
+    ``report`` is called with a line of text for each thing that happens.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class DevPool:
         self._block_began = self.began
 
     async def start(self, port: int = 0) -> None:
-        """Listens on 127.0.0.1; port 0: on a free one. Raises MinerError where it cannot."""
+        """Listen on 127.0.0.1. Port 0 picks a free one. Raises MinerError if that fails."""
         loop = asyncio.get_running_loop()
         context = None if self._certificate is None else self._certificate.server_context()
         try:
@@ -89,7 +90,7 @@ class DevPool:
 
     @property
     def url(self) -> str:
-        """What a miner is given as its pool."""
+        """The value for a miner's ``--pool``."""
         if self._server is None:
             raise RuntimeError("the pool is not started")
         port = self._server.sockets[0].getsockname()[1]
@@ -101,7 +102,7 @@ class DevPool:
         return f"stratum+ssl://127.0.0.1:{port}?pin={pin.hex()}"
 
     async def close(self) -> None:
-        """Drops all miners and ends."""
+        """Drop all miners and stop listening."""
         if self._refresher is not None:
             self._refresher.cancel()
         if self._server is not None:
@@ -113,22 +114,22 @@ class DevPool:
             await self._server.wait_closed()
 
     def drop(self) -> None:
-        """Drops all miners."""
+        """Drop all miners."""
         for session in self.sessions:
             session.transport.abort()
 
     def refresh(self, *, clean: bool = False) -> None:
-        """Gives every miner a new proposal for the same block. ``clean``: the old one no longer counts."""
+        """Send every miner a new proposal for the same block. ``clean``: the old one no longer counts."""
         self.chain.propose()
         self._renew(clean=clean)
 
     def next_extranonce(self) -> bytes:
-        """Four bytes that no other miner has."""
+        """Return four bytes that no other miner has."""
         self._extranonce = (self._extranonce + 1) % 2**32
         return self._extranonce.to_bytes(4)
 
     def take(self, worker: str, share: Share) -> None:
-        """A share that counts; maybe it is a block."""
+        """Count a valid share, and append a block if it is one."""
         self.accepted += 1
         self.work += share.job.difficulty
         self.report(
@@ -147,13 +148,13 @@ class DevPool:
         self.changed.set()
 
     def refuse(self, worker: str, reason: str) -> None:
-        """A share that does not count."""
+        """Count a share that is not valid."""
         self.rejected[reason] += 1
         self.report(f"share REJECTED  {worker}: {reason}")
         self.changed.set()
 
     def summary(self) -> str:
-        """One paragraph for people."""
+        """Return a summary of the run in one line."""
         seconds = max(time.monotonic() - self.began, 1e-3)
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))
         return (
@@ -163,7 +164,7 @@ class DevPool:
 
     @property
     def wrong(self) -> int:
-        """Shares that no miner should ever send: refused, and not for coming late."""
+        """The number of shares that were refused for another reason than coming too late."""
         return sum(count for reason, count in self.rejected.items() if not stratum.is_stale(reason))
 
     def _renew(self, *, clean: bool) -> None:
@@ -189,7 +190,7 @@ class Session(asyncio.Protocol):
     def __init__(self, pool: DevPool) -> None:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._core = PoolCore(secrets.token_hex(8), self._loop.time())
+        self._core = StratumPool(secrets.token_hex(8), self._loop.time())
         self._judge = Judge(pool.next_extranonce())
         self._vardiff = Vardiff(pool.share_difficulty, pool.share_time, self._loop.time())
         self._shares = 0
@@ -197,7 +198,7 @@ class Session(asyncio.Protocol):
         self.worker = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """As asyncio calls it."""
+        """Called by asyncio."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server makes
         self.transport = transport
         if len(self._pool.sessions) >= MAX_SESSIONS:
@@ -205,8 +206,8 @@ class Session(asyncio.Protocol):
             return
         self._pool.sessions.add(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - as asyncio calls it
-        """As asyncio calls it."""
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Called by asyncio."""
         self._timer.cancel()
         self._pool.sessions.discard(self)
         if self.worker:
@@ -214,21 +215,23 @@ class Session(asyncio.Protocol):
         self._pool.changed.set()
 
     def data_received(self, data: bytes) -> None:
-        """As asyncio calls it."""
+        """Called by asyncio."""
         if self._pool.misbehaviour is Misbehaviour.STALL or self.transport.is_closing():
             return
         for event in self._core.receive(data, self._loop.time()):
             match event:
+                case Broken(reason):
+                    self._break(reason)
+                case _ if self._core.is_over:
+                    pass  # no answer can be sent any more
                 case LoginAsked(login):
                     self._on_login(login)
                 case ShareCame():
                     self._on_share(event)
-                case Broken(reason):
-                    self._break(reason)
         self._flush()
 
     def give_job(self, *, clean: bool) -> None:
-        """Sends the pool's current work at this miner's difficulty; nothing where it is not logged in."""
+        """Send the pool's current work at this miner's difficulty. No-op if the miner is not logged in."""
         if self._core.state is not State.OPEN:
             return
         self._retarget()
@@ -245,7 +248,7 @@ class Session(asyncio.Protocol):
         return self._pool.misbehaviour is not Misbehaviour.QUIET and self._vardiff.adjust(self._loop.time())
 
     def _next_job(self, *, clean: bool) -> LiveJob:
-        # Nobody needs shares that are harder than blocks.
+        # A share need not be harder than a block.
         difficulty = min(self._vardiff.difficulty, self._pool.chain.difficulty)
         return self._judge.give(f"{self._pool.sequence}-{difficulty}", self._pool.header, difficulty, clean=clean)
 
@@ -298,9 +301,10 @@ class Session(asyncio.Protocol):
             self.give_job(clean=False)
 
     def _on_time(self) -> None:
-        if broken := self._core.tick(self._loop.time()):
-            self._break(broken.reason)
-        else:
+        for event in self._core.tick(self._loop.time()):
+            if isinstance(event, Broken):
+                self._break(event.reason)
+        if not self._core.is_over:
             self._timer = self._loop.call_at(self._core.deadline, self._on_time)
 
     def _break(self, reason: str) -> None:
@@ -308,7 +312,7 @@ class Session(asyncio.Protocol):
         self.transport.abort()
 
     def _flush(self) -> None:
-        if data := self._core.data_to_send():
+        if data := b"".join(self._core.data_to_send()):
             self.transport.write(data)
         if self.transport.get_write_buffer_size() > MAX_UNSENT:
             self._break("it does not read")
@@ -324,9 +328,9 @@ def run(
     tls: bool,
     misbehaviour: Misbehaviour | None,
 ) -> int:
-    """Plays the pool until ``shares`` are accepted or the user interrupts; the exit code: 1 if any share was wrong.
+    """Run the pool until ``shares`` are accepted or the user interrupts. Return 1 if any share was wrong, else 0.
 
-    ``port``: where miners are waited for; None: on a free one, and a miner is started for this run.
+    ``port``: where to listen. None: on a free port, with a miner that is started for this run.
     """
 
     def report(line: str) -> None:
@@ -366,7 +370,7 @@ async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
 
 
 async def _until(pool: DevPool, stop: asyncio.Event, shares: int | None, miner: subprocess.Popen[str] | None) -> None:
-    """Until ``shares`` are accepted or ``stop``. Raises MinerError where the miner of our own ends before."""
+    """Wait until ``shares`` are accepted or ``stop`` is set. Raises MinerError if our own miner ends before that."""
     if miner is not None:
         # Its thread goes when the miner does, so before we do.
         ended = asyncio.get_running_loop().run_in_executor(None, miner.wait)

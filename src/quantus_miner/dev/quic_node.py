@@ -1,7 +1,7 @@
-"""``quantus-miner dev-node --quic``: a node of the QUIC era, to try a miner with and to test it against.
+"""``quantus-miner dev-node --quic``: a node that speaks the QUIC protocol, for first steps and tests.
 
-It is strict where real nodes are, checks every solution with its own call of the reference, retargets as the HTTP
-development node does, and misbehaves on request.
+It is as strict as real nodes, checks every solution with the reference, retargets like the HTTP development node, and
+misbehaves on request.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from quantus_miner.dev.miner_process import (
 )
 from quantus_miner.errors import MinerError
 from quantus_miner.wire import node as proto
+from quantus_miner.wire.core import Broken
 from quantus_miner.wire.messages import JobResult, NewJob
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
     from quantus_miner.dev.chain import Chain
 
-READY_TIMEOUT_S: Final = 10.0
 IDLE_TIMEOUT_S: Final = 60.0
 MAX_MINERS: Final = 100
 MISBEHAVE_BLOCKS: Final = 3
@@ -47,24 +47,24 @@ MISBEHAVE_BLOCKS: Final = 3
 
 
 class Misbehaviour(StrEnum):
-    """What a development node does wrong on request."""
+    """What a development node can do wrong on request."""
 
     DROP = "drop"
-    """Drops its miners, now and then."""
+    """Drops its miners from time to time."""
     GARBAGE = "garbage"
-    """Sends a frame that is no message, now and then."""
+    """Sends a frame that is not a message from time to time."""
     SLOW_JOB = "slow-job"
-    """Takes a block time to send the job after a block."""
+    """Waits for a block time before it sends the next job."""
     STALL = "stall"
-    """Never sends a job, as a node that is syncing."""
+    """Never sends a job, like a node that is syncing."""
     WRONG_PIN = "wrong-pin"
-    """Writes a fingerprint that is not that of its certificate."""
+    """Writes a fingerprint that is not its certificate's."""
 
 
 class QuicNode:
-    """A node on a UDP port of 127.0.0.1, with its files in ``<base_path>/chains/dev``; lives on one event loop.
+    """A node on a UDP port of 127.0.0.1, with its files in ``<base_path>/chains/dev``. It runs on one event loop.
 
-    ``report`` gets a line for people of whatever happens. ``alpn`` and ``ready_timeout_s`` differ in tests only.
+    ``report`` is called with a line of text for each thing that happens. ``alpn`` and ``ready_timeout_s``: for tests.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class QuicNode:
         misbehaviour: Misbehaviour | None = None,
         report: Callable[[str], None] = lambda _: None,
         alpn: str = proto.ALPN,
-        ready_timeout_s: float = READY_TIMEOUT_S,
+        ready_timeout_s: float = proto.READY_TIMEOUT_S,
     ) -> None:
         self.chain = chain
         self.tally = Tally(time.monotonic())
@@ -100,7 +100,7 @@ class QuicNode:
         self._next: asyncio.TimerHandle | None = None
 
     async def start(self, port: int = 0) -> None:
-        """Listens; 0 picks a free port. Raises MinerError."""
+        """Listen. Port 0 picks a free one. Raises MinerError if that fails."""
         try:
             transport, self._server = await asyncio.get_running_loop().create_datagram_endpoint(
                 lambda: QuicServer(configuration=self._configuration, create_protocol=partial(_Miner, node=self)),
@@ -112,7 +112,7 @@ class QuicNode:
         self._renew()
 
     async def stop(self) -> None:
-        """Closes every connection and the port."""
+        """Close every connection and the port."""
         if self._next is not None:
             self._next.cancel()
         closing = set(self.miners)
@@ -124,36 +124,36 @@ class QuicNode:
             await asyncio.sleep(0)  # the event loop closes the port in its next turn
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Returns when ``condition`` holds; it is looked at whenever something has happened here."""
+        """Wait until ``condition`` holds. It is checked whenever something has happened here."""
         while not condition():
             await self._changed.wait()
 
     def drop(self) -> None:
-        """Closes every connection."""
+        """Close every connection."""
         for miner in tuple(self.miners):
             miner.close(reason_phrase="node is restarting")
 
     def send(self, data: bytes) -> None:
-        """Sends bytes, which need be no message, to every authenticated miner."""
+        """Send bytes, which need not be a message, to every authenticated miner."""
         for miner in tuple(self.miners):
             if miner.authenticated:
                 miner.send(data)
 
     def renew_job(self) -> None:
-        """Replaces the job by one for a fresh proposal."""
+        """Replace the job with one for a fresh proposal."""
         self.chain.propose()
         self._renew()
 
     # --- what miners do ---
 
     def on_authenticated(self, miner: _Miner) -> None:
-        """A miner has come: it gets the present job."""
+        """Send the current job to a miner that has just connected."""
         self._report("dev-node: a miner is connected")
         self._send_job(miner)
         self.notify()
 
     def on_result(self, result: JobResult) -> None:
-        """A miner has sent a result: a seal, or nothing that counts."""
+        """Check a miner's result and append the block if it is a seal."""
         if result.status != "completed":
             self.failed += 1
             self._report(f"dev-node: job {result.job_id[:40]!r} is {result.status}")
@@ -167,7 +167,7 @@ class QuicNode:
         self.notify()
 
     def notify(self) -> None:
-        """Something has happened: wakes those in ``until``."""
+        """Wake those who wait in ``until``."""
         self._changed.set()
         self._changed.clear()
 
@@ -219,25 +219,26 @@ class QuicNode:
 
 
 class _Miner(QuicConnectionProtocol):
-    """A miner's connection. As real nodes, it allows one stream and sends no keep-alive."""
+    """A miner's connection. Like a real node's, it allows one stream and sends no keep-alives."""
 
     def __init__(self, quic: QuicConnection, stream_handler: None = None, *, node: QuicNode) -> None:
         super().__init__(quic, stream_handler)
         self._node = node
-        self._core = proto.NodeCore(node.token)
+        self._core: proto.NodeServer | None = None  # until the handshake is done
         self._deadline: asyncio.TimerHandle | None = None
 
     @property
     def authenticated(self) -> bool:
-        return self._core.state in (proto.NodeState.IDLE, proto.NodeState.WORKING)
+        return self._core is not None and self._core.is_authenticated
 
     def send(self, data: bytes) -> None:
         self._quic.send_stream_data(0, data)
         self.transmit()
 
     def send_job(self, job: NewJob) -> None:
-        self._core.send_job(job)
-        self._flush()
+        if self._core is not None:
+            self._core.send_job(job)
+            self._flush(self._core)
 
     def close(self, error_code: int = 0, reason_phrase: str = "") -> None:
         self._node.miners.discard(self)
@@ -249,7 +250,10 @@ class _Miner(QuicConnectionProtocol):
                 self.close(reason_phrase="too many miners")
             case events.HandshakeCompleted():
                 self._node.miners.add(self)
-                self._deadline = self._loop.call_later(self._node.ready_timeout_s, self._time_out)
+                self._core = proto.NodeServer(
+                    self._node.token, self._loop.time(), ready_timeout_s=self._node.ready_timeout_s
+                )
+                self._on_time(self._core)
                 self._node.notify()
             case events.ConnectionTerminated():
                 if self._deadline is not None:
@@ -258,34 +262,39 @@ class _Miner(QuicConnectionProtocol):
                 self._node.notify()
             case events.StreamDataReceived(stream_id=stream_id, end_stream=end) if stream_id != 0 or end:
                 self.close(reason_phrase=proto.PROTOCOL_ERROR)
-            case events.StreamDataReceived(data=data) if self._core.state is not proto.NodeState.CLOSED:
-                for happened in self._core.receive(data):
+            case events.StreamDataReceived(data=data) if self._core is not None:
+                for happened in self._core.receive(data, self._loop.time()):
                     self._handle(happened)
 
-    def _handle(self, event: proto.Authenticated | proto.ResultReceived | proto.Closed) -> None:
+    def _handle(self, event: proto.NodeSideEvent) -> None:
         match event:
             case proto.Authenticated():
-                self._node.on_authenticated(self)
+                # A frame after Ready may have ended the connection already.
+                if self.authenticated:
+                    self._node.on_authenticated(self)
             case proto.ResultReceived(result):
                 self._node.on_result(result)
             case proto.Closed(reason):
                 self.close(reason_phrase=reason)
+            case Broken():
+                self.close(reason_phrase=proto.PROTOCOL_ERROR)
 
-    def _time_out(self) -> None:
-        if (closed := self._core.time_out()) is not None:
-            self.close(reason_phrase=closed.reason)
+    def _on_time(self, core: proto.NodeServer) -> None:
+        for event in core.tick(self._loop.time()):
+            self._handle(event)
+        if core.deadline is not None:
+            self._deadline = self._loop.call_at(core.deadline, self._on_time, core)
 
-    def _flush(self) -> None:
-        for frame in self._core.outbox:
+    def _flush(self, core: proto.NodeServer) -> None:
+        for frame in core.data_to_send():
             self.send(frame)
-        self._core.outbox.clear()
 
 
 def run(chain: Chain, base_path: Path | None, port: int | None, blocks: int | None, misbehave: str | None) -> int:
-    """Plays the node until ``blocks`` are found or the user interrupts; the exit code: 1 if any work was invalid.
+    """Run the node until ``blocks`` are found or the user interrupts. Return 1 if any work was invalid, else 0.
 
-    ``base_path``: where the node keeps its files; None: a temporary folder. ``port``: where to wait for miners; None:
-    starts a miner for this run, and ends when that ends.
+    ``base_path``: where the node keeps its files. None: in a temporary folder. ``port``: where to listen. None: on a
+    free port, with a miner that is started for this run; its end ends the run.
     """
     misbehaviour = None if misbehave is None else Misbehaviour(misbehave)
     return asyncio.run(_play(chain, base_path or temporary_folder(), port, blocks, misbehaviour))

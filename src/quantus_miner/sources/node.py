@@ -1,4 +1,4 @@
-"""The live link to a node, or to a pool that speaks as nodes do: ``wire.node`` over QUIC."""
+"""A link to a node, or to a pool that speaks the node protocol: ``wire.node`` over QUIC."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from quantus_miner.sources import quic
 from quantus_miner.sources.addresses import Addresses, LookUpError
 from quantus_miner.sources.link import Handover
 from quantus_miner.wire import node as proto
+from quantus_miner.wire.core import Broken, JobReceived, JobRefused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -26,22 +27,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner.node")
 
 HANDSHAKE_S: Final = 10.0
-"""Seconds that looking up the name may take, and then the handshake with each address."""
+"""Seconds to look up the name, and again for the handshake with each address."""
 PING_S: Final = 5.0
 IDLE_S: Final = 15.0
-"""Seconds without a sign of life from the node after which the connection is lost."""
+"""Seconds without a packet from the node after which the connection is lost."""
 
 MAX_WAITING: Final = 256
-"""Results that wait for the acknowledgement of what was sent before."""
+"""Most results that wait until earlier frames are acknowledged."""
 
 Result = TypeVar("Result")
 
 
 class NodeLink:
-    """A node's QUIC port. It fulfils ``Link``.
+    """A node's QUIC port. Implements Link.
 
-    ``pin``: SHA-256 of the node's certificate; None: any is accepted, with a warning. ``kind``: ``node``, or
-    ``pool`` for a pool, whose token is ``<wallet>.<worker>``. The times, in seconds, are short in tests only.
+    ``pin``: SHA-256 of the node's certificate. None: any is accepted, with a warning. ``kind``: ``node``, or
+    ``pool`` for a pool, whose token is ``<wallet>.<worker>``. Only tests set the times, which are in seconds.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class NodeLink:
         self._alpn = alpn
         self._warned = False
         self._addresses = Addresses(host, port, socket.SOCK_DGRAM)
-        self._address: Address | None = None  # where somebody has answered
+        self._address: Address | None = None  # the one that answered
         self._session: _Session | None = None
 
     @property
@@ -106,7 +107,7 @@ class NodeLink:
         return Handover.LATE if self._session is None else self._session.submit(job, solution, hashes, elapsed)
 
     async def _dial(self, listener: Listener) -> _Session:
-        """A session with the first of the host's addresses where a handshake succeeds. Raises EndedError."""
+        """Return a session with the first address of the host where a handshake succeeds. Raises EndedError."""
         self._address = None
         try:
             addresses = await self._addresses.look_up(self._handshake_s)
@@ -120,7 +121,7 @@ class NodeLink:
             except quic.EndedError as error:
                 failures.append(error)
                 if error.code is None:
-                    continue  # nobody has answered
+                    continue  # no answer
                 self._address = address
                 break
             self._address = address
@@ -141,7 +142,7 @@ class NodeLink:
             )
 
     def _verdict(self, error: quic.EndedError) -> LinkLostError | LinkRefusedError:
-        """Whether the end of a connection was a refusal."""
+        """Return the error for the end of a connection: lost, or refused."""
         if error.code == quic.NO_APPLICATION_PROTOCOL:
             return LinkRefusedError(f"it does not speak {self._alpn}: wrong node version")
         if error.by_application and error.reason == proto.AUTH_FAILED:
@@ -150,7 +151,7 @@ class NodeLink:
 
 
 class _Session:
-    """One connection, its protocol state, its listener, and the results that wait for room on it."""
+    """One connection with its core, its listener, and the results that cannot be sent yet."""
 
     def __init__(self, listener: Listener, token: str, alpn: str, idle_s: float, *, paced: bool) -> None:
         self.connection = quic.Connection(
@@ -162,12 +163,14 @@ class _Session:
         )
         self._loop = asyncio.get_running_loop()
         self._listener = listener
-        self._core = proto.MinerCore(token, paced=paced)
+        self._core = proto.NodeMiner(token, self._loop.time(), paced=paced)
         self._waiting: deque[tuple[LiveJob, Solution, int, float]] = deque()
+        self._verified = False
         self._warned = False
 
     def start(self) -> None:
-        self._core.start()
+        """Send our token. Call it once the node's certificate is known to be right."""
+        self._verified = True
         if self._flush():
             self._listener.on_open()
 
@@ -188,8 +191,8 @@ class _Session:
         self._drop(list(self._waiting))
 
     def _send(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
-        """Whether SENT or LATE; there has to be room for it."""
-        sent = self._core.result(job, solution, hashes, elapsed, self._loop.time()) and self._flush()
+        """Send a result, for which the connection must have room. Return SENT or LATE."""
+        sent = self._core.submit(job, solution, hashes, elapsed, self._loop.time()) and self._flush()
         return Handover.SENT if sent else Handover.LATE
 
     def _send_waiting(self) -> None:
@@ -198,37 +201,39 @@ class _Session:
             self._listener.on_handover(*result[:2], self._send(*result))
 
     def _drop(self, results: list[tuple[LiveJob, Solution, int, float]]) -> None:
-        """Takes results out of those that wait."""
+        """Remove waiting results and report them as late."""
         for result in results:
             self._waiting.remove(result)
             self._listener.on_handover(*result[:2], Handover.LATE)
 
     def _receive(self, data: bytes) -> None:
-        events = self._core.receive(data)
+        if not self._verified:
+            # Whatever the core answered would follow our token.
+            self.connection.close("protocol error: data before our first message")
+            return
+        events = self._core.receive(data, self._loop.time())
         if events:
             self._drop([result for result in self._waiting if not self._core.counts(*result[:2])])
         self._flush()
         for event in events:
             match event:
-                case proto.JobReceived(job):
+                case JobReceived(job):
                     self._listener.on_job(job)
-                case proto.JobRefused(reason):
+                case JobRefused(reason):
                     # Once a connection: a peer does not get to fill the log.
                     log.log(logging.DEBUG if self._warned else logging.WARNING, "%s", reason)
                     self._warned = True
                     self._listener.on_no_job()
-                case proto.Violation(reason):
+                case Broken(reason):
                     self.connection.close(f"protocol error: {reason}")
 
     def _flush(self) -> bool:
-        """Each frame in a write of its own; whether the connection took them all."""
-        frames = self._core.outbox.copy()
-        self._core.outbox.clear()
-        return all(self.connection.write(frame) for frame in frames)
+        """Send each frame in a write of its own. Return whether the connection took them all."""
+        return all(self.connection.write(frame) for frame in self._core.data_to_send())
 
 
 async def _within(seconds: float, step: Awaitable[Result]) -> Result:
-    """The result of ``step``. Raises EndedError where it takes longer, having cancelled it."""
+    """Return the result of ``step``. If it takes longer, cancel it and raise EndedError."""
     try:
         async with asyncio.timeout(seconds):
             return await step

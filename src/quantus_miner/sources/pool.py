@@ -1,4 +1,4 @@
-"""A pool that speaks stratum, over TCP or TLS, as a link of the live source."""
+"""A link to a pool that speaks stratum over TCP or TLS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from quantus_miner import __version__
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.sources.addresses import Addresses, LookUpError, connect_tcp
 from quantus_miner.sources.link import Handover, Verdict
-from quantus_miner.wire.stratum_miner import BadJob, Broken, Judged, LoggedIn, LoginRefused, MinerCore, NewJob
+from quantus_miner.wire.core import Broken, JobReceived, JobRefused
+from quantus_miner.wire.stratum_miner import Judged, LoggedIn, LoginRefused, StratumMiner
 
 if TYPE_CHECKING:
     from quantus_miner.model import LiveJob, Solution
@@ -33,13 +34,13 @@ CONNECT_TIMEOUT_S: Final = 10.0
 """Seconds for name resolution, connection and TLS handshake together."""
 READ_BYTES: Final = 65_536
 TLS_RECORDS: Final = (b"\x15\x03", b"\x16\x03")
-"""How an alert and a handshake of TLS begin, which no line of JSON does."""
+"""First bytes of a TLS alert and a TLS handshake. No line of JSON begins like that."""
 MAX_UNSENT: Final = 65_536
-"""Bytes that wait for a pool to read them before it counts as dead."""
+"""Unread bytes after which a pool is given up."""
 
 
 class PoolLink:
-    """Implements Link. ``login``: ``<wallet>.<worker>``. Raises ValueError for a URL that is not of stratum."""
+    """Implements Link. ``login``: ``<wallet>.<worker>``. Raises ValueError if the URL is not a stratum URL."""
 
     def __init__(
         self, url: PoolUrl, login: str, *, timing: Timing | None = None, connect_timeout_s: float = CONNECT_TIMEOUT_S
@@ -62,7 +63,7 @@ class PoolLink:
         return f"pool {self._url}"
 
     async def run(self, listener: Listener) -> NoReturn:
-        """As Link.run."""
+        """See ``Link.run``."""
         now = asyncio.get_running_loop().time
         began, self._address = now(), None
         try:
@@ -76,7 +77,7 @@ class PoolLink:
         now = asyncio.get_running_loop().time
         try:
             self._check_pin(writer)
-            core = MinerCore(self._login, AGENT, now(), self._timing)
+            core = StratumMiner(self._login, AGENT, now(), self._timing)
             self._connection = connection = _Connection(self.name, core, writer.transport, listener)
             try:
                 await self._converse(reader, connection)
@@ -90,7 +91,7 @@ class PoolLink:
                 await writer.wait_closed()
 
     def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:  # noqa: ARG002 - pools ask for neither
-        """As Link.submit. A nonce that was sent for this header before is late, too."""
+        """See ``Link.submit``. A nonce that was sent for this header before counts as late."""
         connection = self._connection
         if connection is None or connection.transport.is_closing():
             return Handover.LATE
@@ -128,7 +129,7 @@ class PoolLink:
         raise LinkLostError(f"{reason}; if this port does not speak TLS, write {plain}")
 
     async def _untrusted(self, reason: str) -> str:
-        """What to say of a certificate that is not trusted: which it is, and how to trust it."""
+        """Return the text for a certificate that is not trusted: its SHA-256, and how to trust it."""
         text = f"its certificate is not trusted: {reason}"
         if (fingerprint := await self._see_certificate()) is None:
             return f"{text}; ?pin= and its SHA-256 at the end of the URL would trust it"
@@ -136,9 +137,9 @@ class PoolLink:
         return f"{text}; its SHA-256 is {pin}: if that is what the pool publishes, write {self._url}?pin={pin}"
 
     async def _see_certificate(self) -> bytes | None:
-        """SHA-256 of the certificate shown at the address of this connection, by another one on which nothing is sent.
+        """Return the SHA-256 of the certificate at this connection's address. None if it does not speak TLS.
 
-        None if there is no TLS.
+        Opens another connection for that, on which nothing is sent.
         """
         if self._address is None:
             return None
@@ -158,7 +159,7 @@ class PoolLink:
                 await writer.wait_closed()
 
     async def _why_lost(self, connection: _Connection, words: str) -> str:
-        """Why a connection has ended: ``words``, or more than they say if that can be found out."""
+        """Return why a connection has ended: ``words``, or a better reason if one is found."""
         if connection.choked:
             return "it does not read what we send"
         if connection.received or self._tls is not None:
@@ -204,9 +205,9 @@ class PoolLink:
 
 
 class _Connection:
-    """One connection that stands. ``choked``: the pool did not read what was sent. ``received``: it sent something."""
+    """An open connection. ``choked``: the pool did not read what was sent. ``received``: it has sent something."""
 
-    def __init__(self, name: str, core: MinerCore, transport: asyncio.WriteTransport, listener: Listener) -> None:
+    def __init__(self, name: str, core: StratumMiner, transport: asyncio.WriteTransport, listener: Listener) -> None:
         self.name = name
         self.core = core
         self.transport = transport
@@ -216,24 +217,24 @@ class _Connection:
         self._warned = False
 
     def flush(self) -> None:
-        """Hands what the core has to send to the transport."""
-        if data := self.core.data_to_send():
+        """Write what the core has to send. Give up the connection if the pool does not read."""
+        if data := b"".join(self.core.data_to_send()):
             self.transport.write(data)
         if self.transport.get_write_buffer_size() > MAX_UNSENT:
             self.choked = True
             self.transport.abort()
 
     def hear(self, events: list[Event]) -> None:
-        """Tells the listener. Raises LinkLostError or LinkRefusedError at the end of the connection."""
+        """Pass events on to the listener. Raises LinkLostError or LinkRefusedError at the end of the connection."""
         # Of jobs that come together only the last is worth starting.
-        last_job = next((event for event in reversed(events) if isinstance(event, NewJob)), None)
+        last_job = next((event for event in reversed(events) if isinstance(event, JobReceived)), None)
         for event in events:
             match event:
                 case LoggedIn():
                     self.listener.on_open()
-                case NewJob(job) if event is last_job:
+                case JobReceived(job) if event is last_job:
                     self.listener.on_job(job)
-                case BadJob(reason, mining):
+                case JobRefused(reason, mining):
                     # Once a connection: a pool must not be able to fill the log.
                     level = logging.DEBUG if self._warned else logging.WARNING
                     self._warned = True
@@ -267,11 +268,11 @@ def _unverified_context() -> ssl.SSLContext:
 
 
 def _fingerprint(writer: asyncio.StreamWriter) -> bytes:
-    """SHA-256 of the peer's certificate in its DER form."""
+    """Return the SHA-256 of the peer's certificate in DER form."""
     return hashlib.sha256(writer.get_extra_info("ssl_object").getpeercert(binary_form=True)).digest()
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """The system's words, without its number and address where it has a plain one."""
+    """Return the system's text for an error, without number and address if it has a plain one."""
     number = None if isinstance(error, ssl.SSLError) or not isinstance(error, OSError) else error.errno
     return (os.strerror(number) if number and number > 0 else str(error)) or type(error).__name__

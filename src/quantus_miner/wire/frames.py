@@ -3,47 +3,48 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from quantus_miner.wire.core import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_FRAME: Final = 1024
 """Bytes of JSON in the largest frame."""
 HEADER: Final = 4
 
 
-class FrameError(ValueError):
-    """The peer sent what is no frame, or no JSON; says what."""
-
-
 Pairs = tuple[tuple[str, Any], ...]
-"""A JSON object as it was sent: names may repeat, which is for the message to judge."""
+"""A JSON object as it was sent. Names may repeat; ``messages`` decides whether they may."""
 
 
 class FrameReader:
-    """Splits a stream into the JSON of its frames, however the stream is cut. Holds less than one frame."""
+    """Splits a stream into the JSON of its frames, however it is cut. Holds at most one unfinished frame."""
 
     def __init__(self) -> None:
         self._buffer = b""
 
-    def feed(self, data: bytes) -> tuple[list[bytes], FrameError | None]:
-        """The frames that ``data`` completes, and what is wrong after them; nothing may follow an error."""
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the frames that ``data`` completes, without their lengths. Read it to its end.
+
+        Raises RemoteProtocolError for a frame that is too large, after the frames before it.
+        """
         buffer, start = self._buffer + data, 0
-        frames = []
-        error = None
+        self._buffer = b""
         while len(buffer) - start >= HEADER:
             end = start + HEADER + (size := int.from_bytes(buffer[start : start + HEADER]))
             if size > MAX_FRAME:
-                error = FrameError(f"a frame of {size:,} bytes; {MAX_FRAME:,} are allowed")
-                break
+                raise RemoteProtocolError(f"a frame of {size:,} bytes; {MAX_FRAME:,} are allowed")
             if end > len(buffer):
                 break
-            frames.append(buffer[start + HEADER : end])
+            yield buffer[start + HEADER : end]
             start = end
-        self._buffer = b"" if error else buffer[start:]
-        return frames, error
+        self._buffer = buffer[start:]
 
 
 def encode(document: dict[str, Any]) -> bytes:
-    """A whole frame, to be sent in one write. Raises ValueError for what no frame can hold."""
+    """Return a whole frame, to be sent in one write. Raises ValueError for what no frame can hold."""
     body = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     if len(body) > MAX_FRAME:
         raise ValueError(f"a frame holds {MAX_FRAME:,} bytes, not {len(body):,}")
@@ -51,11 +52,11 @@ def encode(document: dict[str, Any]) -> bytes:
 
 
 def decode(body: bytes) -> Any:  # noqa: ANN401 - JSON
-    """The JSON of a frame, its objects as ``Pairs`` and its arrays as lists. Raises FrameError."""
+    """Return the JSON of a frame, its objects as ``Pairs`` and its arrays as lists. Raises RemoteProtocolError."""
     try:
         return json.loads(body.decode(), object_pairs_hook=tuple, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        raise FrameError("a frame that is not valid JSON") from None
+        raise RemoteProtocolError("a frame that is not valid JSON") from None
 
 
 def _refuse(name: str) -> None:

@@ -1,39 +1,37 @@
-"""Bytes of a stream as lines of bounded length. No I/O."""
+"""A stream of bytes as lines of bounded length. No I/O."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from quantus_miner.wire.core import RemoteProtocolError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_LINE: Final = 16_384
-"""Bytes of a line, its end not counted."""
-
-
-class LineTooLongError(ValueError):
-    """The peer sent more than MAX_LINE bytes without a line end; the stream cannot be followed any more."""
-
-    def __init__(self) -> None:
-        super().__init__(f"a line of more than {MAX_LINE:,} bytes")
+"""Bytes in a line, without its end."""
 
 
 class LineSplitter:
-    """Holds at most one unfinished line. It does not matter how the bytes are cut into pieces."""
+    """Splits a stream into lines, however it is cut. Holds at most one unfinished line."""
 
     def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The lines that ``data`` completes, without LF or CR LF; empty ones are left out.
+        """Yield the lines that ``data`` completes, without LF or CR LF, and skip empty ones. Read it to its end.
 
-        To be read to its end. Raises LineTooLongError, after the lines before it.
+        Raises RemoteProtocolError for a line that is too long, after the lines before it.
         """
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            if len(line) > MAX_LINE:
-                raise LineTooLongError
+            _check_length(line)
             if stripped := line.removesuffix(b"\r"):
                 yield stripped
-        if len(self._rest) > MAX_LINE:
-            raise LineTooLongError
+        _check_length(self._rest)
+
+
+def _check_length(line: bytes) -> None:
+    if len(line) > MAX_LINE:
+        raise RemoteProtocolError(f"a line of more than {MAX_LINE:,} bytes")

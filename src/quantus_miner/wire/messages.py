@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Final
 
 from quantus_miner.wire import frames
-from quantus_miner.wire.frames import FrameError
+from quantus_miner.wire.core import RemoteProtocolError
 
 MAX_TOKEN: Final = 512
 """Bytes of the longest token."""
@@ -33,7 +33,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """The node's one message. Only the types are checked here: what the job says may still be nonsense."""
+    """The only message that a node sends. Only the types are checked here; the job itself may still be invalid."""
 
     job_id: str
     mining_hash: str
@@ -48,7 +48,10 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """How a job went. ``nonce``: hex without leading zeros; ``work``: the same in 128 digits; seconds."""
+    """How a job went.
+
+    ``nonce``: hex without leading zeros. ``work``: the same in 128 digits. ``elapsed_time``: seconds.
+    """
 
     status: str
     job_id: str
@@ -73,24 +76,24 @@ KINDS: Final[dict[str, type[Message]]] = {kind.__name__: kind for kind in (Ready
 
 
 def encode(message: Message) -> bytes:
-    """The frame of a message. Raises ValueError where it is too large for one, or holds what is no Unicode."""
+    """Return a message as a frame. Raises ValueError if it is too large for one or holds text that is not Unicode."""
     return frames.encode({type(message).__name__: asdict(message)})
 
 
 def decode(body: bytes) -> Message:
-    """The message in the JSON of a frame. Raises FrameError where the node's parser would refuse it."""
+    """Return the message in the JSON of a frame. Raises RemoteProtocolError if the node's parser would refuse it."""
     document = frames.decode(body)
-    # An empty object and an empty array both are a sequence without entries: only tuples come from objects.
+    # Objects are tuples and arrays are lists; both may be empty.
     if not isinstance(document, tuple) or len(document) != 1:
-        raise FrameError("a frame that is no message")
+        raise RemoteProtocolError("a frame that is not a message")
     name, value = document[0]
     if name not in KINDS:
-        raise FrameError("a message of an unknown kind")
+        raise RemoteProtocolError("a message of an unknown kind")
     kind = KINDS[name]
     try:
         return kind(*_values(kind, value))
     except ValueError as error:
-        raise FrameError(f"{name}: {error}") from None
+        raise RemoteProtocolError(f"{name}: {error}") from None
 
 
 def _values(kind: type[Message], value: Any) -> list[Any]:  # noqa: ANN401 - JSON
@@ -112,7 +115,7 @@ def _check(valid: bool, what: str) -> None:
 
 
 def _is_text(value: object) -> bool:
-    # Half of a surrogate pair is no Unicode, though Python's JSON lets it pass.
+    # Half of a surrogate pair is not Unicode, though Python's JSON parser accepts it.
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
@@ -124,7 +127,7 @@ def _finite(number: float) -> bool:
 
 
 def parse_token(text: str) -> str:
-    """A token as it is sent, from a setting or file. Raises ValueError whose text says what is allowed."""
+    """Return the token in a setting or file. Raises ValueError, whose text says what is allowed."""
     token = text.strip()
     try:
         size = len(token.encode())
@@ -136,7 +139,7 @@ def parse_token(text: str) -> str:
 
 
 def parse_fingerprint(text: str) -> bytes:
-    """The 32 bytes of a certificate's SHA-256. Raises ValueError whose text says what is allowed."""
+    """Return the 32 bytes of a certificate's SHA-256. Raises ValueError, whose text says what is allowed."""
     digits = "".join(text.replace(":", "").split())
     try:
         if digits.isascii() and len(digits) == 64:

@@ -1,4 +1,4 @@
-"""Which shares may be sent on a connection, and which wait for the pool's verdict. No I/O; times in seconds."""
+"""The shares of one connection: which may be sent, and which await a verdict. No I/O; times in seconds."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from quantus_miner.model import LiveJob
 
 MAX_PENDING: Final = 256
-"""Shares that wait for a verdict at once."""
+"""Most shares that await a verdict at once."""
 MAX_EARLIER: Final = 4
-"""Jobs before the current one whose shares may still count."""
+"""Most jobs before the current one whose shares may still count."""
 MAX_SHARES: Final = 10_000
-"""Shares of one header; a pool that gets so many set its difficulty far too low."""
+"""Most shares of one header. A pool that gets this many has set its difficulty far too low."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingShare:
-    """A share on its way. ``sent``: when."""
+    """A share that awaits its verdict. ``sent``: when it was sent."""
 
     job: LiveJob
     sent: float
@@ -27,14 +27,14 @@ class PendingShare:
 
 @dataclass(slots=True)
 class _Entry:
-    """One job and the nonces that were sent for its header, under whatever ids that came."""
+    """A job and the nonces that were sent for its header, under any job id."""
 
     job: LiveJob
     nonces: set[int]
 
 
 class ShareBook:
-    """Jobs of one connection by id, the current one last, and pending shares by request id, the oldest first."""
+    """The jobs by id, the current one last, and the pending shares by request id, the oldest first."""
 
     def __init__(self) -> None:
         self._entries: dict[str, _Entry] = {}
@@ -42,16 +42,16 @@ class ShareBook:
 
     @property
     def oldest_sent(self) -> float | None:
-        """When the share was sent that has waited longest."""
+        """When the share that has waited longest was sent. None if none is pending."""
         return next((share.sent for share in self._pending.values()), None)
 
     def take_job(self, job: LiveJob, *, clean: bool) -> LiveJob | None:
-        """The job to work on from now on: ``job``, or the very one it repeats; None where that is current already.
+        """Return the job to work on from now on: ``job``, or the earlier one that it repeats. None if that is current.
 
-        ``clean``: earlier jobs no longer count.
+        ``clean``: shares of earlier jobs no longer count.
         """
         current = next(reversed(self._entries.values()), None)
-        # A nonce that was sent for a header would be a duplicate, whatever else of the job has changed.
+        # A nonce that was sent for a header is a duplicate, whatever else has changed in the job.
         header = next((entry.nonces for entry in self._entries.values() if entry.job.header == job.header), None)
         known = self._entries.pop(job.id, None)
         if known is None or known.job != job:
@@ -64,9 +64,9 @@ class ShareBook:
         return None if known is current else known.job
 
     def enter(self, request: int, job: LiveJob, nonce: int, now: float) -> bool:
-        """Notes that a share is about to be sent; False where it must not be.
+        """Record that a share is about to be sent. Return False if it must not be.
 
-        A share must not be sent of a job that no longer counts, twice, or while too many wait.
+        That is so if its job no longer counts, if it was sent before, or if too many await a verdict.
         """
         entry = self._entries.get(job.id)
         if entry is None or entry.job is not job or nonce in entry.nonces:
@@ -78,10 +78,10 @@ class ShareBook:
         return True
 
     def settle(self, request: int | str | None) -> PendingShare | None:
-        """The share that a reply is about; None where it is about none, or came too late."""
+        """Remove and return the share that a reply is for. None if there is none, or if the reply came too late."""
         return self._pending.pop(request, None) if isinstance(request, int) else None
 
     def expire(self, before: float) -> list[PendingShare]:
-        """Takes out what was sent at ``before`` or earlier."""
+        """Remove and return the shares that were sent at ``before`` or earlier."""
         late = [request for request, share in self._pending.items() if share.sent <= before]
         return [self._pending.pop(request) for request in late]

@@ -1,6 +1,6 @@
-"""The messages of the pools' stratum dialect: one JSON object a line. No I/O.
+"""Messages of the stratum dialect that Quantus pools speak: one JSON object a line. No I/O.
 
-Both sides of a connection are built from these: ``stratum_miner`` and ``stratum_pool``.
+``stratum_miner`` and ``stratum_pool``, the two sides of a connection, are built on them.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from quantus_miner.model import MAX, LiveJob, Pow
+from quantus_miner.wire.core import RemoteProtocolError
 
 ALGO: Final = Pow.POSEIDON2.value
 OK: Final = "OK"
 KEEPALIVED: Final = "KEEPALIVED"
 EXTRANONCE_BYTES: Final = 4
 MAX_ID: Final = 128
-"""Characters of a job's or a session's id."""
+"""Most characters in the id of a job or a session."""
 MAX_REASON: Final = 200
-"""Characters of a peer's words that are kept."""
+"""Most characters of a peer's text that are kept."""
 
 ROUNDING: Final = 1_000_000
-"""A stated difficulty may differ from that of the target by 1, and by one part in so many besides: six digits."""
+"""A stated difficulty may differ from the target's by 1 plus one part in this many: pools round to six digits."""
 
 NO_REASON: Final = "no reason given"
 SESSION_LOST: Final = (
@@ -33,28 +34,24 @@ SESSION_LOST: Final = (
 """Words of a refusal which say that the pool no longer knows our login."""
 
 STALE_CODE: Final = 21
-"""Error code with which pools say that a job is no longer known."""
+"""The error code for a job that the pool no longer knows."""
 STALE: Final = re.compile(
     r"stale|(invalid|unknown|no such) job|unknown\b.*\bjob|job( id)? not found|(?<!session )(?<!login )\bexpired"
 )
-"""What a refusal says, in lower case, if the share came too late. Sessions expire too, which is another matter."""
+"""Matches a refusal, in lower case, of a share that came too late. An expired session or login is something else."""
 
 NULL: Final = msgspec.Raw(b"null")
 Message = TypeVar("Message", bound=msgspec.Struct)
 
 
-class BreachError(Exception):
-    """The peer broke the protocol; ``str()`` says how, in one line."""
-
-
 class BadJobError(ValueError):
-    """A job that must not be mined; ``str()`` says why, in one line."""
+    """A job must not be mined. ``str()`` says why, in one line."""
 
 
 class JobBody(msgspec.Struct):
-    """A job on the wire. Hex: ``mining_hash`` 32 bytes, ``extranonce`` 4, ``target`` 64, big-endian.
+    """A job as it is sent. In hex, big-endian: ``mining_hash`` (32 bytes), ``extranonce`` (4) and ``target`` (64).
 
-    ``difficulty``: a number, or a string that holds one; it may be rounded, or missing.
+    ``difficulty`` is a number or a string that holds one. It may be rounded or missing.
     """
 
     job_id: str
@@ -66,7 +63,7 @@ class JobBody(msgspec.Struct):
 
 
 class LoginParams(msgspec.Struct, rename={"password": "pass"}):
-    """``login``: ``<wallet>.<worker>``."""
+    """Parameters of a login. ``login``: ``<wallet>.<worker>``."""
 
     login: str
     agent: str = ""
@@ -74,7 +71,7 @@ class LoginParams(msgspec.Struct, rename={"password": "pass"}):
 
 
 class SubmitParams(msgspec.Struct):
-    """A share. ``id``: the session's. Hex: ``nonce`` and its hash ``result`` 64 bytes each, big-endian."""
+    """A share. ``id``: the session's. ``nonce`` and its hash ``result``: 64 bytes each in hex, big-endian."""
 
     id: str
     job_id: str
@@ -83,14 +80,14 @@ class SubmitParams(msgspec.Struct):
 
 
 class JobParams(msgspec.Struct):
-    """``clean_jobs``: whether shares of earlier jobs are stale from now on."""
+    """Parameters of a job. ``clean_jobs``: whether shares of earlier jobs are stale from now on."""
 
     job: msgspec.Raw = NULL
     clean_jobs: bool = True
 
 
 class LoginResult(msgspec.Struct):
-    """``id``: the session's, for all later requests. ``job``: may be null; then the first comes as a notification."""
+    """An accepted login. ``id``: the session's, for later requests. ``job``: null if the first one follows later."""
 
     id: str
     status: str
@@ -98,20 +95,20 @@ class LoginResult(msgspec.Struct):
 
 
 class StatusResult(msgspec.Struct):
-    """What a pool says of a share or a keepalive."""
+    """A pool's answer to a share or a keepalive."""
 
     status: str
 
 
 class ErrorBody(msgspec.Struct):
-    """Why a pool refuses."""
+    """Why a pool refuses a request."""
 
     message: str
     code: Any = None
 
 
 class FromPool(msgspec.Struct):
-    """A reply (``id``, with ``result`` or ``error``), a keepalive's (maybe without ``id``), or a notification."""
+    """A reply (with ``result`` or ``error``; some pools leave out a keepalive's ``id``) or a notification."""
 
     id: int | str | None = None
     method: str | None = None
@@ -121,7 +118,7 @@ class FromPool(msgspec.Struct):
 
 
 class FromMiner(msgspec.Struct):
-    """A request."""
+    """A miner's request."""
 
     method: str
     id: int | str | None = None
@@ -129,25 +126,25 @@ class FromMiner(msgspec.Struct):
 
 
 def decode(data: bytes | msgspec.Raw, kind: type[Message]) -> Message:
-    """A message. Raises BreachError."""
+    """Return the message in a line or a field. Raises RemoteProtocolError."""
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise BreachError(f"a malformed message: {legible(str(error))}") from None
+        raise RemoteProtocolError(f"a malformed message: {legible(str(error))}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BreachError("a line that is not JSON") from None
+        raise RemoteProtocolError("a line that is not JSON") from None
 
 
 def encode(message: dict[str, Any]) -> bytes:
-    """A line, with its end."""
+    """Return a message as a line, with its line end."""
     return msgspec.json.encode(message) + b"\n"
 
 
 def parse_job(data: msgspec.Raw) -> LiveJob:
-    """A job that is fit to be mined. Raises BadJobError, also if target and difficulty disagree."""
+    """Return a job that can be mined. Raises BadJobError, also if target and difficulty disagree."""
     try:
         body = decode(data, JobBody)
-    except BreachError as error:
+    except RemoteProtocolError as error:
         raise BadJobError(str(error)) from None
     if body.algo not in (None, ALGO):
         raise BadJobError(f"its algo is {legible(str(body.algo))}, not {ALGO}")
@@ -164,14 +161,14 @@ def parse_job(data: msgspec.Raw) -> LiveJob:
         raise BadJobError(
             f"its target is that of difficulty {difficulty:.6g}, not that of the difficulty in it, {stated:.6g}"
         )
-    # Large difficulties have a target in common: then the one in the job is what the pool means.
+    # Several large difficulties share one target. The stated one is what the pool means.
     if stated is not None and MAX // stated == target:
         difficulty = stated
     return LiveJob(body.job_id, header, difficulty, extranonce, None if MAX // difficulty == target else target)
 
 
 def _stated_difficulty(data: msgspec.Raw) -> int | None:
-    """The difficulty in a job, without its fraction: of an integer, a float, or a string that holds one of them.
+    """Return the integer part of the difficulty in a job: an integer, a float, or a string that holds either.
 
     None if there is none. Raises BadJobError if it is not from 1 to 2^512 - 1.
     """
@@ -179,7 +176,7 @@ def _stated_difficulty(data: msgspec.Raw) -> int | None:
     if text == "null":
         return None
     match = re.fullmatch(r'("?)([0-9]{1,400}(?:\.[0-9]{1,400})?(?:[eE][+-]?[0-9]{1,3})?)\1', text)
-    # Exact: a Decimal from a text has all of its digits.
+    # A Decimal made from text is exact.
     number = Decimal(match[2]) if match else Decimal(0)
     if not 1 <= number <= MAX:
         raise BadJobError(f"its difficulty is {legible(text[:40])}, not a number from 1 to 2^512 - 1")
@@ -187,7 +184,7 @@ def _stated_difficulty(data: msgspec.Raw) -> int | None:
 
 
 def job_body(job: LiveJob) -> dict[str, Any]:
-    """A job as pools send it."""
+    """Return a job as pools send it."""
     return {
         "algo": ALGO,
         "difficulty": job.difficulty,
@@ -199,13 +196,13 @@ def job_body(job: LiveJob) -> dict[str, Any]:
 
 
 def from_hex(text: str, size: int) -> bytes | None:
-    """Exactly ``size`` bytes; None for anything else."""
-    # bytes.fromhex alone would let white space pass.
+    """Return exactly ``size`` bytes, or None for anything else."""
+    # bytes.fromhex alone would accept white space.
     return bytes.fromhex(text) if re.fullmatch(rf"[0-9a-fA-F]{{{2 * size}}}", text) else None
 
 
 def parse_error(error: msgspec.Raw) -> tuple[str, Any] | None:
-    """A pool's words for a refusal, and its code if it gives one; None if ``error`` is null.
+    """Return a pool's reason for a refusal, and its code if it gives one. None if ``error`` is null.
 
     An error is an object, or an array of code and message as in Bitcoin's stratum.
     """
@@ -228,7 +225,7 @@ def parse_error(error: msgspec.Raw) -> tuple[str, Any] | None:
 
 
 def is_stale(reason: str, code: object = None) -> bool:
-    """Whether a refusal says that the share came too late, not that it was wrong."""
+    """Return whether a refusal means that the share came too late, not that it was wrong."""
     return (type(code) is int and code == STALE_CODE) or STALE.search(reason.lower()) is not None
 
 
@@ -238,5 +235,5 @@ def is_session_lost(reason: str) -> bool:
 
 
 def legible(text: str) -> str:
-    """A peer's words, fit for one line of a log."""
+    """Return a peer's text, shortened and made printable for one line of a log."""
     return "".join(character if character.isprintable() else "?" for character in text[:MAX_REASON]).strip()

@@ -1,4 +1,4 @@
-"""A miner's side of a stratum connection: bytes of the pool in, events out. No I/O; times in seconds."""
+"""The miner's side of a stratum connection. No I/O; times in seconds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from quantus_miner.wire import stratum
-from quantus_miner.wire.lines import LineSplitter, LineTooLongError
+from quantus_miner.wire.core import Broken, Core, JobReceived, JobRefused, RemoteProtocolError
+from quantus_miner.wire.lines import LineSplitter
 from quantus_miner.wire.shares import ShareBook
-from quantus_miner.wire.stratum import BadJobError, BreachError
+from quantus_miner.wire.stratum import BadJobError
 
 if TYPE_CHECKING:
     import msgspec
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from quantus_miner.wire.shares import PendingShare
 
 NO_REPLY: Final = "no reply"
-"""Reason of a share whose verdict never came."""
+"""The reason given for a share whose verdict never came."""
 MAX_BAD_JOBS: Final = 3
-"""Jobs in a row that cannot be mined before the pool is given up: what is mined meanwhile is likely worth nothing."""
+"""Jobs in a row that cannot be mined before we disconnect: what is mined meanwhile is likely worth nothing."""
 LOGIN_REQUEST: Final = 1
-"""Id of the first request."""
+"""The id of the first request."""
 
 
 class State(StrEnum):
@@ -71,7 +72,7 @@ TRANSITIONS: Final = {
     (State.MINING, Step.KEEPALIVE): State.MINING,
     (State.MINING, Step.BREACH): State.BROKEN,
 }
-"""Where a step leads. Of the pool's steps one that is not listed is a breach; of our own it raises KeyError."""
+"""Where a step leads. A step of the pool's that is not listed is a breach; one of ours raises LocalProtocolError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +87,12 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class LoggedIn:
-    """The pool knows us."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """``job`` replaces the one before."""
-
-    job: LiveJob
-
-
-@dataclass(frozen=True, slots=True)
-class BadJob:
-    """A job that cannot be mined. ``mining``: there is one before, which stays in force."""
-
-    reason: str
-    mining: bool
+    """The pool has accepted our login."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of a share of ``job``. ``latency_s``: seconds since it was sent."""
+    """The verdict on a share of ``job``. ``latency_s``: seconds since it was sent."""
 
     job: LiveJob
     accepted: bool
@@ -118,43 +104,34 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class LoginRefused:
-    """The end: the pool will not have us."""
+    """The end: the pool refuses our login."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The end: nothing more can be done on this connection."""
-
-    reason: str
+Event = LoggedIn | JobReceived | JobRefused | Judged | LoginRefused | Broken
 
 
-Event = LoggedIn | NewJob | BadJob | Judged | LoginRefused | Broken
-
-
-class MinerCore:
-    """One connection, from the login on, which is in ``data_to_send`` at once. After LoginRefused or Broken it is over.
+class StratumMiner(Core[State, Step, Event]):
+    """The miner's side. The login is in ``data_to_send`` at once. LoginRefused and Broken are last events.
 
     ``login``: ``<wallet>.<worker>``. ``agent``: ``<name>/<version>``.
     """
 
     def __init__(self, login: str, agent: str, now: float, timing: Timing | None = None) -> None:
-        self.state = State.CONNECTED
+        super().__init__("stratum miner", TRANSITIONS, State.CONNECTED, Step.BREACH, LineSplitter(), now)
         self._timing = timing or Timing()
-        self._lines = LineSplitter()
         self._book = ShareBook()
         self._session = ""
         self._requests = LOGIN_REQUEST - 1
         self._bad_jobs = 0
-        self._out = bytearray()
-        self._began = self._heard = self._kept = now
+        self._began = self._kept = now
         self._step(Step.LOGIN)
         self._send("login", {"login": login, "pass": "x", "agent": agent})
 
     @property
     def deadline(self) -> float:
-        """When ``tick`` has something to do next, if nothing happens before."""
+        """See ``Core.deadline``."""
         if self.state is State.LOGGING_IN:
             return self._began + self._timing.login_s
         times = [self._kept + self._timing.keepalive_s, self._heard + self._timing.silence_s]
@@ -162,48 +139,22 @@ class MinerCore:
             times.append(self._book.oldest_sent + self._timing.verdict_s)
         return min(times)
 
-    def data_to_send(self) -> bytes:
-        """What is to be written to the pool now; it is given once."""
-        data = bytes(self._out)
-        self._out.clear()
-        return data
-
-    def receive(self, data: bytes, now: float) -> list[Event]:
-        """What the pool's bytes mean."""
-        events: list[Event] = []
-        self._heard = now
-        if self._is_over:
-            return events
-        try:
-            for line in self._lines.feed(data):
-                self._on_message(stratum.decode(line, stratum.FromPool), now, events)
-                if self._is_over:
-                    break
-        except (BreachError, LineTooLongError) as error:
-            self._break(str(error), events)
-        return events
-
-    def tick(self, now: float) -> list[Event]:
-        """What the time means; to be called at ``deadline``, harmless at any other time."""
-        events: list[Event] = []
-        if self._is_over:
-            return events
+    def _on_time(self, now: float, events: list[Event]) -> None:
         if self.state is State.LOGGING_IN:
             if now >= self._began + self._timing.login_s:
                 self._break(f"no reply to the login within {self._timing.login_s:g} s", events)
-            return events
+            return
         if now >= self._heard + self._timing.silence_s:
             self._break(f"no byte for {self._timing.silence_s:g} s", events)
-            return events
+            return
         self._give_up(now - self._timing.verdict_s, now, events)
         if now >= self._kept + self._timing.keepalive_s:
             self._kept = now
             self._step(Step.KEEPALIVE)
             self._send("keepalived", {"id": self._session})
-        return events
 
     def submit(self, job: LiveJob, nonce: int, value: int, now: float) -> bool:
-        """Sends a share; False where ``job``, by identity, can no longer count, or this nonce was sent before.
+        """Send a share. Return False if ``job``, by identity, no longer counts, or if this nonce was sent before.
 
         ``value``: the hash of ``nonce``. Raises ValueError for a nonce that does not begin with the job's extranonce.
         """
@@ -218,16 +169,13 @@ class MinerCore:
         return True
 
     def close(self, now: float) -> list[Event]:
-        """The connection has ended: the shares that will get no verdict any more."""
+        """Return a verdict for each share still pending. Call it once the connection has ended."""
         events: list[Event] = []
         self._judge_late(self._book.expire(float("inf")), now, events)
         return events
 
-    @property
-    def _is_over(self) -> bool:
-        return self.state in (State.REFUSED, State.BROKEN)
-
-    def _on_message(self, message: stratum.FromPool, now: float, events: list[Event]) -> None:
+    def _on_message(self, line: bytes, events: list[Event]) -> None:
+        message = stratum.decode(line, stratum.FromPool)
         if message.method == "job":
             params = stratum.decode(message.params, stratum.JobParams)
             # Some pools put the job's fields where others have "job".
@@ -236,31 +184,31 @@ class MinerCore:
         elif message.method is None and self.state is State.LOGGING_IN and message.id == LOGIN_REQUEST:
             self._on_login_reply(message, events)
         elif message.method is None and (share := self._book.settle(message.id)) is not None:
-            self._step(Step.VERDICT)
+            self._peer_step(Step.VERDICT)
             reason, code = _refusal(message)
             stale = stratum.is_stale(reason, code)
-            events.append(Judged(share.job, not reason, stale, reason, now - share.sent, share.nonce))
+            events.append(Judged(share.job, not reason, stale, reason, self._heard - share.sent, share.nonce))
             self._look_for_lost_session(message, events)
         elif message.method is None and self.state is not State.LOGGING_IN:
             self._look_for_lost_session(message, events)
-        # What is left: keepalives' replies, verdicts that come too late, methods that we do not know.
+        # Everything else is ignored: replies to keepalives, verdicts that come too late, unknown methods.
 
     def _look_for_lost_session(self, reply: stratum.FromPool, events: list[Event]) -> None:
-        """The reply may be to a share or a keepalive."""
+        """End the connection if a reply, to a share or a keepalive, says that the pool no longer knows our login."""
         reason, _ = _refusal(reply)
         if stratum.is_session_lost(reason):
-            self._step(Step.SESSION_LOST)
+            self._peer_step(Step.SESSION_LOST)
             events.append(Broken(f"it has lost our session: {reason}"))
 
     def _on_login_reply(self, message: stratum.FromPool, events: list[Event]) -> None:
         if (error := stratum.parse_error(message.error)) is not None:
-            self._step(Step.LOGIN_REFUSED)
+            self._peer_step(Step.LOGIN_REFUSED)
             events.append(LoginRefused(error[0]))
             return
         result = stratum.decode(message.result, stratum.LoginResult)
         if result.status != stratum.OK or len(result.id) > stratum.MAX_ID:
-            raise BreachError("a reply to the login that is neither OK nor an error")
-        self._step(Step.LOGIN_TAKEN)
+            raise RemoteProtocolError("a reply to the login that is neither OK nor an error")
+        self._peer_step(Step.LOGIN_TAKEN)
         self._session = result.id
         events.append(LoggedIn())
         if bytes(result.job) != b"null":
@@ -273,15 +221,15 @@ class MinerCore:
             self._peer_step(Step.BAD_JOB)
             self._bad_jobs += 1
             if self._bad_jobs == MAX_BAD_JOBS:
-                raise BreachError(
+                raise RemoteProtocolError(
                     f"{MAX_BAD_JOBS} jobs in a row that cannot be mined, the last because {error}"
                 ) from None
-            events.append(BadJob(str(error), self.state is State.MINING))
+            events.append(JobRefused(str(error), self.state is State.MINING))
             return
         self._peer_step(Step.JOB)
         self._bad_jobs = 0
         if (new := self._book.take_job(job, clean=clean)) is not None:
-            events.append(NewJob(new))
+            events.append(JobReceived(new))
 
     def _give_up(self, before: float, now: float, events: list[Event]) -> None:
         late = self._book.expire(before)
@@ -293,25 +241,13 @@ class MinerCore:
     def _judge_late(shares: list[PendingShare], now: float, events: list[Event]) -> None:
         events += [Judged(share.job, False, False, NO_REPLY, now - share.sent, share.nonce) for share in shares]
 
-    def _break(self, reason: str, events: list[Event]) -> None:
-        self._step(Step.BREACH)
-        events.append(Broken(reason))
-
-    def _step(self, step: Step) -> None:
-        self.state = TRANSITIONS[self.state, step]
-
-    def _peer_step(self, step: Step) -> None:
-        if (self.state, step) not in TRANSITIONS:
-            raise BreachError(f"{step} while we are {self.state}")
-        self._step(step)
-
     def _send(self, method: str, params: dict[str, Any]) -> None:
         self._requests += 1
-        self._out += stratum.encode({"id": self._requests, "method": method, "params": params})
+        self._out.append(stratum.encode({"id": self._requests, "method": method, "params": params}))
 
 
 def _refusal(message: stratum.FromPool) -> tuple[str, object]:
-    """Why a share was refused, and the code of the error; an empty text if it was accepted.
+    """Return why a reply refuses a share, and its error code. The reason is empty if the share was accepted.
 
     A reply that cannot be understood is a refusal.
     """
@@ -321,6 +257,6 @@ def _refusal(message: stratum.FromPool) -> tuple[str, object]:
         return "", None
     try:
         status = stratum.decode(message.result, stratum.StatusResult).status
-    except BreachError as breach:
+    except RemoteProtocolError as breach:
         return str(breach), None
     return ("" if status == stratum.OK else stratum.legible(status) or stratum.NO_REASON), None

@@ -121,7 +121,7 @@ class PoolLink:
         except TimeoutError:
             reason = f"it did not answer the TLS handshake within {self._connect_timeout_s:g} s"
         except ssl.SSLCertVerificationError as error:
-            raise LinkLostError(await self._untrusted(error.verify_message)) from None
+            raise LinkRefusedError(await self._untrusted(error.verify_message)) from None
         except (OSError, ValueError) as error:  # ValueError: a host name that no certificate can have
             reason = f"the TLS handshake failed: {_reason(error)}"
         plain = replace(self._url, scheme="stratum+tcp")
@@ -171,12 +171,12 @@ class PoolLink:
         return f"this port speaks TLS: write {replace(self._url, scheme='stratum+ssl')}"
 
     def _check_pin(self, writer: asyncio.StreamWriter) -> None:
-        """Before a byte of ours is sent. Raises LinkLostError."""
+        """Compare the certificate with the pin, before a byte of ours is sent. Raises LinkRefusedError."""
         if self._url.pin is None:
             return
         fingerprint = _fingerprint(writer)
         if not hmac.compare_digest(fingerprint, self._url.pin):
-            raise LinkLostError(
+            raise LinkRefusedError(
                 f"its certificate has SHA-256 {fingerprint.hex()}, not the pinned {self._url.pin.hex()}"
             )
 
@@ -185,11 +185,11 @@ class PoolLink:
         while True:
             connection.flush()
             try:
-                async with asyncio.timeout_at(core.deadline) as patience:
+                async with asyncio.timeout_at(core.deadline) as limit:
                     data = await reader.read(READ_BYTES)
             except OSError as error:
                 # A TimeoutError, too, can be the system's and not ours.
-                if not patience.expired():
+                if not limit.expired():
                     raise LinkLostError(await self._why_lost(connection, _reason(error))) from None
             else:
                 if not data:

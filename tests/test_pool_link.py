@@ -480,8 +480,12 @@ def test_a_certificate_that_is_gone_at_the_second_look_is_not_trusted_either() -
 def test_whoever_asks_for_it_takes_any_certificate_and_is_warned(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with started(dev_pool(tls=True)) as pool:
-            async with linked(pool.url.partition("?")[0] + "?insecure=1") as (_, ear, _):
+            async with linked(pool.url.partition("?")[0] + "?insecure=1") as (link, ear, _):
                 await ear.job()
+            again = asyncio.ensure_future(link.run(ear := Ear()))
+            await ear.job()
+            again.cancel()
+            await asyncio.wait({again})
             assert [record.levelname for record in caplog.records] == ["WARNING"]
             assert "is not checked" in caplog.text
 

@@ -53,6 +53,7 @@ class PoolLink:
         self._tls = _tls_context(url) if url.tls else None
         self._addresses = Addresses(url.host, url.port, socket.SOCK_STREAM)
         self._address: Address | None = None
+        self._warned = False
         self._speaks_tls: bool | None = None  # found out when it closed a connection without TLS; None: not asked
         self._connection: _Connection | None = None
 
@@ -100,7 +101,8 @@ class PoolLink:
         return Handover.SENT
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._url.insecure:
+        if self._url.insecure and not self._warned:
+            self._warned = True
             log.warning("The certificate of %s is not checked (insecure=1): anyone can pretend to be it", self.name)
         deadline = asyncio.get_running_loop().time() + self._connect_timeout_s
         try:

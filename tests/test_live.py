@@ -252,7 +252,7 @@ def test_a_refusal_is_not_final_and_is_logged_once(caplog: pytest.LogCaptureFixt
                 first.ending.set_exception(LinkRefusedError("auth failed"))
                 await until(lambda: source.stats()[0].refusals == count)  # noqa: B023 - awaited here
                 clock.now += REPEAT_S / 4
-            assert (source.stats()[0].failing, source.stats()[0].refusal) == (True, "auth failed")
+            assert (source.stats()[0].failing, source.stats()[0].refusal) == ("login refused", "auth failed")
             on_second = await second.connected()
             second.give(on_second, job("b", difficulty=MAX))
             assert source.stats()[1].mined
@@ -351,7 +351,7 @@ def test_a_run_of_refused_shares_leads_to_a_new_login() -> None:
             first.give(listener, job("3", difficulty=MAX))
             stats = source.stats()
             assert [link.mined for link in stats] == [False, True]
-            assert [link.failing for link in stats] == [True, False]
+            assert [link.failing for link in stats] == ["shares refused", ""]
             assert stats[0].connects == 2
 
     run(test())

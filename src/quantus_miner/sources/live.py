@@ -312,7 +312,7 @@ class LiveSource:
 
     def _note_failing(self, index: int, upstream: _Upstream) -> None:
         failing = self._failover.failing(index, self._clock()) if index in self._failover.wanted else None
-        upstream.stats.failing = failing is not None
+        upstream.stats.failing = failing or ""
         if failing != upstream.failing and len(self._upstreams) > 1:
             if failing is None:
                 log.info("%s is not failing any more", upstream.link.name)

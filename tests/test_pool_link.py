@@ -126,10 +126,10 @@ async def linked(url: str, timing: Timing | None = None) -> AsyncIterator[tuple[
 
 async def lost(task: asyncio.Task[None]) -> str:
     """How the link was lost."""
-    return await ended(task, LinkLostError)
+    return await failure(task, LinkLostError)
 
 
-async def ended(task: asyncio.Task[None], kind: type[Exception]) -> str:
+async def failure(task: asyncio.Task[None], kind: type[Exception]) -> str:
     """What the link's error of that kind says."""
     with pytest.raises(kind) as error:
         await asyncio.wait_for(task, PATIENCE_S)
@@ -432,7 +432,7 @@ def test_a_wrong_pin_is_noticed_before_the_login() -> None:
             said: list[str] = []
             pool.report = said.append
             async with linked(pool.url) as (_, ear, task):
-                reason = await ended(task, LinkRefusedError)
+                reason = await failure(task, LinkRefusedError)
             assert "its certificate has SHA-256 " in reason
             assert f"not the pinned {pool.url.rpartition('=')[2]}" in reason
             assert not ear.opened.is_set()
@@ -447,7 +447,7 @@ def test_a_self_signed_certificate_is_not_trusted_and_the_log_says_what_to_write
             said: list[str] = []
             pool.report = said.append
             async with linked(pool.url.partition("?")[0]) as (_, ear, task):
-                reason = await ended(task, LinkRefusedError)
+                reason = await failure(task, LinkRefusedError)
             assert reason.startswith("its certificate is not trusted: self-signed certificate; its SHA-256 is ")
             assert reason.endswith(f": if that is what the pool publishes, write {pool.url}")
             assert not ear.opened.is_set()

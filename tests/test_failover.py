@@ -155,6 +155,27 @@ def test_a_refused_login_is_tried_again_slowly_and_the_next_source_is_used_at_on
     assert played.login_refused(0) == POLICY.refused_retry_s
 
 
+def test_when_the_last_job_is_gone_a_source_that_refused_us_is_tried_again_soon() -> None:
+    played = Played(2)
+    played.job(1)
+    for _ in range(10):
+        assert played.failover.retry_at(0) <= played.now + POLICY.max_refused_retry_s
+        played.until(played.failover.retry_at(0), 1)
+        played.login_refused(0)
+    assert (played.current, played.failover.retry_at(0)) == (1, played.now + POLICY.max_refused_retry_s)
+    played.lost(1)
+    assert played.current is None
+    assert played.failover.retry_at(0) == played.now + POLICY.max_retry_s, "it refused us a moment ago"
+    # Once: what still refuses us has to be waited for.
+    played.until(played.failover.retry_at(0))
+    played.login_refused(0)
+    assert played.failover.retry_at(0) == played.now + POLICY.max_refused_retry_s
+    played.job(1)
+    played.until(played.now + POLICY.max_refused_retry_s / 2, 1)
+    played.lost(1)
+    assert played.failover.retry_at(0) == played.now
+
+
 def test_all_are_refused_until_one_has_a_job_again() -> None:
     played = Played(2)
     played.login_refused(0)

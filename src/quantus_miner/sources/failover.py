@@ -78,6 +78,8 @@ class _Source:
         """When the first of them was."""
         self.penalised_until = now
         self.retry_at = now
+        self.ended_at = now
+        """When its latest session or try ended."""
         self.relapses = 0
         """Returns to it, one after the other, after which it soon failed again."""
         self.returned_at: float | None = None
@@ -236,6 +238,7 @@ class Failover:
 
     def _end(self, source: _Source, now: float, wait_s: float) -> float:
         source.end_session(now)
+        source.ended_at = now
         source.retry_at = max(source.retry_at, now + wait_s)
         self.update(now)
         return wait_s
@@ -250,6 +253,10 @@ class Failover:
         if current is not None and current != self._latest:
             self._note_switch(self._latest, current, now)
             self._latest = current
+        if current is None and self.current is not None:
+            # Now that there is nothing to mine, no source waits for longer than after a lost connection.
+            for source in self._sources:
+                source.retry_at = min(source.retry_at, max(now, source.ended_at + self._policy.max_retry_s))
         self.current = current
         if current is not None and self._healthy_for(current, now) >= self._policy.healthy_s:
             self.wanted = range(current + 1)

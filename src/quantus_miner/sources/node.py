@@ -114,7 +114,7 @@ class NodeLink:
             raise quic.EndedError(str(error)) from None
         failures: list[quic.EndedError] = []
         for address in addresses:
-            session = _Session(listener, self._token, self._alpn, self._idle_s, paced=self._kind == "node")
+            session = _Session(self.name, listener, self._token, self._alpn, self._idle_s, paced=self._kind == "node")
             try:
                 await _within(self._handshake_s, session.connection.open(*address))
             except quic.EndedError as error:
@@ -152,7 +152,7 @@ class NodeLink:
 class _Session:
     """One connection, its protocol state, its listener, and the results that wait for room on it."""
 
-    def __init__(self, listener: Listener, token: str, alpn: str, idle_s: float, *, paced: bool) -> None:
+    def __init__(self, name: str, listener: Listener, token: str, alpn: str, idle_s: float, *, paced: bool) -> None:
         self.connection = quic.Connection(
             alpn=alpn,
             server_name=proto.SERVER_NAME,
@@ -161,6 +161,7 @@ class _Session:
             on_room=self._send_waiting,
         )
         self._loop = asyncio.get_running_loop()
+        self._name = name
         self._listener = listener
         self._core = proto.MinerCore(token, paced=paced)
         self._waiting: deque[tuple[LiveJob, Solution, int, float]] = deque()
@@ -214,7 +215,7 @@ class _Session:
                     self._listener.on_job(job)
                 case proto.JobRefused(reason):
                     # Once a connection: a peer does not get to fill the log.
-                    log.log(logging.DEBUG if self._warned else logging.WARNING, "%s", reason)
+                    log.log(logging.DEBUG if self._warned else logging.WARNING, "%s sent an %s", self._name, reason)
                     self._warned = True
                     self._listener.on_no_job()
                 case proto.Violation(reason):

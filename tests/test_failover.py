@@ -213,8 +213,22 @@ def test_a_run_of_refused_shares_leads_to_a_new_login_and_to_the_next_source() -
     assert played.current == 1
     played.until(played.now + 2 * POLICY.penalty_s - 10, 0, 1)
     assert played.failing(0) is Failing.SHARES_REFUSED
-    played.failover.share_accepted(0, played.now)
+    for _ in range(POLICY.refused_shares * POLICY.accepted_for_refused):
+        assert played.failing(0) is Failing.SHARES_REFUSED
+        played.failover.share_accepted(0, played.now)
     assert played.failing(0) is None
+
+
+def test_a_source_that_refuses_every_second_share_is_left() -> None:
+    played = Played(2)
+    played.job(0)
+    again = []
+    for _ in range(POLICY.refused_shares * POLICY.accepted_for_refused):
+        again += refuse(played, 0, 1, 5.0)
+        played.failover.share_accepted(0, played.now)
+    assert again.index(True) < 2 * POLICY.refused_shares
+    assert again.count(True) == 1, "once a penalty"
+    assert (played.failing(0), played.current) == (Failing.SHARES_REFUSED, 1)
 
 
 @pytest.mark.parametrize("count", [1, POLICY.refused_shares - 1, 100])
@@ -224,7 +238,8 @@ def test_few_refusals_and_those_of_one_moment_and_those_between_accepted_shares_
     apart = 0.0 if count > POLICY.refused_shares else 20.0
     for _ in range(10):
         assert not any(refuse(played, 0, count, apart))
-        played.failover.share_accepted(0, played.now)
+        for _ in range(min(count, POLICY.refused_shares) * POLICY.accepted_for_refused):
+            played.failover.share_accepted(0, played.now)
     assert (played.failing(0), played.current) == (None, 0)
 
 

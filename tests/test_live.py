@@ -288,8 +288,9 @@ def test_what_goes_wrong_again_and_again_is_a_warning_a_minute(caplog: pytest.Lo
             for count in range(1, 5):
                 listener = await link.connected()
                 link.give(listener, job(str(count), difficulty=MAX))
-                listener.on_verdict(Verdict(True, False, "", 0.1, 0))
                 for nonce in range(3):
+                    for _ in range(2 * POLICY.accepted_for_refused):
+                        listener.on_verdict(Verdict(True, False, "", 0.1, nonce))
                     listener.on_verdict(Verdict(False, False, f"{clock.now}", 0.1, nonce))
                     listener.on_verdict(Verdict(False, True, "Stale share", 0.1, nonce))
                 link.ending.set_exception(LinkLostError(f"gone at {clock.now}"))

@@ -28,9 +28,11 @@ class Policy:
     job_age_s: float = 600.0
     """A source whose job has not changed for this long is failing."""
     refused_shares: int = 5
-    """After this many refused shares in a row, none accepted, a source is failing."""
+    """After this many refused shares for which accepted ones have not made up a source is failing."""
     refused_shares_s: float = 10.0
     """They also have to be spread over this long."""
+    accepted_for_refused: int = 2
+    """This many accepted shares make up for a refused one."""
     penalty_s: float = 300.0
     """A source that refused so many shares is failing for this long, the next time for twice as long."""
     max_penalty_s: float = 3600.0
@@ -72,10 +74,10 @@ class _Source:
         self.refused = False
         """Whether its last answer was that it will not have us."""
         self.failed_sessions = 0
-        self.refused_shares = 0
-        """In a row, without an accepted one."""
+        self.refused_shares = 0.0
+        """Those for which accepted ones have not made up; from 0 to the policy's ``refused_shares``."""
         self.refused_since = now
-        """When the first of them was."""
+        """When there was the first of them."""
         self.penalised_until = now
         self.retry_at = now
         self.ended_at = now
@@ -194,10 +196,13 @@ class Failover:
         self.update(now)
 
     def share_accepted(self, index: int, now: float) -> None:
-        """A share has been accepted: that ends a penalty, too."""
+        """A share has been accepted. When that has made up for all that were refused, a penalty ends, too."""
         source = self._sources[index]
-        source.accepted_here, source.refused_shares, source.penalised_until = True, 0, now
-        source.penalty.reset()
+        source.accepted_here = True
+        source.refused_shares = max(0.0, source.refused_shares - 1 / self._policy.accepted_for_refused)
+        if source.refused_shares == 0:
+            source.penalised_until = now
+            source.penalty.reset()
 
     def share_refused(self, index: int, now: float) -> bool:
         """A share was refused, for whatever reason. Return whether to end the session and log in again."""
@@ -205,14 +210,14 @@ class Failover:
         source.refused_here = True
         if source.refused_shares == 0:
             source.refused_since = now
-        source.refused_shares += 1
+        source.refused_shares = min(source.refused_shares + 1.0, policy.refused_shares)
         penalised = (
             source.refused_shares >= policy.refused_shares
             and now - source.refused_since >= policy.refused_shares_s
             and now >= source.penalised_until
         )
         if penalised:
-            # The run of refusals goes on: when the penalty is over, one more is enough for the next.
+            # Nothing is forgotten: when the penalty is over, one more is enough for the next.
             source.penalised_until = now + source.penalty.wait_s(0.0)
         return penalised
 

@@ -419,7 +419,7 @@ def test_the_page_is_about_this_policy() -> None:
         Failing.SESSIONS: (f"{POLICY.failed_sessions} connections", f"for {POLICY.session_s:g} s"),
         Failing.NO_JOB: (f"for {POLICY.first_job_s:g} s",),
         Failing.SHARES_REFUSED: (
-            f"{POLICY.refused_shares} shares in a row",
+            f"{POLICY.refused_shares} shares were refused",
             f"at least {POLICY.refused_shares_s:g} s",
             f"{POLICY.penalty_s:g} s are over",
         ),

@@ -665,6 +665,14 @@ def test_a_login_is_not_waited_for_without_end() -> None:
     assert miner.tick(110.0) == [Broken("no reply to the login within 10 s")]
 
 
+def test_a_first_job_is_not_waited_for_without_end() -> None:
+    miner = MinerCore(LOGIN, AGENT, 100.0, stratum_miner.Timing(keepalive_s=1e6, silence_s=1e6))
+    miner.receive(b'{"id":1,"result":{"id":"s","status":"OK"}}\n', 101.0)
+    assert (miner.state, miner.deadline) == (stratum_miner.State.WAITING, 700.0)
+    assert miner.tick(699.0) == []
+    assert miner.tick(700.0) == [Broken("no job within 600 s")]
+
+
 def test_keepalives_verdicts_and_silence() -> None:
     wire = Joined(now=0.0)
     wire.log_in(job(1))

@@ -76,8 +76,7 @@ TRANSITIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: for the login's reply, between keepalives, of silence until a pool is dead, for a share's verdict, and
-    from the login to the first job."""
+    """Seconds: for the reply to the login, between keepalives, of silence at most, for a verdict, and for the first job."""
 
     login_s: float = 10.0
     keepalive_s: float = 30.0

@@ -76,7 +76,7 @@ TRANSITIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: for the reply to the login, between keepalives, of silence at most, for a verdict, and for the first job."""
+    """Seconds: for the reply to the login, between keepalives, of silence, for a verdict, and for the first job."""
 
     login_s: float = 10.0
     keepalive_s: float = 30.0

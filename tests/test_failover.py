@@ -155,6 +155,27 @@ def test_a_refused_login_is_tried_again_slowly_and_the_next_source_is_used_at_on
     assert played.login_refused(0) == POLICY.refused_retry_s
 
 
+def test_when_the_last_job_is_gone_a_source_that_refused_us_is_tried_again_soon() -> None:
+    played = Played(2)
+    played.job(1)
+    for _ in range(10):
+        assert played.failover.retry_at(0) <= played.now + POLICY.max_refused_retry_s
+        played.until(played.failover.retry_at(0), 1)
+        played.login_refused(0)
+    assert (played.current, played.failover.retry_at(0)) == (1, played.now + POLICY.max_refused_retry_s)
+    played.lost(1)
+    assert played.current is None
+    assert played.failover.retry_at(0) == played.now + POLICY.max_retry_s, "it refused us a moment ago"
+    # Once: what still refuses us has to be waited for.
+    played.until(played.failover.retry_at(0))
+    played.login_refused(0)
+    assert played.failover.retry_at(0) == played.now + POLICY.max_refused_retry_s
+    played.job(1)
+    played.until(played.now + POLICY.max_refused_retry_s / 2, 1)
+    played.lost(1)
+    assert played.failover.retry_at(0) == played.now
+
+
 def test_all_are_refused_until_one_has_a_job_again() -> None:
     played = Played(2)
     played.login_refused(0)
@@ -192,8 +213,22 @@ def test_a_run_of_refused_shares_leads_to_a_new_login_and_to_the_next_source() -
     assert played.current == 1
     played.until(played.now + 2 * POLICY.penalty_s - 10, 0, 1)
     assert played.failing(0) is Failing.SHARES_REFUSED
-    played.failover.share_accepted(0, played.now)
+    for _ in range(POLICY.refused_shares * POLICY.accepted_for_refused):
+        assert played.failing(0) is Failing.SHARES_REFUSED
+        played.failover.share_accepted(0, played.now)
     assert played.failing(0) is None
+
+
+def test_a_source_that_refuses_every_second_share_is_left() -> None:
+    played = Played(2)
+    played.job(0)
+    again = []
+    for _ in range(POLICY.refused_shares * POLICY.accepted_for_refused):
+        again += refuse(played, 0, 1, 5.0)
+        played.failover.share_accepted(0, played.now)
+    assert again.index(True) < 2 * POLICY.refused_shares
+    assert again.count(True) == 1, "once a penalty"
+    assert (played.failing(0), played.current) == (Failing.SHARES_REFUSED, 1)
 
 
 @pytest.mark.parametrize("count", [1, POLICY.refused_shares - 1, 100])
@@ -203,7 +238,8 @@ def test_few_refusals_and_those_of_one_moment_and_those_between_accepted_shares_
     apart = 0.0 if count > POLICY.refused_shares else 20.0
     for _ in range(10):
         assert not any(refuse(played, 0, count, apart))
-        played.failover.share_accepted(0, played.now)
+        for _ in range(min(count, POLICY.refused_shares) * POLICY.accepted_for_refused):
+            played.failover.share_accepted(0, played.now)
     assert (played.failing(0), played.current) == (None, 0)
 
 
@@ -383,7 +419,7 @@ def test_the_page_is_about_this_policy() -> None:
         Failing.SESSIONS: (f"{POLICY.failed_sessions} connections", f"for {POLICY.session_s:g} s"),
         Failing.NO_JOB: (f"for {POLICY.first_job_s:g} s",),
         Failing.SHARES_REFUSED: (
-            f"{POLICY.refused_shares} shares in a row",
+            f"{POLICY.refused_shares} shares were refused",
             f"at least {POLICY.refused_shares_s:g} s",
             f"{POLICY.penalty_s:g} s are over",
         ),

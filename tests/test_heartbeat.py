@@ -246,10 +246,14 @@ def test_the_status_says_which_source_is_down_and_since_when(tmp_path: Path) -> 
     first.mined = first.connected = second.connected = False
     down = "; ".join(f"pool {letter} not connected for 0 s" for letter in "abc")
     assert status(0.25) == f"{workers}; {down}"
-    second.connected = True
-    assert status(90).startswith(f"{workers}; pool a not connected for 90 s; pool b has no job; pool c not ")
-    second.mined = True
+    second.connected, second.failing = True, "no job"
+    assert status(90).startswith(f"{workers}; pool a not connected for 90 s; pool b is failing (no job); pool c not ")
+    second.mined, second.failing = True, ""
     assert status(150) == f"{workers}; pool a not connected for 4 min; mining for pool b instead"
+    first.connected, first.failing = True, "shares refused"
+    assert status(90) == f"{workers}; pool a is failing (shares refused); mining for pool b instead"
+    first.failing = ""
+    assert status(90) == f"{workers}; pool a is not mined yet; mining for pool b instead"
     first.refusal = "it refuses the login: Invalid\nMAINPID=1 address" + "!" * 1000
     refused = status(8000).removeprefix(
         f"{workers}; pool a refuses us: it refuses the login: Invalid\\nMAINPID=1 address"
@@ -259,6 +263,9 @@ def test_the_status_says_which_source_is_down_and_since_when(tmp_path: Path) -> 
     first.refusal, first.connected = "", True
     first.mined, second.mined = True, False
     assert status(1) == workers
+    first.failing = "old job"
+    assert status(90) == f"{workers}; pool a is failing (old job)"
+    first.failing = ""
     store_ok = False
     miner._workers[1].alive = False
     assert status(100) == f"{workers}; worker 1 has failed; jobs are kept in memory only"

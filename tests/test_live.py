@@ -17,7 +17,7 @@ from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Pow, Solution
 from quantus_miner.sources.failover import POLICY
 from quantus_miner.sources.link import Handover, Listener, Verdict
-from quantus_miner.sources.live import REPEAT_S, LiveSource
+from quantus_miner.sources.live import MINUTE_S, REPEAT_S, LiveSource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -252,7 +252,7 @@ def test_a_refusal_is_not_final_and_is_logged_once(caplog: pytest.LogCaptureFixt
                 first.ending.set_exception(LinkRefusedError("auth failed"))
                 await until(lambda: source.stats()[0].refusals == count)  # noqa: B023 - awaited here
                 clock.now += REPEAT_S / 4
-            assert (source.stats()[0].failing, source.stats()[0].refusal) == (True, "auth failed")
+            assert (source.stats()[0].failing, source.stats()[0].refusal) == ("login refused", "auth failed")
             on_second = await second.connected()
             second.give(on_second, job("b", difficulty=MAX))
             assert source.stats()[1].mined
@@ -277,6 +277,36 @@ def test_a_refusal_is_not_final_and_is_logged_once(caplog: pytest.LogCaptureFixt
         "node a refuses us: auth failed",
         "node a refuses us: server busy",
     ]
+
+
+def test_what_goes_wrong_again_and_again_is_a_warning_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "miner.live")
+
+    async def test() -> None:
+        clock, link = Clock(), ScriptedLink("pool a")
+        async with mining(link, clock=clock) as (source, _):
+            for count in range(1, 5):
+                listener = await link.connected()
+                link.give(listener, job(str(count), difficulty=MAX))
+                for nonce in range(3):
+                    for _ in range(2 * POLICY.accepted_for_refused):
+                        listener.on_verdict(Verdict(True, False, "", 0.1, nonce))
+                    listener.on_verdict(Verdict(False, False, f"{clock.now}", 0.1, nonce))
+                    listener.on_verdict(Verdict(False, True, "Stale share", 0.1, nonce))
+                link.ending.set_exception(LinkLostError(f"gone at {clock.now}"))
+                await until(lambda: not source.stats()[0].connected)
+                clock.now += MINUTE_S / 3
+
+    run(test())
+    lines = [record.getMessage().partition("; next")[0] for record in caplog.records if record.levelname == "WARNING"]
+    assert lines == [
+        "Share rejected by pool a: 1000.0",
+        "Share stale by pool a: Stale share",
+        "Lost pool a: gone at 1000.0",
+        "Share rejected by pool a: 1060.0 (8 more since the last such line)",
+        "Lost pool a: gone at 1060.0",
+    ]
+    assert "s (2 more since the last such line)" in caplog.text
 
 
 def test_when_all_refuse_the_source_goes_on_unless_it_is_told_to_end() -> None:
@@ -322,7 +352,7 @@ def test_a_run_of_refused_shares_leads_to_a_new_login() -> None:
             first.give(listener, job("3", difficulty=MAX))
             stats = source.stats()
             assert [link.mined for link in stats] == [False, True]
-            assert [link.failing for link in stats] == [True, False]
+            assert [link.failing for link in stats] == ["shares refused", ""]
             assert stats[0].connects == 2
 
     run(test())

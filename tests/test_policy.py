@@ -6,6 +6,7 @@ The times are short; docs/failover.md has the real ones, and ``benchmarks.failov
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -169,6 +170,8 @@ def test_a_pool_that_refuses_every_share_is_left_after_a_new_login() -> None:
 def test_a_pool_that_forgets_our_session_is_logged_in_to_again_and_goes_on_earning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.DEBUG, "miner.live")
+
     async def test() -> None:
         only = pool(Misbehaviour.FORGET)
         async with mining_at(only) as seen:

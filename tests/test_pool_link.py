@@ -126,7 +126,12 @@ async def linked(url: str, timing: Timing | None = None) -> AsyncIterator[tuple[
 
 async def lost(task: asyncio.Task[None]) -> str:
     """How the link was lost."""
-    with pytest.raises(LinkLostError) as error:
+    return await failure(task, LinkLostError)
+
+
+async def failure(task: asyncio.Task[None], kind: type[Exception]) -> str:
+    """What the link's error of that kind says."""
+    with pytest.raises(kind) as error:
         await asyncio.wait_for(task, PATIENCE_S)
     return str(error.value)
 
@@ -427,7 +432,7 @@ def test_a_wrong_pin_is_noticed_before_the_login() -> None:
             said: list[str] = []
             pool.report = said.append
             async with linked(pool.url) as (_, ear, task):
-                reason = await lost(task)
+                reason = await failure(task, LinkRefusedError)
             assert "its certificate has SHA-256 " in reason
             assert f"not the pinned {pool.url.rpartition('=')[2]}" in reason
             assert not ear.opened.is_set()
@@ -442,7 +447,7 @@ def test_a_self_signed_certificate_is_not_trusted_and_the_log_says_what_to_write
             said: list[str] = []
             pool.report = said.append
             async with linked(pool.url.partition("?")[0]) as (_, ear, task):
-                reason = await lost(task)
+                reason = await failure(task, LinkRefusedError)
             assert reason.startswith("its certificate is not trusted: self-signed certificate; its SHA-256 is ")
             assert reason.endswith(f": if that is what the pool publishes, write {pool.url}")
             assert not ear.opened.is_set()
@@ -466,7 +471,7 @@ def test_a_certificate_that_is_gone_at_the_second_look_is_not_trusted_either() -
                 return await see()
 
             link._see_certificate = gone  # type: ignore[method-assign]
-            with pytest.raises(LinkLostError, match=r"not trusted: self-signed certificate; \?pin= and its SHA-256"):
+            with pytest.raises(LinkRefusedError, match=r"not trusted: self-signed certificate; \?pin= and its SHA-256"):
                 await link.run(Ear())
 
     run(test)
@@ -475,8 +480,12 @@ def test_a_certificate_that_is_gone_at_the_second_look_is_not_trusted_either() -
 def test_whoever_asks_for_it_takes_any_certificate_and_is_warned(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with started(dev_pool(tls=True)) as pool:
-            async with linked(pool.url.partition("?")[0] + "?insecure=1") as (_, ear, _):
+            async with linked(pool.url.partition("?")[0] + "?insecure=1") as (link, ear, _):
                 await ear.job()
+            again = asyncio.ensure_future(link.run(ear := Ear()))
+            await ear.job()
+            again.cancel()
+            await asyncio.wait({again})
             assert [record.levelname for record in caplog.records] == ["WARNING"]
             assert "is not checked" in caplog.text
 

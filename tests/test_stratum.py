@@ -224,6 +224,9 @@ def test_which_refusals_mean_too_late(reason: str, stale: bool) -> None:
         ({"code": 24, "message": "Unauthorized worker"}, True),
         ([25, "Not subscribed", None], True),
         ("Invalid session", True),
+        ({"code": -1, "message": "Session id not found"}, True),
+        ({"code": -32601, "message": "no keepalive is needed in this session"}, False),
+        ({"code": 22, "message": "duplicate share in session 7"}, False),
         ({"code": -1, "message": "Session expired, please log in first"}, True),
         ({"code": -1, "message": "Invalid nonce"}, False),
         ({"code": 21, "message": "Job not found"}, False),
@@ -668,6 +671,14 @@ def test_a_login_is_not_waited_for_without_end() -> None:
     assert miner.deadline == 110.0
     assert miner.tick(109.9) == []
     assert miner.tick(110.0) == [Broken("no reply to the login within 10 s")]
+
+
+def test_a_first_job_is_not_waited_for_without_end() -> None:
+    miner = StratumMiner(LOGIN, AGENT, 100.0, stratum_miner.Timing(keepalive_s=1e6, silence_s=1e6))
+    miner.receive(b'{"id":1,"result":{"id":"s","status":"OK"}}\n', 101.0)
+    assert (miner.state, miner.deadline) == (stratum_miner.State.WAITING, 700.0)
+    assert miner.tick(699.0) == []
+    assert miner.tick(700.0) == [Broken("no job within 600 s")]
 
 
 def test_keepalives_verdicts_and_silence() -> None:

@@ -95,11 +95,13 @@ class Heartbeat:
             if link.mined:
                 if number:
                     yield f"mining for {link.name} instead"
+                if link.failing:
+                    yield f"{link.name} is failing ({link.failing})"
                 return
             if link.refusal:
                 yield f"{link.name} refuses us: {link.refusal[:MAX_REASON]}"
             elif link.connected:
-                yield f"{link.name} has no job"
+                yield f"{link.name} {f'is failing ({link.failing})' if link.failing else 'is not mined yet'}"
             else:
                 yield f"{link.name} not connected for {units.duration(now - self._down[link.name])}"
 

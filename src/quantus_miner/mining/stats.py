@@ -118,8 +118,8 @@ class LinkStats:
     stale: int = 0
     latency_s: float = 0.0
     """From sending the last share that was judged to its verdict."""
-    failing: bool = False
-    """Whether it counts as failing, so that the next one is used."""
+    failing: str = ""
+    """Why it counts as failing, so that the next one is used; empty: it does not."""
     refusals: int = 0
     """Times that it refused our login, or showed another certificate or protocol version."""
     refusal: str = ""

@@ -28,9 +28,11 @@ class Policy:
     job_age_s: float = 600.0
     """A source whose job has not changed for this long is failing."""
     refused_shares: int = 5
-    """After this many refused shares in a row, none accepted, a source is failing."""
+    """After this many refused shares for which accepted ones have not made up a source is failing."""
     refused_shares_s: float = 10.0
     """They also have to be spread over this long."""
+    accepted_for_refused: int = 2
+    """This many accepted shares make up for a refused one."""
     penalty_s: float = 300.0
     """A source that refused so many shares is failing for this long, the next time for twice as long."""
     max_penalty_s: float = 3600.0
@@ -72,12 +74,14 @@ class _Source:
         self.refused = False
         """Whether its last answer was that it will not have us."""
         self.failed_sessions = 0
-        self.refused_shares = 0
-        """In a row, without an accepted one."""
+        self.refused_shares = 0.0
+        """Those for which accepted ones have not made up; from 0 to the policy's ``refused_shares``."""
         self.refused_since = now
-        """When the first of them was."""
+        """When there was the first of them."""
         self.penalised_until = now
         self.retry_at = now
+        self.ended_at = now
+        """When its latest session or try ended."""
         self.relapses = 0
         """Returns to it, one after the other, after which it soon failed again."""
         self.returned_at: float | None = None
@@ -192,10 +196,13 @@ class Failover:
         self.update(now)
 
     def share_accepted(self, index: int, now: float) -> None:
-        """A share has been accepted: that ends a penalty, too."""
+        """A share has been accepted. When that has made up for all that were refused, a penalty ends, too."""
         source = self._sources[index]
-        source.accepted_here, source.refused_shares, source.penalised_until = True, 0, now
-        source.penalty.reset()
+        source.accepted_here = True
+        source.refused_shares = max(0.0, source.refused_shares - 1 / self._policy.accepted_for_refused)
+        if source.refused_shares == 0:
+            source.penalised_until = now
+            source.penalty.reset()
 
     def share_refused(self, index: int, now: float) -> bool:
         """A share was refused, for whatever reason. Return whether to end the session and log in again."""
@@ -203,14 +210,14 @@ class Failover:
         source.refused_here = True
         if source.refused_shares == 0:
             source.refused_since = now
-        source.refused_shares += 1
+        source.refused_shares = min(source.refused_shares + 1.0, policy.refused_shares)
         penalised = (
             source.refused_shares >= policy.refused_shares
             and now - source.refused_since >= policy.refused_shares_s
             and now >= source.penalised_until
         )
         if penalised:
-            # The run of refusals goes on: when the penalty is over, one more is enough for the next.
+            # Nothing is forgotten: when the penalty is over, one more is enough for the next.
             source.penalised_until = now + source.penalty.wait_s(0.0)
         return penalised
 
@@ -236,6 +243,7 @@ class Failover:
 
     def _end(self, source: _Source, now: float, wait_s: float) -> float:
         source.end_session(now)
+        source.ended_at = now
         source.retry_at = max(source.retry_at, now + wait_s)
         self.update(now)
         return wait_s
@@ -250,6 +258,10 @@ class Failover:
         if current is not None and current != self._latest:
             self._note_switch(self._latest, current, now)
             self._latest = current
+        if current is None and self.current is not None:
+            # Now that there is nothing to mine, no source waits for longer than after a lost connection.
+            for source in self._sources:
+                source.retry_at = min(source.retry_at, max(now, source.ended_at + self._policy.max_retry_s))
         self.current = current
         if current is not None and self._healthy_for(current, now) >= self._policy.healthy_s:
             self.wanted = range(current + 1)

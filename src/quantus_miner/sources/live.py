@@ -7,7 +7,7 @@ import contextlib
 import logging
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.errors import LinkLostError, LinkRefusedError
@@ -31,8 +31,19 @@ log = logging.getLogger("miner.live")
 
 LOOK_S: Final = 1.0
 """Seconds between two looks at whether time alone changes the choice of links."""
+MINUTE_S: Final = 60.0
+"""Seconds in which a source causes one warning of a kind at most; the others are logged as debug."""
 REPEAT_S: Final = 600.0
-"""Seconds after which a refusal in the same words is logged as an error again."""
+"""Seconds after which a warning or an error for the same reason is logged as one again."""
+
+
+@dataclass(slots=True)
+class _Logged:
+    """A warning that was logged. ``more``: those of its kind that were not, since."""
+
+    reason: str
+    at: float
+    more: int = 0
 
 
 @dataclass(slots=True)
@@ -47,8 +58,8 @@ class _Upstream:
     """Why we end the session to begin another; empty: we do not."""
     failing: Failing | None = None
     """As logged."""
-    error: tuple[str, float] = ("", 0.0)
-    """The refusal that was logged last, and when."""
+    logged: dict[str, _Logged] = field(default_factory=dict)
+    """By kind of warning."""
 
 
 class _Events:
@@ -199,7 +210,8 @@ class LiveSource:
             upstream.stats.stale += 1
         else:
             upstream.stats.rejected += 1
-        log.warning("Share %s by %s: %s", judgement, upstream.link.name, verdict.reason)
+        text = "Share %s by %s: %s"
+        self._warn(upstream, judgement, verdict.reason, text, judgement, upstream.link.name, verdict.reason)
         task = upstream.task
         # When we end a session ourselves, the shares without a verdict are not the pool's fault.
         if task is not None and not task.cancelling() and self._failover.share_refused(index, self._clock()):
@@ -248,21 +260,30 @@ class LiveSource:
 
     def _on_lost(self, index: int, upstream: _Upstream, reason: str) -> None:
         wait_s = self._failover.lost(index, self._clock(), _jitter())
-        log.warning("Lost %s: %s; next try in %.1f s", upstream.link.name, reason, wait_s)
+        self._warn(upstream, "lost", reason, "Lost %s: %s; next try in %.1f s", upstream.link.name, reason, wait_s)
         self._loop.call_later(wait_s, self._news.set)
 
     def _on_refused(self, index: int, upstream: _Upstream, reason: str) -> None:
-        now = self._clock()
-        wait_s = self._failover.login_refused(index, now, _jitter())
+        wait_s = self._failover.login_refused(index, self._clock(), _jitter())
         upstream.stats.refusal = reason
         upstream.stats.refusals += 1
-        text, logged_at = upstream.error
-        news = reason != text or now - logged_at >= REPEAT_S
-        if news:
-            upstream.error = (reason, now)
-        level = logging.ERROR if news else logging.DEBUG
-        log.log(level, "%s refuses us: %s; next try in %.0f s", upstream.link.name, reason, wait_s)
+        text = "%s refuses us: %s; next try in %.0f s"
+        self._warn(upstream, "refused", reason, text, upstream.link.name, reason, wait_s, level=logging.ERROR)
         self._loop.call_later(wait_s, self._news.set)
+
+    def _warn(
+        self, upstream: _Upstream, kind: str, reason: str, text: str, *args: object, level: int = logging.WARNING
+    ) -> None:
+        """Log ``text`` at ``level``, or as debug if there was one of its kind a short time ago."""
+        now, last = self._clock(), upstream.logged.get(kind)
+        if last is not None and now - last.at < (REPEAT_S if reason == last.reason else MINUTE_S):
+            last.more += 1
+            level = logging.DEBUG
+        else:
+            if last is not None and last.more:
+                text += f" ({last.more:,} more since the last such line)"
+            upstream.logged[kind] = _Logged(reason, now)
+        log.log(level, text, *args, stacklevel=2)
 
     def _refusals(self) -> list[str]:
         return [f"{upstream.link.name}: {upstream.stats.refusal}" for upstream in self._upstreams]
@@ -291,12 +312,12 @@ class LiveSource:
 
     def _note_failing(self, index: int, upstream: _Upstream) -> None:
         failing = self._failover.failing(index, self._clock()) if index in self._failover.wanted else None
-        upstream.stats.failing = failing is not None
+        upstream.stats.failing = failing or ""
         if failing != upstream.failing and len(self._upstreams) > 1:
             if failing is None:
                 log.info("%s is not failing any more", upstream.link.name)
             else:
-                log.warning("%s is failing: %s", upstream.link.name, failing)
+                self._warn(upstream, failing, failing, "%s is failing: %s", upstream.link.name, failing)
         upstream.failing = failing
 
     def _start(self, index: int, job: LiveJob) -> Search:

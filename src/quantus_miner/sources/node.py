@@ -115,7 +115,7 @@ class NodeLink:
             raise quic.EndedError(str(error)) from None
         failures: list[quic.EndedError] = []
         for address in addresses:
-            session = _Session(listener, self._token, self._alpn, self._idle_s, paced=self._kind == "node")
+            session = _Session(self.name, listener, self._token, self._alpn, self._idle_s, paced=self._kind == "node")
             try:
                 await _within(self._handshake_s, session.connection.open(*address))
             except quic.EndedError as error:
@@ -153,7 +153,7 @@ class NodeLink:
 class _Session:
     """One connection with its core, its listener, and the results that cannot be sent yet."""
 
-    def __init__(self, listener: Listener, token: str, alpn: str, idle_s: float, *, paced: bool) -> None:
+    def __init__(self, name: str, listener: Listener, token: str, alpn: str, idle_s: float, *, paced: bool) -> None:
         self.connection = quic.Connection(
             alpn=alpn,
             server_name=proto.SERVER_NAME,
@@ -162,6 +162,7 @@ class _Session:
             on_room=self._send_waiting,
         )
         self._loop = asyncio.get_running_loop()
+        self._name = name
         self._listener = listener
         self._core = proto.NodeMiner(token, self._loop.time(), paced=paced)
         self._waiting: deque[tuple[LiveJob, Solution, int, float]] = deque()
@@ -221,7 +222,7 @@ class _Session:
                     self._listener.on_job(job)
                 case JobRefused(reason):
                     # Once a connection: a peer does not get to fill the log.
-                    log.log(logging.DEBUG if self._warned else logging.WARNING, "%s", reason)
+                    log.log(logging.DEBUG if self._warned else logging.WARNING, "%s sent an %s", self._name, reason)
                     self._warned = True
                     self._listener.on_no_job()
                 case Broken(reason):

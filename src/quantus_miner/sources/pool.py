@@ -54,6 +54,7 @@ class PoolLink:
         self._tls = _tls_context(url) if url.tls else None
         self._addresses = Addresses(url.host, url.port, socket.SOCK_STREAM)
         self._address: Address | None = None
+        self._warned = False
         self._speaks_tls: bool | None = None  # found out when it closed a connection without TLS; None: not asked
         self._connection: _Connection | None = None
 
@@ -101,7 +102,8 @@ class PoolLink:
         return Handover.SENT
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if self._url.insecure:
+        if self._url.insecure and not self._warned:
+            self._warned = True
             log.warning("The certificate of %s is not checked (insecure=1): anyone can pretend to be it", self.name)
         deadline = asyncio.get_running_loop().time() + self._connect_timeout_s
         try:
@@ -122,7 +124,7 @@ class PoolLink:
         except TimeoutError:
             reason = f"it did not answer the TLS handshake within {self._connect_timeout_s:g} s"
         except ssl.SSLCertVerificationError as error:
-            raise LinkLostError(await self._untrusted(error.verify_message)) from None
+            raise LinkRefusedError(await self._untrusted(error.verify_message)) from None
         except (OSError, ValueError) as error:  # ValueError: a host name that no certificate can have
             reason = f"the TLS handshake failed: {_reason(error)}"
         plain = replace(self._url, scheme="stratum+tcp")
@@ -172,12 +174,12 @@ class PoolLink:
         return f"this port speaks TLS: write {replace(self._url, scheme='stratum+ssl')}"
 
     def _check_pin(self, writer: asyncio.StreamWriter) -> None:
-        """Before a byte of ours is sent. Raises LinkLostError."""
+        """Compare the certificate with the pin, before a byte of ours is sent. Raises LinkRefusedError."""
         if self._url.pin is None:
             return
         fingerprint = _fingerprint(writer)
         if not hmac.compare_digest(fingerprint, self._url.pin):
-            raise LinkLostError(
+            raise LinkRefusedError(
                 f"its certificate has SHA-256 {fingerprint.hex()}, not the pinned {self._url.pin.hex()}"
             )
 
@@ -186,11 +188,11 @@ class PoolLink:
         while True:
             connection.flush()
             try:
-                async with asyncio.timeout_at(core.deadline) as patience:
+                async with asyncio.timeout_at(core.deadline) as limit:
                     data = await reader.read(READ_BYTES)
             except OSError as error:
                 # A TimeoutError, too, can be the system's and not ours.
-                if not patience.expired():
+                if not limit.expired():
                     raise LinkLostError(await self._why_lost(connection, _reason(error))) from None
             else:
                 if not data:

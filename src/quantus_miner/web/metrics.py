@@ -241,7 +241,7 @@ class MinerCollector(Collector):
         return {
             "miner_source_connected": {(link.name,): link.connected for link in links},
             "miner_source_mined": {(link.name,): link.mined for link in links},
-            "miner_source_failing": {(link.name,): link.failing for link in links},
+            "miner_source_failing": {(link.name,): link.failing != "" for link in links},
             "miner_source_refusals_total": {(link.name,): link.refusals for link in links},
             "miner_source_connects_total": {(link.name,): link.connects for link in links},
             "miner_source_jobs_total": {(link.name,): link.jobs for link in links},

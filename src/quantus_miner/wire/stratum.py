@@ -27,11 +27,12 @@ ROUNDING: Final = 1_000_000
 """A stated difficulty may differ from the target's by 1 plus one part in this many: pools round to six digits."""
 
 NO_REASON: Final = "no reason given"
-SESSION_LOST: Final = (
-    *("unauthenticated", "unauthorized", "unauthorised", "not authenticated", "not authorized", "not authorised"),
-    *("not logged in", "login first", "log in first", "login required", "not subscribed", "session", "unknown miner"),
+SESSION_LOST: Final = re.compile(
+    r"unauthenticated|unauthori[sz]ed|not (authenticated|authori[sz]ed|logged in|subscribed)|log ?in (first|required)"
+    r"|unknown miner|\b(invalid|unknown|expired|no|no such) session"
+    r"|session( id)?( is| has)? (not found|invalid|unknown|expired|lost|closed)"
 )
-"""Words of a refusal which say that the pool no longer knows our login."""
+"""What a refusal says, in lower case, if the pool no longer knows our login."""
 
 STALE_CODE: Final = 21
 """The error code for a job that the pool no longer knows."""
@@ -231,7 +232,7 @@ def is_stale(reason: str, code: object = None) -> bool:
 
 def is_session_lost(reason: str) -> bool:
     """Whether a refusal says that the pool no longer knows our login, so that only another login helps."""
-    return any(words in reason.lower() for words in SESSION_LOST)
+    return SESSION_LOST.search(reason.lower()) is not None
 
 
 def legible(text: str) -> str:

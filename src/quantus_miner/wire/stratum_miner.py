@@ -77,12 +77,13 @@ TRANSITIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: for the login's reply, between keepalives, of silence until a pool is dead, for a share's verdict."""
+    """Seconds: for the reply to the login, between keepalives, of silence, for a verdict, and for the first job."""
 
     login_s: float = 10.0
     keepalive_s: float = 30.0
     silence_s: float = 90.0
     verdict_s: float = 30.0
+    first_job_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,8 @@ class StratumMiner(Core[State, Step, Event]):
         if self.state is State.LOGGING_IN:
             return self._began + self._timing.login_s
         times = [self._kept + self._timing.keepalive_s, self._heard + self._timing.silence_s]
+        if self.state is State.WAITING:
+            times.append(self._began + self._timing.first_job_s)
         if self._book.oldest_sent is not None:
             times.append(self._book.oldest_sent + self._timing.verdict_s)
         return min(times)
@@ -146,6 +149,10 @@ class StratumMiner(Core[State, Step, Event]):
             return
         if now >= self._heard + self._timing.silence_s:
             self._break(f"no byte for {self._timing.silence_s:g} s", events)
+            return
+        if self.state is State.WAITING and now >= self._began + self._timing.first_job_s:
+            # Another login may get one, or lead to another machine of the pool.
+            self._break(f"no job within {self._timing.first_job_s:g} s", events)
             return
         self._give_up(now - self._timing.verdict_s, now, events)
         if now >= self._kept + self._timing.keepalive_s:

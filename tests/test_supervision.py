@@ -59,7 +59,7 @@ class Broken(MinerProcess):
         ("from quantus_miner.sources.live import LiveSource; LiveSource.run = boom", "The live source has failed"),
         ("from quantus_miner.sources.node import NodeLink; NodeLink.run = boom", "has failed"),
         ("from quantus_miner.web.job_api import HttpSource; HttpSource._health = boom", None),
-        ("from quantus_miner import metrics; metrics.MinerCollector._miner_values = boom", None),
+        ("from quantus_miner.web import metrics; metrics.MinerCollector._miner_values = boom", None),
     ],
 )
 def test_a_part_that_raises_is_logged_in_one_line_and_the_rest_goes_on(patch: str, line: str | None) -> None:
@@ -374,6 +374,24 @@ def test_a_signal_before_the_service_is_ready_is_a_clean_end(line: str, number: 
         assert miner.stop(number) == 0
     assert f"Received {number.name}: stopping" in "\n".join(miner.log)
     assert "Traceback" not in "\n".join(miner.log)
+
+
+def test_a_signal_ends_the_process_where_exceptions_are_lost() -> None:
+    # Python imports modules through weak references whose callbacks ignore exceptions.
+    program = """
+import signal, weakref
+from quantus_miner.host.signals import Signals
+from quantus_miner.logs import configure
+configure("info")
+Signals()
+one = set()
+reference = weakref.ref(one, lambda _: signal.raise_signal(signal.SIGTERM))
+del one
+print("goes on")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.endswith("INFO miner: Received SIGTERM: stopping\n")
 
 
 def test_more_signals_than_one_are_no_less_clean() -> None:

@@ -328,6 +328,7 @@ def test_an_exit_code_is_right_whatever_becomes_of_stdout(reader: str, code: int
         )
     assert ended.returncode == code
     assert len(ended.stderr.splitlines()) == code  # one line says why
+    assert "internal error" not in ended.stderr
 
 
 @pytest.mark.parametrize(("journal", "prefix"), [(True, "<3>"), (False, "")])
@@ -392,6 +393,20 @@ print("goes on")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.endswith("INFO miner: Received SIGTERM: stopping\n")
+
+
+def test_ctrl_c_while_the_program_is_imported_shows_no_traceback() -> None:
+    program = """
+import runpy, signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "quantus_miner.cli.verify":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+runpy.run_module("quantus_miner", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
 
 
 def test_more_signals_than_one_are_no_less_clean() -> None:

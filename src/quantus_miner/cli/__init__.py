@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 import click
 

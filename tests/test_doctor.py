@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import socket
@@ -442,6 +443,7 @@ def test_the_command_ends_with_1_if_something_is_wrong(tmp_path: Path) -> None:
         ("", 0, "ok     engine: cpu-fast passed the self test"),
         ("--engine gpu-cuda", 1, "WRONG  engine: engine 'gpu-cuda' is not available"),
         ("--workers many", 1, "WRONG  settings: --workers: 'many' (command line) is not allowed"),
+        ("--nonsense", 1, "WRONG  settings: EXTRA_MINER_FLAGS: No such option '--nonsense'."),
         ("--log 'info", 1, "WRONG  settings: EXTRA_MINER_FLAGS: No closing quotation"),
     ):
         ended = subprocess.run(
@@ -454,3 +456,28 @@ def test_the_command_ends_with_1_if_something_is_wrong(tmp_path: Path) -> None:
         )
         assert (ended.returncode, ended.stderr) == (code, "")
         assert text in ended.stdout
+
+
+def test_a_port_that_gives_a_byte_now_and_then_holds_up_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "CONNECT_TIMEOUT_S", 0.5)
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def serve() -> None:
+            for _ in ("/health", "/metrics"):
+                with listening.accept()[0] as client, contextlib.suppress(OSError):
+                    client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                    for _ in range(200):
+                        client.sendall(b"x")
+                        done.wait(0.1)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        found = complaints(findings(plant(tmp_path), f"port={port}", MINER_STATE_DIR=str(tmp_path)))
+        assert serving.is_alive()  # it was not waited for
+        done.set()
+        serving.join()
+    assert found["job API"] == f"cannot listen on 127.0.0.1:{port}: Address already in use"

@@ -253,6 +253,15 @@ def test_a_head_has_just_as_many_bytes_as_documented(cut: int, before: bytes) ->
     asyncio.run(run())
 
 
+def test_a_head_without_a_body_has_no_byte_more() -> None:
+    async def run() -> None:
+        async with serving() as address:
+            assert b"<POST >" in await talk(address, head_of(connection.MAX_HEAD))
+            assert await talk(address, head_of(connection.MAX_HEAD + 1)) == b""
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "before", [HEAD + b"\r\n", b"POST /echo HTTP/1.1\r\nhost: 127.0.0.1\r\n" + b"".join(BODIES["trailers"])]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -56,6 +57,13 @@ def replace_by_another(folder: Path) -> None:
     (other / database.FILE).replace(folder / database.FILE)
 
 
+def overwrite(folder: Path) -> None:
+    """As cp does with a backup, or a disk with rubbish: it stays the same file."""
+    with opened(other := folder.with_name("other")) as (store, _):
+        store.put(running("of the backup")).result(WAIT_S)
+    (folder / database.FILE).write_bytes((other / database.FILE).read_bytes())
+
+
 # --- removed or replaced ---
 
 
@@ -69,8 +77,11 @@ def replace_by_another(folder: Path) -> None:
         shutil.rmtree,
         lambda folder: folder.rename(folder.with_name("elsewhere")),
         replace_by_another,
+        overwrite,
+        lambda folder: os.truncate(folder / "jobs.db", 0),
+        lambda folder: (folder / "jobs.db").write_bytes(b"\xa5" * 20_000),
     ],
-    ids=["all", "database", "log", "map", "folder", "folder renamed", "another"],
+    ids=["all", "database", "log", "map", "folder", "folder renamed", "another", "copied over", "truncated", "rubbish"],
 )
 def test_what_is_removed_is_written_again_without_being_asked(
     tmp_path: Path, lines: Lines, remove: Callable[[Path], object]
@@ -385,8 +396,16 @@ def test_history_is_shown_in_any_locale(tmp_path: Path, encoding: str) -> None:
         return done.stdout
 
     assert len(output().decode(encoding).splitlines()) == 2
-    # JSON is always UTF-8.
-    assert json.loads(output("--json").decode("utf-8"))["job_id"] == "näh💎"
+    assert json.loads(output("--json").decode("ascii"))["job_id"] == "näh💎"
+
+
+def test_history_steers_no_terminal(tmp_path: Path) -> None:
+    name = "\x1b[2J\x07\x7f\x9b2J\u202e\u2028"
+    with opened(tmp_path) as (store, _):
+        store.put(running("a"), dataclasses.replace(find(2**300), job_id=name)).result(WAIT_S)
+    shown = history.lines(history.latest(tmp_path, 1)) + history.json_lines(history.latest(tmp_path, 1))
+    assert [line for line in shown if not line.isprintable()] == []
+    assert json.loads(shown[-1])["job_id"] == name
 
 
 # --- which folder ---

@@ -337,6 +337,7 @@ def test_an_exit_code_is_right_whatever_becomes_of_stdout(reader: str, code: int
         )
     assert ended.returncode == code
     assert len(ended.stderr.splitlines()) == code  # one line says why
+    assert "internal error" not in ended.stderr
 
 
 @pytest.mark.parametrize(("journal", "prefix"), [(True, "<3>"), (False, "")])
@@ -383,6 +384,38 @@ def test_a_signal_before_the_service_is_ready_is_a_clean_end(line: str, number: 
         assert miner.stop(number) == 0
     assert f"Received {number.name}: stopping" in "\n".join(miner.log)
     assert "Traceback" not in "\n".join(miner.log)
+
+
+def test_a_signal_ends_the_process_where_exceptions_are_lost() -> None:
+    # Python imports modules through weak references whose callbacks ignore exceptions.
+    program = """
+import signal, weakref
+from quantus_miner.host.signals import Signals
+from quantus_miner.logs import configure
+configure("info")
+Signals()
+one = set()
+reference = weakref.ref(one, lambda _: signal.raise_signal(signal.SIGTERM))
+del one
+print("goes on")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.endswith("INFO miner: Received SIGTERM: stopping\n")
+
+
+def test_ctrl_c_while_the_program_is_imported_shows_no_traceback() -> None:
+    program = """
+import runpy, signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "quantus_miner.cli.verify":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+runpy.run_module("quantus_miner", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
 
 
 def test_more_signals_than_one_are_no_less_clean() -> None:

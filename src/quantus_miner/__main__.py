@@ -1,5 +1,16 @@
-"""``python -m quantus_miner`` is the command ``quantus-miner``."""
+"""The command ``quantus-miner``, also as ``python -m quantus_miner``."""
 
-from quantus_miner.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command. Ctrl-C while it is being imported ends it without a traceback, too."""
+    try:
+        from quantus_miner.cli import main as command
+    except KeyboardInterrupt:
+        sys.exit(130)
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -285,17 +285,19 @@ def _port(about: str, address: str, port: int) -> Iterator[Finding]:
 
 def _is_a_miner(address: str, port: int) -> bool:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - what to connect to for it
-    connection = http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
-    try:
-        for path, mark in (("/health", b'"ready"'), ("/metrics", b"miner_effective_cpus")):
-            connection.request("GET", path)
-            if mark in connection.getresponse().read(1 << 20):
+    for path, mark in (("/health", b'"ready"'), ("/metrics", b"miner_effective_cpus")):
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            if mark in within(CONNECT_TIMEOUT_S, partial(_get, host, port, path)):
                 return True
-    except (OSError, http.client.HTTPException):
-        pass
-    finally:
-        connection.close()
     return False
+
+
+def _get(host: str, port: int, path: str) -> bytes:
+    connection = http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        with connection.getresponse() as response:
+            return response.read(1 << 20)
 
 
 def _sources(settings: Settings) -> Iterator[Finding]:

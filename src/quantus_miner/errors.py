@@ -26,6 +26,8 @@ def explain(error: Exception) -> str:
     """What to tell a user of an error that is none of ours; where the system's limits are the reason, what to do."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return "no file descriptor is left; raise their limit (LimitNOFILE= of the unit, or ulimit -n)"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "cannot write the output: no space is left on its device"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return "the system allows no more threads; raise their limit (TasksMax= of the unit, pids.max, or ulimit -u)"
     if isinstance(error, MemoryError):

@@ -10,6 +10,7 @@ import click
 
 from quantus_miner.cli.options import load_settings, settings_options
 from quantus_miner.cli.serve import serve
+from quantus_miner.errors import SettingError
 
 if TYPE_CHECKING:
     from quantus_miner.settings import Settings
@@ -26,7 +27,10 @@ def doctor(**given: str | None) -> None:
     environ = unit.service_environment(os.environ, properties)
 
     def settings() -> Settings:
-        extra = serve.make_context("serve", unit.extra_flags(environ)).params
+        try:
+            extra = serve.make_context("serve", unit.extra_flags(environ)).params
+        except click.UsageError as error:
+            raise SettingError(f"EXTRA_MINER_FLAGS: {error.format_message()}") from None
         flags = {name: text for part in (extra, given) for name, text in part.items() if text}
         return load_settings({"log": "warn"} | flags, environ)
 

@@ -16,11 +16,8 @@ from quantus_miner.cli.options import load_settings
 def history(state_dir: str | None, last: int, as_json: bool) -> None:
     """Show the blocks and shares that this miner has found."""
     settings = load_settings({"state_dir": state_dir, "log": "warn"})
-    import msgspec
-
     from quantus_miner.store import history as history_
 
     entries = history_.latest(settings.state_dir, last)
-    # JSON is UTF-8 in every locale.
-    for line in map(msgspec.json.encode, entries) if as_json else history_.lines(entries):
+    for line in history_.json_lines(entries) if as_json else history_.lines(entries):
         click.echo(line)

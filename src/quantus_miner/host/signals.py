@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +23,7 @@ IGNORED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 class Signals:
     """Handles signals from its creation to the end of the process.
 
-    Until ``hand_over`` a signal of ENDING raises SystemExit with exit code 0, whatever the main thread is doing. The
+    Until ``hand_over`` a signal of ENDING ends the process at once, with exit code 0: there is nothing to save yet. The
     event loop's own handlers would not do: they end with the loop, and a second SIGTERM would then kill the process.
     """
 
@@ -52,7 +53,10 @@ class Signals:
         else:
             self._handle(number)
             if number in ENDING:
-                raise SystemExit(0)
+                # SystemExit would be lost where Python ignores exceptions, as in callbacks of weak references, which
+                # imports use: the service would go on, and ignore all further signals.
+                logging.shutdown()
+                os._exit(0)
 
     def _handle(self, number: int) -> None:
         name = signal.Signals(number).name

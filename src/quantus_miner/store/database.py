@@ -96,6 +96,7 @@ class Database:
         self._unpruned = PRUNE_EVERY
         self._wal = True
         self._files: list[tuple[int, int] | None] = []
+        self._as_written: tuple[int, int] | None = None
         self._offset = 0.0  # running time less ``clock``
         folder.mkdir(parents=True, exist_ok=True)
         self._descriptor = _own(self._path)
@@ -106,7 +107,10 @@ class Database:
             raise
 
     def prepare(self) -> None:
-        """Open the database and bring its tables to VERSION. Raises sqlite3.Error, DamagedError, NewerError."""
+        """Open the database, check it as a whole and bring its tables to VERSION.
+
+        Raises sqlite3.Error, DamagedError, NewerError.
+        """
         try:
             self._prepare("WAL")
         except sqlite3.OperationalError as error:
@@ -120,6 +124,7 @@ class Database:
             log.info("%s has no shared memory maps: commits to %s take longer", self._path.parent, FILE)
         own = os.fstat(self._descriptor)
         self._files = [(own.st_dev, own.st_ino), *self._identify()[1:]]
+        self._as_written = self._state()
 
     def _connect(self) -> sqlite3.Connection:
         # Transactions are begun and ended by us. Only a reader can make us wait, and only without WAL.
@@ -157,26 +162,34 @@ class Database:
                 raise DamagedError(str(error)) from None
             if not schema.is_complete(db):
                 raise DamagedError("its tables are not those of a miner")
+            (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+            if verdict != "ok":
+                raise DamagedError(" ".join(str(verdict).split()))
             (ran,) = db.execute("SELECT max(ran) FROM clock").fetchone()
             if ran is None or not 0 <= ran < math.inf:
                 raise DamagedError(f"its running time is {ran} seconds")
             self._offset = ran - self._clock()
 
     def is_in_place(self) -> bool:
-        """Return False if a file that is in use was removed or replaced."""
-        return self._files == self._identify()
+        """Return False if a file that is in use was removed or replaced, or written to by others."""
+        return self._files == self._identify() and self._as_written == self._state()
+
+    def _state(self) -> tuple[int, int] | None:
+        """Size and time of the last change of the file; None if they cannot be read."""
+        try:
+            status = os.fstat(self._descriptor)
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
 
     def _identify(self) -> list[tuple[int, int] | None]:
         suffixes = ("", "-wal", "-shm") if self._wal else ("",)
         return [_identity(self._path.with_name(FILE + suffix)) for suffix in suffixes]
 
     def load(self) -> list[StoredJob]:
-        """All jobs, in the order in which they came; the file is checked as a whole."""
+        """All jobs, in the order in which they came. Raises sqlite3.Error, DamagedError."""
         try:
             with damage():
-                (verdict,) = self._db.execute("PRAGMA integrity_check(1)").fetchone()
-                if verdict != "ok":
-                    raise DamagedError(" ".join(str(verdict).split()))
                 rows = self._db.execute(LOAD).fetchall()
             return [_shifted(StoredJob.of(row), -self._offset) for row in rows]
         except (ValueError, TypeError) as error:
@@ -203,6 +216,7 @@ class Database:
             f"DROP TABLE IF EXISTS reserve; CREATE TABLE reserve AS SELECT zeroblob({RESERVE_BYTES * 4 // 3}) AS room;"
             "DROP TABLE reserve"
         )
+        self._as_written = self._state()
 
     def write(
         self,
@@ -237,6 +251,7 @@ class Database:
                     self._db.execute("ROLLBACK")
                 raise
         self._unpruned = unpruned
+        self._as_written = self._state()
 
     def _prune(self, ran: float) -> None:
         self._db.execute("DELETE FROM finds WHERE ran < ?", (ran - self._history_days * 86_400,))

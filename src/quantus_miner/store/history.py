@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import errno
+import json
 import os
 import shutil
 import sqlite3
@@ -116,6 +117,11 @@ def lines(entries: Iterable[Entry]) -> list[str]:
         rows.append(tuple(map(_short, texts)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def json_lines(entries: Iterable[Entry]) -> list[str]:
+    """Return a JSON object for each entry, in ASCII: nothing in it steers a terminal, or depends on the locale."""
+    return [json.dumps(msgspec.structs.asdict(entry), separators=(",", ":")) for entry in entries]
 
 
 def _entry(

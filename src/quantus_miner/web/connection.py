@@ -67,9 +67,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         start = 0
         while start < len(data):
+            left = MAX_HEAD - self._overhead
+            if self._in_head and left <= 0:
+                self.transport.abort()
+                return
             # A head ends exactly at the bound or not at all. Bodies are parsed in larger pieces: thousands of tiny
             # ones would take the event loop's time.
-            size = min(PIECE, max(1 if self._in_head else BODY_PIECE, MAX_HEAD - self._overhead))
+            size = min(PIECE, left if self._in_head else max(BODY_PIECE, left))
             piece = data[start : start + size]
             start += size
             self._overhead += len(piece)

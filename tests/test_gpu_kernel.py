@@ -156,12 +156,12 @@ def compile_cuda(text: str, arch: str) -> tuple[str, str]:
     if arch.startswith("sm_"):
         options.append(b"--ptxas-options=-v")
     nvrtc.nvrtcCompileProgram(program, len(options), options)
-    log = b" " * call("nvrtcGetProgramLogSize", program)
+    log = bytes(max(2, call("nvrtcGetProgramLogSize", program)))  # one byte would be shared with the whole process
     call("nvrtcGetProgramLog", program, log)
     if arch.startswith("sm_"):
         return "", log.decode()
     assert not log.strip(b" \0"), log.decode()
-    code = b" " * call("nvrtcGetPTXSize", program)
+    code = bytes(call("nvrtcGetPTXSize", program))
     call("nvrtcGetPTX", program, code)
     return code.decode().rstrip("\0"), log.decode()
 

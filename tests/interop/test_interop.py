@@ -22,7 +22,7 @@ from quantus_miner.model import MAX, Pow
 from ..conftest import MinerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 BINARY = Path(__file__).parent / "target" / "debug" / "quantus-interop-node"
 
@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif(not BINARY.exists(), reason="the node in tests/i
 ALPN = "quantus-miner/2"
 TOKEN_FILE, PIN_FILE = "miner-auth-token", "miner-tls-cert-sha256"
 DIFFICULTY = 5000
+WALLET, WORKER = "wallet", "rig"
 
 
 class Node:
@@ -100,6 +101,14 @@ def arguments(node: Node, token_file: Path | None = None, pin_file: Path | None 
     )
 
 
+def as_pool(node: Node) -> Sequence[str]:
+    """The node as a pool that speaks its protocol: it gets every solution, where a node gets a few a job."""
+    return (
+        *("serve", "--port", "0", "--workers", "1", "--wallet", WALLET, "--worker-name", WORKER),
+        *("--pool", f"quic://127.0.0.1:{node.port}?pin={node.fingerprint}"),
+    )
+
+
 def check(result: dict[str, Any], header: bytes) -> None:
     """The chain's own rule, and the forms that it wants."""
     assert result["status"] == "completed", result
@@ -113,9 +122,9 @@ def check(result: dict[str, Any], header: bytes) -> None:
 
 
 @contextlib.contextmanager
-def mining(node: Node) -> Iterator[MinerProcess]:
+def mining(node: Node, flags: Callable[[Node], Sequence[str]] = arguments) -> Iterator[MinerProcess]:
     """A miner that the node has let in; its log is shown if the test fails."""
-    with MinerProcess(*arguments(node)) as miner:
+    with MinerProcess(*flags(node)) as miner:
         try:
             node.expect("ready")
             yield miner
@@ -143,7 +152,7 @@ def mine(node: Node, jobs: int, chain: str = "chain") -> list[dict[str, Any]]:
 def run_refused(*args: str) -> str:
     """The one line with which a miner gives up."""
     ended = subprocess.run(
-        [sys.executable, "-m", "quantus_miner", *args],
+        [sys.executable, "-m", "quantus_miner", *args, "--exit-on-refusal"],
         stderr=subprocess.PIPE,
         text=True,
         timeout=60,
@@ -169,9 +178,10 @@ def test_five_hundred_jobs(directory: Path) -> None:
         assert event == "disconnected"
 
 
-def test_a_solved_job_is_searched_on(directory: Path) -> None:
+def test_a_pool_gets_every_solution_of_a_job(directory: Path) -> None:
     header = header_of("a block")
-    with Node(directory) as node, mining(node):
+    (directory / TOKEN_FILE).write_text(f"{WALLET}.{WORKER}", encoding="ascii")
+    with Node(directory) as node, mining(node, as_pool):
         node.command("job", 1, header.hex(), DIFFICULTY)
         results = [node.result() for _ in range(5)]
     for result in results:
@@ -205,9 +215,10 @@ def test_a_node_restarts(directory: Path, end: str) -> None:
             mine(again, 3, "another chain")
 
 
-def test_a_node_that_cannot_queue_results_disconnects(directory: Path) -> None:
+def test_a_pool_that_cannot_queue_results_disconnects(directory: Path) -> None:
     header = header_of("a block")
-    with Node(directory) as node, mining(node):
+    (directory / TOKEN_FILE).write_text(f"{WALLET}.{WORKER}", encoding="ascii")
+    with Node(directory) as node, mining(node, as_pool):
         node.command("job", 1, header.hex(), DIFFICULTY)
         node.command("ignore", 8)
         while (event := node.event())[0] == "result":

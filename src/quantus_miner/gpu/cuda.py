@@ -118,7 +118,8 @@ def _device(index: int, driver_version: str) -> Device:
 
 def _out(call: Any, program: Any, size: int) -> bytes:  # noqa: ANN401 - the bindings have no types
     """What ``call`` writes into a buffer of ``size`` bytes."""
-    buffer = b" " * size
+    # At least 2 bytes: Python shares all bytes objects of one, so what is written into one changes it everywhere.
+    buffer = bytes(max(size, 2))
     done(call(program, buffer))
     return buffer
 

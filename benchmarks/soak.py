@@ -30,6 +30,7 @@ from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.quic_node import QuicNode
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import LiveJob, Pow, Solution, limit_from_difficulty
+from quantus_miner.sources.failover import Policy
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.wire.messages import parse_fingerprint
@@ -163,7 +164,8 @@ async def run(jobs: int, disconnects: int, workers: int, folder: Path) -> bool:
     link = WatchedLink("127.0.0.1", soak.port, soak.node.token, parse_fingerprint(fingerprint), idle_s=IDLE_S)
     link.sent = []
     soak.miner.start()
-    live = LiveSource(soak.miner, [link], priority=1)
+    # No session lasts here: the miner comes back at once all the same.
+    live = LiveSource(soak.miner, [link], priority=1, policy=Policy(max_retry_s=1.0, max_refused_retry_s=1.0))
     mining = asyncio.create_task(live.run())
     kinds: list[Callable[[], Awaitable[None]]] = [soak.drop, soak.garbage, soak.oversized, soak.restart, soak.vanish]
     dice = random.Random(1)  # noqa: S311 - the same run each time

@@ -6,6 +6,8 @@ import shlex
 import subprocess
 import time
 
+import pytest
+
 from .conftest import UNIT, Machine
 
 ENDLESS = {"job_id": "endless", "mining_hash": "ab" * 32, "difficulty": str(2**500)}
@@ -107,12 +109,17 @@ def fails(machine: Machine, env: str) -> None:
     machine.write("/etc/default/quantus-miner", env)
 
 
+def test_a_comment_behind_a_value_is_none_of_it(machine: Machine) -> None:
+    """As the operator page has it; systemd does not strip it."""
+    machine.configure(env="MINER_METRICS_PORT=9900         # enable Prometheus exporter\nMINER_WORKERS=1   # half\n")
+    assert machine.run("curl -s http://127.0.0.1:9900/metrics | grep ^miner_workers") == "miner_workers 1.0"
+
+
 def test_a_wrong_setting_is_named_and_not_tried_again(machine: Machine) -> None:
-    """An inline comment, which systemd does not strip."""
-    fails(machine, "MINER_PORT=9833  # the API\n")
+    fails(machine, "MINER_PORT=ninety  # the API\n")
     cursor = machine.cursor()
     machine.run(f"systemctl restart {UNIT}", check=False)
-    entry = machine.wait_for_message(cursor, "--port: '9833  # the API' (environment variable MINER_PORT)")
+    entry = machine.wait_for_message(cursor, "--port: 'ninety' (environment variable MINER_PORT)")
     assert entry["SYSLOG_IDENTIFIER"] == "quantus-miner"
     assert entry["PRIORITY"] == "3"  # so that journalctl -p warning shows it
     machine.wait_for_message(cursor, "Failed with result 'exit-code'")
@@ -130,16 +137,22 @@ def test_an_engine_that_cannot_run_here_is_named_and_not_tried_again(machine: Ma
     assert machine.show("NRestarts") == "0"
 
 
-def test_a_pool_that_refuses_us_is_not_tried_again(machine: Machine) -> None:
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_pool_that_refuses_us_ends_the_service_only_where_that_is_asked_for(machine: Machine, ends: bool) -> None:
     machine.run("systemd-run --quiet --unit=pool quantus-miner dev-pool --listen 3333 --misbehave refuse-login")
     try:
         machine.run("until journalctl -u pool --no-pager | grep -q 3333; do :; done")
         cursor = machine.cursor()
-        machine.configure(env="MINER_POOL=stratum+tcp://127.0.0.1:3333\nMINER_WALLET=someone\n")
+        asked = "MINER_EXIT_ON_REFUSAL=on\n" * ends
+        machine.configure(env=f"MINER_POOL=stratum+tcp://127.0.0.1:3333\nMINER_WALLET=someone\n{asked}")
+        machine.wait_for_message(cursor, "it refuses the login")
+        if not ends:
+            assert machine.call("/health")["status"] == "ready"
+            return
         machine.wait_for_message(cursor, "Failed with result 'exit-code'")
         assert (machine.show("ActiveState"), machine.show("ExecMainStatus")) == ("failed", "3")
         assert machine.show("NRestarts") == "0"
-        assert any("no live source will take us" in entry["MESSAGE"] for entry in machine.journal(cursor))
+        assert any("every live source refuses us" in entry["MESSAGE"] for entry in machine.journal(cursor))
     finally:
         machine.run("systemctl stop pool")
 

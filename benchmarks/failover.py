@@ -8,15 +8,20 @@ Real processes: two development pools and the service. Each scenario takes 45 to
 
 from __future__ import annotations
 
+import argparse
 import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO
+
+from benchmarks.process import environment, wait_until
 
 WALLET = "qzjTEwCDN6vQ6g4C5dq2NBJ2yxkZ9XtJzprerRgPpmj3ay16V"
 SHOWN = re.compile(r"(Connected to|Lost|Leaving|Mining for|refuses us|failing)")
@@ -72,6 +77,7 @@ def command(*arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment(),
     )
 
 
@@ -81,19 +87,19 @@ def pool(port: int, *flags: str) -> subprocess.Popen[str]:
     assert process.stderr is not None
     threading.Thread(target=process.stderr.read, daemon=True).start()
     with socket.socket() as probe:
-        while probe.connect_ex(("127.0.0.1", port)):
-            time.sleep(0.05)
+        wait_until("a development pool to listen", lambda: not probe.connect_ex(("127.0.0.1", port)))
     return process
 
 
-def play(name: str, scenario: Scenario) -> None:
-    """Runs one scenario."""
+def play(name: str, scenario: Scenario, state: Path) -> None:
+    """Run one scenario. ``state``: the state folder of the miner."""
     first, second = free_port(), free_port()
     names = {f"stratum+tcp://127.0.0.1:{first}": "FIRST", f"stratum+tcp://127.0.0.1:{second}": "SECOND"}
     pools = [pool(first, *scenario.first), pool(second, *EASY)]
     urls = [f"--pool={url}" for url in names]
     print(f"\n{name}: {scenario.what}", flush=True)
-    miner = command("serve", "--port=0", "--workers=1", f"--wallet={WALLET}", "--worker-name=rig", *urls)
+    flags = ("--port=0", "--workers=1", f"--state-dir={state}", f"--wallet={WALLET}", "--worker-name=rig")
+    miner = command("serve", *flags, *urls)
     assert miner.stderr is not None
     ready = threading.Event()
     counts: Counter[str] = Counter()
@@ -123,7 +129,7 @@ def play(name: str, scenario: Scenario) -> None:
 
     began = time.monotonic()
     threading.Thread(target=follow, args=(miner.stderr,), daemon=True).start()
-    ready.wait(30)
+    wait_until("the service to be ready", ready.is_set)
     began = time.monotonic()
     if scenario.then is not None:
         time.sleep(scenario.after_s)
@@ -145,11 +151,17 @@ def play(name: str, scenario: Scenario) -> None:
 
 def main() -> None:
     """Runs the scenarios that are named."""
-    chosen = sys.argv[1:] or list(SCENARIOS)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)}; none: all")
+    parser.add_argument("--seconds", type=float, help="end each scenario sooner")
+    options = parser.parse_args()
+    chosen = options.scenarios or list(SCENARIOS)
     if unknown := set(chosen) - set(SCENARIOS):
         sys.exit(f"no scenario {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     for name in chosen:
-        play(name, SCENARIOS[name])
+        scenario = SCENARIOS[name]
+        with tempfile.TemporaryDirectory() as state:
+            play(name, replace(scenario, end_s=options.seconds or scenario.end_s), Path(state))
 
 
 if __name__ == "__main__":

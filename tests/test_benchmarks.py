@@ -200,6 +200,7 @@ SMOKE = {
     "live": ("--workers=1", "--jobs=5", "--rounds=1", "--seconds=0.2"),
     "load": ("--seconds=0.2", "--rounds=1", "--attacks=none"),
     "soak": ("--jobs=5", "--disconnects=5"),
+    "failover": ("busy", "--seconds=1"),
 }
 
 

@@ -195,10 +195,11 @@ def test_an_error_at_the_start_is_one_line() -> None:
 
 def _is_ready(miner: MinerProcess) -> bool:
     """Waits for the service to be ready, or to have ended."""
-    while miner.process.poll() is None:
-        if any("Server starting on" in line for line in list(miner.log)):
-            return True
-    return False
+    try:
+        miner.wait_for_line("Server starting on")
+    except AssertionError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("files", range(6, 20))
@@ -206,7 +207,7 @@ def test_too_few_file_descriptors_are_one_line(files: int) -> None:
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))"
     with Broken(limit) as miner:
         # How many are enough depends on the version of Python.
-        if files >= 18 or (files >= 16 and miner.process.poll() is None and _is_ready(miner)):
+        if files >= 18 or (files >= 16 and _is_ready(miner)):
             assert miner.call("GET", "/health")[0] == 200
             assert miner.stop() == 0
         else:

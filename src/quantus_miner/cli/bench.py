@@ -10,7 +10,7 @@ import click
 
 from quantus_miner import units
 from quantus_miner.backends import table
-from quantus_miner.cli.options import load_settings
+from quantus_miner.cli.options import load_settings, pow_option
 from quantus_miner.errors import EngineUnavailableError, MinerError
 from quantus_miner.model import Pow
 
@@ -27,14 +27,7 @@ if TYPE_CHECKING:
     help="Engines to measure.",
 )
 @click.option("--kernel", metavar="NAME", help="CPU kernel of the fast engines.  [default: the fastest]")
-@click.option(
-    "--pow",
-    "pow_",
-    type=click.Choice([pow_.value for pow_ in Pow]),
-    default=Pow.POSEIDON2.value,
-    show_default=True,
-    help="Proof of work.",
-)
+@pow_option
 @click.option("--workers", metavar="N", help="Number of CPU workers.  [default: as the service]")
 @click.option("--gpu-devices", metavar="ID[,ID]", help="GPUs to measure: indices or PCI addresses.  [default: all]")
 @click.option("--state-dir", metavar="DIR", help="State folder.  [default: the user's]")

@@ -7,20 +7,14 @@ from pathlib import Path
 
 import click
 
+from quantus_miner.cli.options import pow_option
 from quantus_miner.model import Pow
 
 
 @click.command("dev-node")
 @click.option("--miner", metavar="URL", help="URL of a running miner's job API.  [default: start a miner]")
 @click.option("--api-token", metavar="TOKEN", envvar="MINER_API_TOKEN", help="Bearer token of that miner's job API.")
-@click.option(
-    "--pow",
-    "pow_",
-    type=click.Choice([pow_.value for pow_ in Pow]),
-    default=Pow.POSEIDON2.value,
-    show_default=True,
-    help="Proof of work.",
-)
+@pow_option
 @click.option(
     "--block-time",
     type=click.FloatRange(0.05, 3600),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from quantus_miner import logs
+from quantus_miner.model import Pow
 from quantus_miner.settings import SETTINGS, Settings, load
 
 if TYPE_CHECKING:
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
 
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
+
+pow_option: Final = click.option(
+    "--pow",
+    "pow_",
+    type=click.Choice([pow_.value for pow_ in Pow]),
+    default=Pow.POSEIDON2.value,
+    show_default=True,
+    help="Proof of work.",
+)
 
 
 def settings_options(command: Command) -> Command:

@@ -85,6 +85,11 @@ class LiveJob:
     target: int | None = None
 
     @property
+    def pow(self) -> Pow:
+        """Proof of work: live jobs have the network's."""
+        return Pow.POSEIDON2
+
+    @property
     def limit(self) -> int:
         """Largest valid hash, inclusive."""
         return limit_from_difficulty(self.difficulty) if self.target is None else self.target - 1

@@ -129,7 +129,7 @@ class Jobs:
     ) -> None:
         self._miner = miner
         self._store = store
-        self._expiry_s = expiry_s
+        self.expiry_s = expiry_s
         self._clock = clock
         self._call_soon = call_soon
         self._priority = priority
@@ -142,6 +142,13 @@ class Jobs:
     def entries(self) -> tuple[Entry, ...]:
         """All jobs."""
         return tuple(self._entries.values())
+
+    def prioritize(self, priority: int) -> None:
+        """Give all jobs another priority among those of other sources, from their next slices on."""
+        self._priority = priority
+        for entry in self._running.values():
+            if entry.search is not None:
+                entry.search.priority = priority
 
     def restore(self, jobs: Iterable[StoredJob]) -> None:
         """Take up the jobs of an earlier run, before any others come."""
@@ -200,9 +207,9 @@ class Jobs:
     def tick(self) -> None:
         """Cancel the jobs that nobody polls, forget those that nobody can want, save the others. Once a second."""
         now = self._clock()
-        for entry in [entry for entry in self._running.values() if entry.polled <= now - self._expiry_s]:
+        for entry in [entry for entry in self._running.values() if entry.polled <= now - self.expiry_s]:
             if self._stop(entry, Event.EXPIRE):
-                log.warning("Job %s was not polled for %g s: cancelled as expired", entry.id, self._expiry_s)
+                log.warning("Job %s was not polled for %g s: cancelled as expired", entry.id, self.expiry_s)
         self._forget(now)
         self.save()
 

@@ -88,7 +88,7 @@ def configure(filter_text: str, log_format: str = "auto", stream: TextIO | None 
     ``log_format``: ``text``, ``journald``, ``json``, or ``auto``: journald where the stream leads there, else text.
     Raises ValueError on a bad filter. No logging call raises or blocks afterwards, whatever becomes of the stream.
     """
-    levels = parse_filter(filter_text)
+    parse_filter(filter_text)
     stream = sys.stderr if stream is None else stream
     if log_format == "auto":
         log_format = "journald" if _leads_to_journald(stream) else "text"
@@ -103,7 +103,13 @@ def configure(filter_text: str, log_format: str = "auto", stream: TextIO | None 
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
-    for logger in root.manager.loggerDict.values():
+    set_filter(filter_text)
+
+
+def set_filter(filter_text: str) -> None:
+    """Show the records that pass ``filter_text``, from now on. Raises ValueError on a bad filter."""
+    levels = parse_filter(filter_text)
+    for logger in logging.getLogger().manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.setLevel(logging.NOTSET)
     for name, level in levels.items():

@@ -5,13 +5,12 @@ Precedence: flag, environment, file, default. An empty environment value counts 
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from quantus_miner import units
 from quantus_miner.backends import table
@@ -31,27 +30,6 @@ U64: Final = 2**64 - 1
 
 Parser = Callable[[str], Any]
 """Text to value; raises ValueError whose text says what is allowed."""
-
-
-def _integer(low: int, high: int) -> Parser:
-    allowed = f"a whole number from {low} to {high}"
-
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,20}", text) or not low <= int(text) <= high:
-            raise ValueError(allowed)
-        return int(text)
-
-    return parse
-
-
-def _address(text: str) -> str:
-    try:
-        # The zone of an IPv6 address may be anything to ipaddress, but not to a socket.
-        if not re.fullmatch(r"[!-~]+", text):
-            raise ValueError  # noqa: TRY301 - said below
-        return str(ipaddress.ip_address(text.strip("[]")))
-    except ValueError:
-        raise ValueError("an IP address, such as 127.0.0.1, 0.0.0.0 or ::1") from None
 
 
 def _engines(text: str) -> tuple[str, ...]:
@@ -74,15 +52,6 @@ def _devices(text: str) -> tuple[str, ...]:
     if names != ("all",) and not all(known.fullmatch(name) for name in names):
         raise ValueError("all, or indices and PCI addresses as `quantus-miner devices` lists them, separated by commas")
     return tuple(f"0000:{name}" if name.count(":") == 1 else name for name in names)
-
-
-def _choice(*choices: str) -> Parser:
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"one of {', '.join(choices)}")
-        return text
-
-    return parse
 
 
 def _pools(text: str) -> tuple[PoolUrl, ...]:
@@ -122,6 +91,8 @@ class Setting:
     """True if the flag may be repeated; its texts are joined by commas."""
     switch: bool = False
     """True if the flag takes no value and means ``on``."""
+    applies: Literal["live", "restart"] = "live"
+    """When a changed value applies: when the settings are reloaded, or when the service starts anew."""
 
     @property
     def flag(self) -> str:
@@ -135,59 +106,87 @@ class Setting:
 
 
 SETTINGS: Final = (
-    Setting("port", _integer(0, 65535), "9833", "TCP port of the job API; 0 takes a free one.", "PORT", short="-p"),
-    Setting("bind", _address, "127.0.0.1", "IP address that the job API listens on.", "ADDRESS"),
+    Setting(
+        "port",
+        units.integer(0, 65535),
+        "9833",
+        "TCP port of the job API; 0 takes a free one.",
+        "PORT",
+        short="-p",
+        applies="restart",
+    ),
+    Setting(
+        "bind",
+        units.parse_address,
+        "127.0.0.1",
+        "IP address that the job API listens on.",
+        "ADDRESS",
+        applies="restart",
+    ),
     Setting("allowed_hosts", parse_names, None, "More host names under which clients reach the miner.", "NAME[,NAME]"),
     Setting("engine", _engines, table.FAST, "Engine, or several separated by commas.", "NAME[,NAME]"),
     Setting("kernel", _word, None, "CPU kernel of the fast engines; unset: the fastest on this processor.", "NAME"),
     Setting(
-        "workers", _integer(0, LARGEST_CPU + 1), None, "CPU workers; unset: about half of the effective CPUs.", "N"
+        "workers", units.integer(0, LARGEST_CPU + 1), None, "CPU workers; unset: about half of the effective CPUs.", "N"
     ),
     Setting("gpu_devices", _devices, "all", "GPUs to use: all, or their indices or PCI addresses.", "ID[,ID]"),
-    Setting("gpu_duty", _integer(1, 100), "100", "Percentage of the time that each GPU works.", "PERCENT"),
+    Setting("gpu_duty", units.integer(1, 100), "100", "Percentage of the time that each GPU works.", "PERCENT"),
     Setting(
         "gpu_temp_limit",
-        _integer(30, 120),
+        units.integer(30, 120),
         None,
         "Degrees Celsius at which a GPU pauses until it is 3 degrees cooler; unset: no limit.",
         "DEGREES",
     ),
     Setting(
-        "metrics_port", _integer(0, 65535), None, "TCP port of the Prometheus exporter; unset: no exporter.", "PORT"
+        "metrics_port",
+        units.integer(0, 65535),
+        None,
+        "TCP port of the Prometheus exporter; unset: no exporter.",
+        "PORT",
+        applies="restart",
     ),
-    Setting("metrics_bind", _address, "127.0.0.1", "IP address that the Prometheus exporter listens on.", "ADDRESS"),
+    Setting(
+        "metrics_bind",
+        _address,
+        "127.0.0.1",
+        "IP address that the Prometheus exporter listens on.",
+        "ADDRESS",
+        applies="restart",
+    ),
     Setting(
         "progress_chunk_ms",
-        _integer(1, 60_000),
+        units.integer(1, 60_000),
         "2000",
         "Milliseconds that a worker should take for one slice of nonces.",
         "MS",
     ),
     Setting(
         "job_expiry_s",
-        _integer(1, 31_536_000),
+        units.integer(1, 31_536_000),
         "600",
         "Seconds after which a running job that is not polled is cancelled.",
         "S",
     ),
     Setting(
         "manip_solved_blocks",
-        _integer(0, U64),
+        units.integer(0, U64),
         None,
         f"{table.THROTTLED}: solved blocks to start from; unset: the count of the last run.",
         "N",
+        applies="restart",
     ),
     Setting(
         "manip_base_delay_ns",
-        _integer(0, 10**12),
+        units.integer(0, 10**12),
         "500000",
         f"{table.THROTTLED}: nanoseconds of sleep for each solved block.",
         "NS",
     ),
-    Setting("manip_step_batch", _integer(1, U64), "10000", f"{table.THROTTLED}: nonces between two sleeps.", "N"),
+    Setting("manip_step_batch", units.integer(1, U64), "10000", f"{table.THROTTLED}: nonces between two sleeps.", "N"),
     Setting(
         "manip_throttle_cap",
-        _integer(0, U64),
+        units.integer(0, U64),
         "0",
         f"{table.THROTTLED}: largest number of solved blocks that counts; 0: no cap.",
         "N",
@@ -214,11 +213,16 @@ SETTINGS: Final = (
     Setting("wallet", parse_wallet, None, "Address that pools pay to; needed with --pool.", "ADDRESS"),
     Setting("worker_name", parse_worker, None, "Name of this miner in pools; unset: the host's name.", "NAME"),
     Setting(
-        "exit_on_refusal", _choice("off", "on"), "off", "Exit when every node and pool refuses us.", "", switch=True
+        "exit_on_refusal",
+        units.choice("off", "on"),
+        "off",
+        "Exit when every node and pool refuses us.",
+        "",
+        switch=True,
     ),
     Setting(
         "priority",
-        _choice(*PRIORITIES),
+        units.choice(*PRIORITIES),
         "live",
         "Whose jobs come first, those of nodes and pools or those of the job API: live, http, or equal.",
         "NAME",
@@ -239,8 +243,9 @@ SETTINGS: Final = (
         "Folder for what survives a restart; unset: the user's state folder.",
         "DIR",
         envs=("MINER_STATE_DIR", "STATE_DIRECTORY"),
+        applies="restart",
     ),
-    Setting("history_days", _integer(1, 36_500), "30", "Days of running for which finds are kept.", "DAYS"),
+    Setting("history_days", units.integer(1, 36_500), "30", "Days of running for which finds are kept.", "DAYS"),
     Setting(
         "log",
         _filter,
@@ -249,7 +254,14 @@ SETTINGS: Final = (
         "FILTER",
         envs=("MINER_LOG", "RUST_LOG"),
     ),
-    Setting("log_format", _choice(*LOG_FORMATS), "auto", f"Format of log lines: {', '.join(LOG_FORMATS)}.", "FORMAT"),
+    Setting(
+        "log_format",
+        units.choice(*LOG_FORMATS),
+        "auto",
+        f"Format of log lines: {', '.join(LOG_FORMATS)}.",
+        "FORMAT",
+        applies="restart",
+    ),
 )
 
 FROM_FILES: Final = ("auth_token", "tls_cert_sha256", "api_token")

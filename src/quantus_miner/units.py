@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NODE_PORT: Final = 9833
 """Port of a node, if none is given."""
@@ -41,3 +45,37 @@ def duration(seconds: float) -> str:
     if seconds < 7_200:
         return f"{int(seconds // 60)} min"
     return f"{int(seconds // 3_600)} h" if seconds < 172_800 else f"{int(seconds // 86_400)} days"
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers; it raises ValueError that says what is allowed."""
+    allowed = f"a whole number from {low} to {high}"
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,20}", text) or not low <= int(text) <= high:
+            raise ValueError(allowed)
+        return int(text)
+
+    return parse
+
+
+def choice(*choices: str) -> Callable[[str], str]:
+    """Return a parser that takes one of ``choices``; it raises ValueError that says what is allowed."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def parse_address(text: str) -> str:
+    """Return an IP address in its usual form. Raises ValueError that says what is allowed."""
+    try:
+        # The zone of an IPv6 address may be anything to ipaddress, but not to a socket.
+        if not re.fullmatch(r"[!-~]+", text):
+            raise ValueError  # noqa: TRY301 - said below
+        return str(ipaddress.ip_address(text.strip("[]")))
+    except ValueError:
+        raise ValueError("an IP address, such as 127.0.0.1, 0.0.0.0 or ::1") from None

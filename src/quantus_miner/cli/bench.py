@@ -45,7 +45,7 @@ def bench(pow_: str, seconds: float, tune: bool, as_json: bool, **given: str | N
     from quantus_miner.backends.gpu import GpuEngine
     from quantus_miner.backends.registry import create_engines
     from quantus_miner.gpu import tuning
-    from quantus_miner.service import choose_workers, detect_cpus
+    from quantus_miner.parts.engines import choose_workers, detect_cpus
 
     proof = Pow(pow_)
     backends = [table.find(name) for name in settings.engine]

@@ -45,20 +45,35 @@ def settings_options(command: Command) -> Command:
     return click.option("--config", metavar="FILE", help="TOML file with settings, named like the flags.")(command)
 
 
-def load_settings(given: dict[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+def load_settings(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings from flags, environment and config file, and set up the log with them."""
-    config = given.pop("config", None)
+    settings, warnings = _read_settings(given, environ)
+    logs.configure(settings.log, settings.log_format)
+    _warn(warnings)
+    return settings
+
+
+def reload_settings(given: Mapping[str, Any]) -> Settings:
+    """Return the settings as they are now: flags and environment stay, files are read again."""
+    settings, warnings = _read_settings(given, os.environ)
+    _warn(warnings)
+    return settings
+
+
+def _read_settings(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    config = given.get("config")
     flags = {
         name: ",".join(text) if isinstance(text, tuple) else text
         for name, text in given.items()
-        if text is not None and text != ()
+        if name != "config" and text is not None and text != ()
     }
     warnings: list[str] = []
-    settings = load(flags, environ, Path(config) if config else None, warnings.append)
-    logs.configure(settings.log, settings.log_format)
+    return load(flags, environ, Path(config) if config else None, warnings.append), warnings
+
+
+def _warn(warnings: list[str]) -> None:
     for warning in warnings:
         logging.getLogger("miner").warning("%s", warning)
-    return settings
 
 
 def without_secrets(arguments: Sequence[str]) -> list[str]:

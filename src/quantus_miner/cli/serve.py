@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 
 import click
 
-from quantus_miner.cli.options import load_settings, settings_options, without_secrets
+from quantus_miner.cli.options import load_settings, reload_settings, settings_options, without_secrets
 
 
 @click.command("serve")
@@ -22,6 +23,6 @@ def serve(**given: str | None) -> None:
         from quantus_miner.service import run
 
         rename_process("quantus-miner", without_secrets(sys.argv[1:]))
-        run(settings, signals)
+        run(settings, signals, partial(reload_settings, given))
     finally:
         signals.ignore()

@@ -1,7 +1,9 @@
-"""A time limit for calls that have none of their own, name look-ups above all."""
+"""Calls that take long, in threads that do not keep the process from ending."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
@@ -33,3 +35,29 @@ def within(seconds: float, call: Callable[[], Value]) -> Value:
     if not values:
         raise TimeoutError(f"no answer within {seconds:g} s")
     return values[0]
+
+
+async def in_thread(call: Callable[[], Value]) -> Value:
+    """Return what ``call`` returns, or raise what it raises. It goes on if the caller is cancelled."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Value] = loop.create_future()
+
+    def settle(value: Value | None, error: BaseException | None) -> None:
+        if future.done():  # cancelled
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)  # type: ignore[arg-type]  # Value may be None
+
+    def run() -> None:
+        value, failure = None, None
+        try:
+            value = call()
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, value, failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future

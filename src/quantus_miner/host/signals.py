@@ -1,4 +1,4 @@
-"""What signals do to the service: two of them end it in order, and none kills it by accident."""
+"""What signals do to the service: two of them end it in order, one reloads its settings, none kills it by accident."""
 
 from __future__ import annotations
 
@@ -16,30 +16,36 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner")
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT)
-IGNORED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+RELOADING: Final = signal.SIGHUP
+IGNORED: Final = (signal.SIGUSR1, signal.SIGUSR2)
 """Signals that end a process which does not handle them. (Python ignores SIGPIPE by itself.)"""
 
 
 class Signals:
     """Handles signals from its creation to the end of the process.
 
-    Until ``hand_over`` a signal of ENDING ends the process at once, with exit code 0: there is nothing to save yet. The
-    event loop's own handlers would not do: they end with the loop, and a second SIGTERM would then kill the process.
+    Until ``hand_over`` a signal of ENDING ends the process at once, with exit code 0: there is nothing to save yet. A
+    RELOADING waits until then. The event loop's own handlers would not do: they end with the loop, and a second SIGTERM
+    would then kill the process.
     """
 
     def __init__(self) -> None:
         self._loop: AbstractEventLoop | None = None
         self._stop: Callable[[], None] | None = None
-        for number in (*ENDING, *IGNORED):
+        self._reload: Callable[[], None] | None = None
+        self._reload_waits = False
+        for number in (*ENDING, RELOADING, *IGNORED):
             signal.signal(number, self._on_signal)
 
-    def hand_over(self, loop: AbstractEventLoop, stop: Callable[[], None]) -> None:
-        """From now on a signal of ENDING calls ``stop`` on the thread of ``loop``."""
-        self._loop, self._stop = loop, stop
+    def hand_over(self, loop: AbstractEventLoop, stop: Callable[[], None], reload: Callable[[], None]) -> None:
+        """From now on a signal of ENDING calls ``stop`` on the thread of ``loop``, and RELOADING calls ``reload``."""
+        self._stop, self._reload, self._loop = stop, reload, loop
+        if self._reload_waits:
+            self._handle(RELOADING)
 
     def ignore(self) -> None:
         """Ignores all of them: the service has ended, and Python would let them kill the process as it ends."""
-        for number in (*ENDING, *IGNORED):
+        for number in (*ENDING, RELOADING, *IGNORED):
             signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
@@ -60,8 +66,12 @@ class Signals:
 
     def _handle(self, number: int) -> None:
         name = signal.Signals(number).name
-        if number == signal.SIGHUP:
-            log.warning("Received SIGHUP: reloading is not supported yet; restart to apply settings")
+        if number == RELOADING:
+            if self._reload is None:
+                self._reload_waits = True
+                return
+            log.info("Received %s: reloading the settings", name)
+            self._reload()
         elif number in IGNORED:
             log.warning("Received %s: ignored, it has no meaning here", name)
         else:

@@ -49,7 +49,7 @@ class Miner:
         on_job_solved: Sequence[Callable[[], None]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._chunk_s = chunk_s
+        self.chunk_s = chunk_s
         self._clock = clock
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -268,7 +268,7 @@ class Miner:
                 self._turns.remove(search)
                 self._turns.append(search)
                 even_share = -(-search.todo.size // len(self._workers))
-                start, count = search.todo.take(worker.slice_size(search.job.pow, self._chunk_s, even_share))
+                start, count = search.todo.take(worker.slice_size(search.job.pow, self.chunk_s, even_share))
                 now = self._clock()
                 worker.control.reset()
                 worker.search, worker.slice_started, worker.interrupted = search, now, False

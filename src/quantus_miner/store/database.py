@@ -91,7 +91,7 @@ class Database:
 
     def __init__(self, folder: Path, history_days: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = folder / FILE
-        self._history_days = history_days
+        self.history_days = history_days
         self._clock = clock
         self._unpruned = PRUNE_EVERY
         self._wal = True
@@ -254,7 +254,7 @@ class Database:
         self._as_written = self._state()
 
     def _prune(self, ran: float) -> None:
-        self._db.execute("DELETE FROM finds WHERE ran < ?", (ran - self._history_days * 86_400,))
+        self._db.execute("DELETE FROM finds WHERE ran < ?", (ran - self.history_days * 86_400,))
         self._db.execute("DELETE FROM finds WHERE number <= (SELECT max(number) FROM finds) - ?", (MAX_FINDS,))
 
     def set_aside(self) -> Path:

@@ -71,8 +71,15 @@ class Store:
         self._written = 0.0  # when the last commit was
         self._reserved = 0.0  # when it was looked at last
         self._roomy = True
-        self._loaded: Future[list[StoredJob]] = Future()
+        self.loaded: Future[list[StoredJob]] = Future()
+        """The jobs of the last run, in the order in which they came."""
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+
+    def keep_history(self, days: int) -> None:
+        """Keep finds for ``days`` days of running time from now on."""
+        self._history_days = days
+        if self._database is not None:
+            self._database.history_days = days
 
     @property
     def ok(self) -> bool:
@@ -81,8 +88,12 @@ class Store:
 
     def start(self) -> list[StoredJob]:
         """Starts the writer; the jobs of the last run, in the order in which they came. Waits for them."""
+        self.begin()
+        return self.loaded.result()
+
+    def begin(self) -> None:
+        """Start the writer. What it reads first comes with ``loaded``."""
         self._thread.start()
-        return self._loaded.result()
 
     def put(self, job: StoredJob, find: Find | None = None) -> Future[None]:
         """What a job is from now on. Done when it is on the disk, or when the disk has failed."""
@@ -147,8 +158,8 @@ class Store:
         for future in (commit, self._under_way):
             if not future.done():
                 future.set_result(None)
-        if not self._loaded.done():
-            self._loaded.set_result([])
+        if not self.loaded.done():
+            self.loaded.set_result([])
         self._close_database()
 
     def _write_until_closed(self) -> None:
@@ -157,7 +168,7 @@ class Store:
         self._jobs = {stored.job.id: stored for stored in jobs}
         self._reserve()
         self._written = self._clock()
-        self._loaded.set_result(jobs)
+        self.loaded.set_result(jobs)
         closing = False
         while not closing:
             with self._ready:

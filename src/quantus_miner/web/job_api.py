@@ -66,7 +66,7 @@ class JobApi:
     """The calls of the job API, owned by the event loop's thread; only ``stats`` may be called from any.
 
     ``token``: what /mine, /result and /cancel require as a bearer token; None: nothing. ``accepting``: whether new
-    jobs are taken.
+    jobs are taken. Both may change.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class JobApi:
         self.accepting = False
         self._jobs = jobs
         self._miner = miner
-        self._token = token
+        self.token = token
         self._clock = clock
         self._requests: Counter[tuple[str, int]] = Counter()
         self._mine_requests: Counter[str] = Counter(dict.fromkeys(("accepted", "duplicate", "invalid", "error"), 0))
@@ -204,11 +204,11 @@ class JobApi:
         if problem := from_other_page(host, origins, sites):
             log.warning("Refused a request: %s", problem)
             return _error(403, "", problem)
-        if self._token is None:
+        if self.token is None:
             return None
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         # In bytes: compare_digest takes only ASCII text.
-        if scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self._token.encode()):
+        if scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self.token.encode()):
             return None
         return _error(401, "", "a valid bearer token is required", {"www-authenticate": "Bearer"})
 

@@ -23,7 +23,7 @@ from quantus_miner.wire.api import encode_reply
 from quantus_miner.wire.hosts import LOCAL_NAMES, misdirected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -56,18 +56,19 @@ def check_files() -> None:
         raise _too_few_files(limit, MIN_FILES)
 
 
-def share_connections(links: int, ports: int) -> list[int]:
+def share_connections(links: int, ports: int, reserved: int = 0) -> list[int]:
     """Return how many connections the job API, and the exporter if there is one (``ports`` 2), can hold.
 
     They share the file descriptors that are left now, less those that the other parts of the program need later:
-    ``links`` connections to nodes and pools, the store, look-ups. Raises MachineError if that leaves too few.
+    ``links`` connections to nodes and pools, the store, look-ups, and what is ``reserved``. Raises MachineError if that
+    leaves too few.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = [MAX_CONNECTIONS, MAX_SCRAPERS][:ports]
     if limit == resource.RLIM_INFINITY:
         return most
     # Each port has, for a moment, one connection more than it may hold.
-    spent = len(list(Path("/proc/self/fd").iterdir())) - 1 + RESERVED_FILES + LINK_FILES * links + ports
+    spent = len(list(Path("/proc/self/fd").iterdir())) - 1 + RESERVED_FILES + LINK_FILES * links + ports + reserved
     left = limit - spent
     least = [MIN_CONNECTIONS, 1][:ports]
     if left < sum(least):
@@ -117,11 +118,11 @@ def endpoint(sock: socket.socket) -> str:
     return units.endpoint(host, port)
 
 
-def _for_hosts(app: ASGIApp, names: frozenset[str]) -> ASGIApp:
+def _for_hosts(app: ASGIApp, names: Callable[[], frozenset[str]]) -> ASGIApp:
     """Return ``app`` behind a check of the Host header."""
 
     async def checked(scope: Scope, receive: Receive, send: Send) -> None:
-        if problem := misdirected(Headers(scope=scope).getlist("host"), names):
+        if problem := misdirected(Headers(scope=scope).getlist("host"), names()):
             log.warning("Refused a request: %s", problem)
             await Response(encode_reply("error", "", problem), 421, media_type="application/json")(scope, receive, send)
         else:
@@ -133,7 +134,8 @@ def _for_hosts(app: ASGIApp, names: frozenset[str]) -> ASGIApp:
 class Server(uvicorn.Server):
     """Serves one ASGI application on one socket until ``stop``.
 
-    ``connections``: how many are held at once. ``names``: host names that requests may ask for, beside IP addresses.
+    ``connections``: how many are held at once. ``names``: host names that requests may ask for, beside IP addresses;
+    these may change.
     """
 
     def __init__(
@@ -145,7 +147,7 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(
             uvicorn.Config(
-                _for_hosts(app, names),
+                _for_hosts(app, lambda: self.names),
                 http=partial(BoundedProtocol, connections),  # type: ignore[arg-type]  # makes protocols all the same
                 ws="none",
                 lifespan="off",
@@ -155,6 +157,7 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=75,
             )
         )
+        self.names = names
         self._socket = sock
         self._accepting: asyncio.Task[None] | None = None
         self.servers = []
@@ -207,8 +210,14 @@ class Server(uvicorn.Server):
         yield
 
     async def run_until_stopped(self) -> None:
-        """Accepts connections until ``stop``."""
-        await self.serve(sockets=[self._socket])
+        """Accept connections until ``stop``."""
+        try:
+            await self.serve(sockets=[self._socket])
+        finally:
+            # uvicorn leaves all as it is when something in it fails.
+            if self._accepting is not None:
+                self._accepting.cancel()
+            self._socket.close()
 
     def stop(self, grace_s: float) -> None:
         """Lets requests under way end for ``grace_s`` seconds, then cuts off what is left."""

@@ -1,0 +1,79 @@
+"""What a part of the service is, and what the parts share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quantus_miner.backends.base import Engine
+    from quantus_miner.host.cpus import EffectiveCpus
+    from quantus_miner.host.notify import Notifier
+    from quantus_miner.jobs import Jobs
+    from quantus_miner.mining.miner import Miner
+    from quantus_miner.monitor import Monitor
+    from quantus_miner.settings import Settings
+    from quantus_miner.sources.live import LiveSource
+    from quantus_miner.store.writer import Store
+    from quantus_miner.web.job_api import JobApi
+
+
+@dataclass(slots=True)
+class Components:
+    """What the parts share. The composition root makes it; nothing in it has been started then."""
+
+    effective: EffectiveCpus
+    engines: list[Engine]
+    on_job_solved: list[Callable[[], None]]
+    """Called, from any thread, for every job that the miner solves."""
+    miner: Miner
+    store: Store
+    live: LiveSource
+    jobs: Jobs
+    api: JobApi
+    notifier: Notifier
+    monitor: Monitor
+    exporter_files: int = 0
+    """File descriptors that the metrics exporter may still open."""
+
+
+class Part:
+    """One part of the service. Any method may raise; the supervisor decides what becomes of it then.
+
+    All methods are called on the event loop. A part that fails is stopped, and started again later.
+    """
+
+    name: ClassVar[str]
+    """The subject of log lines about it, such as ``The job API``."""
+    vital: ClassVar[bool] = False
+    """Whether the service ends when this part fails."""
+    settings: ClassVar[frozenset[str]] = frozenset()
+    """Names of the settings whose changes it applies while it runs."""
+
+    def __init__(self, components: Components) -> None:
+        self.components = components
+
+    async def start(self, settings: Settings) -> None:
+        """Get ready to run. Raises MinerError if that is impossible on this machine or with these settings."""
+
+    async def run(self) -> None:
+        """Do what goes on for as long as the service runs. Cancelled after ``stop``.
+
+        A MinerError that it raises ends the service.
+        """
+        await asyncio.Event().wait()
+
+    def tick(self) -> None:
+        """Do what is due once a second."""
+
+    async def apply(self, old: Settings, new: Settings) -> None:
+        """Go over from ``old`` to ``new``, which differ in one of ``settings``.
+
+        Raises MinerError if that is impossible; the part then goes on as before.
+        """
+
+    async def stop(self) -> None:
+        """End, also after a failure in ``start`` or ``run``. It may take the supervisor's STOP_S."""

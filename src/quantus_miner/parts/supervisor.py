@@ -1,0 +1,257 @@
+"""Starts the parts, keeps them running, applies changed settings to them, and stops them in order.
+
+An exception in a part is logged and stays in that part, which is started again with back-off. If the service cannot do
+without the part, it ends, in order and with one line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Final
+
+from quantus_miner.backoff import MAX_S, Backoff
+from quantus_miner.errors import MinerError, describe
+from quantus_miner.host.deadline import in_thread
+from quantus_miner.settings import BY_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from quantus_miner.host.notify import Notifier
+    from quantus_miner.parts.part import Part
+    from quantus_miner.settings import Settings
+
+log = logging.getLogger("miner")
+
+TICK_S: Final = 1.0
+STOP_S: Final = 0.7
+"""Seconds that a part may take to stop. Then the next one is stopped all the same."""
+
+
+@dataclass(slots=True)
+class _Supervised:
+    """A part and how it is. ``applied``: the settings that it runs with; None while it does not run."""
+
+    part: Part
+    applied: Settings | None = None
+    started: bool = False
+    """Whether ``start`` was called without ``stop`` after it."""
+    task: asyncio.Task[None] | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while the part changes, so that it is not changed while it starts."""
+
+
+class Supervisor:
+    """Runs ``parts``: started in this order, stopped in the opposite one. Owned by the event loop's thread.
+
+    ``load`` reads the settings again; it is called in a thread of its own, and raises MinerError if they are wrong.
+    ``publish`` is told the names of settings that have changed.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        settings: Settings,
+        load: Callable[[], Settings],
+        notifier: Notifier,
+        publish: Callable[[tuple[str, ...]], None] = lambda _: None,
+    ) -> None:
+        self._parts = [_Supervised(part) for part in parts]
+        self._settings = settings
+        self._load = load
+        self._notifier = notifier
+        self._publish = publish
+        self._ending: asyncio.Future[MinerError | None] = asyncio.get_running_loop().create_future()
+        self._reload_asked = asyncio.Event()
+        self._own: list[asyncio.Task[None]] = []
+
+    def end(self, failure: MinerError | None = None) -> None:
+        """Let the service end, because of ``failure`` if there is one."""
+        if not self._ending.done():
+            self._ending.set_result(failure)
+
+    def reload(self) -> None:
+        """Load the settings again and apply them: now, or once what is under way is done."""
+        self._reload_asked.set()
+
+    async def run(self, on_started: Callable[[], object] = lambda: None) -> None:
+        """Start all parts and return when the service is to end. Raises what it ends with.
+
+        ``on_started`` is called once all parts have started.
+        """
+        starting = asyncio.create_task(self._start())
+        try:
+            await asyncio.wait((starting, self._ending), return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                on_started()
+            failure = await self._ending
+        finally:
+            starting.cancel()
+            await asyncio.wait((starting,), timeout=STOP_S)
+        if failure is not None:
+            raise failure
+
+    async def stop(self) -> None:
+        """Stop all parts in order. What raises or takes too long keeps none of the others from being stopped."""
+        self.end()
+        for task in self._own:
+            task.cancel()
+        for supervised in reversed(self._parts):
+            if supervised.started:
+                await self._stop(supervised)
+
+    # --- start and run ---
+
+    async def _start(self) -> None:
+        for supervised in self._parts:
+            part = supervised.part
+            try:
+                await self._start_part(supervised)
+            except MinerError:
+                raise
+            except Exception:
+                if part.vital:
+                    raise
+                log.exception("%s has failed to start", part.name)
+        for supervised in self._parts:
+            supervised.task = asyncio.create_task(self._keep(supervised), name=supervised.part.name)
+        self._own = [
+            asyncio.create_task(self._tick(), name="tick"),
+            asyncio.create_task(self._reload_when_asked(), name="reload"),
+        ]
+
+    async def _start_part(self, supervised: _Supervised) -> None:
+        async with supervised.lock:
+            supervised.started = True
+            settings = self._settings
+            await supervised.part.start(settings)
+            supervised.applied = settings
+
+    async def _keep(self, supervised: _Supervised) -> None:
+        """Run a part for as long as the service runs."""
+        part, backoff, loop = supervised.part, Backoff(), asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            failure = MinerError(f"{part.name} has ended")
+            error: Exception | None = None
+            try:
+                if supervised.applied is None:
+                    await self._start_part(supervised)
+                await part.run()
+            except MinerError as reason:
+                if supervised.applied is not None:
+                    self.end(reason)
+                    return
+                error = reason
+            except Exception as reason:
+                error = reason
+                failure = MinerError(f"{part.name} has failed: {describe(reason)}")
+            if part.vital:
+                if error is not None:
+                    log.error("%s has failed", part.name, exc_info=error)
+                self.end(failure)
+                return
+            if loop.time() - began > MAX_S:
+                backoff.reset()
+            wait_s = backoff.wait_s(secrets.randbits(32) / 2**32)
+            outcome = "has ended" if error is None else "has failed"
+            log.error("%s %s; next try in %.1f s", part.name, outcome, wait_s, exc_info=error)
+            async with supervised.lock:
+                supervised.applied = None
+                await _end(part)
+            await asyncio.sleep(wait_s)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            for supervised in self._parts:
+                if supervised.applied is not None:
+                    with contained(f"{supervised.part.name}'s tick"):
+                        supervised.part.tick()
+
+    async def _stop(self, supervised: _Supervised) -> None:
+        await _end(supervised.part)
+        supervised.started = False
+        if supervised.task is not None:
+            supervised.task.cancel()
+            await asyncio.wait((supervised.task,), timeout=STOP_S)
+
+    # --- changed settings ---
+
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            with contained("Reloading"):
+                await self._reload()
+            self._notifier.send("READY=1")
+
+    async def _reload(self) -> None:
+        try:
+            new = await in_thread(self._load)
+        except MinerError as error:
+            log.error("Reloaded nothing, all settings stay as they are: %s", error)
+            return
+        # What a part has failed to apply is tried again, so it counts as changed.
+        running = [self._settings, *(part.applied for part in self._parts if part.applied is not None)]
+        changed = [name for name in BY_NAME if any(name in _changed(old, new) for old in running)]
+        if late := [name for name in changed if BY_NAME[name].applies == "restart"]:
+            log.warning("Restart the miner to apply: %s", ", ".join(late))
+            new = replace(new, **{name: getattr(self._settings, name) for name in late})
+        self._settings = new
+        failed = set().union(*await asyncio.gather(*(self._apply(supervised, new) for supervised in self._parts)))
+        names = tuple(name for name in changed if name not in failed and name not in late)
+        if names:
+            log.info("Reloaded: %s", ", ".join(names))
+            with contained("Telling of the new settings"):
+                self._publish(names)
+        elif not late and not failed:
+            log.info("Reloaded: no setting has changed")
+
+    async def _apply(self, supervised: _Supervised, new: Settings) -> set[str]:
+        """Have a part apply what concerns it. Return the names of the settings that it failed to apply."""
+        part = supervised.part
+        async with supervised.lock:
+            # One that has failed will be started with the new settings.
+            if supervised.applied is not None:
+                names = [name for name in _changed(supervised.applied, new) if name in part.settings]
+                try:
+                    if names:
+                        await part.apply(supervised.applied, new)
+                except MinerError as error:
+                    log.error("%s cannot apply %s and goes on as before: %s", part.name, ", ".join(names), error)
+                    return set(names)
+                except Exception:
+                    log.exception("%s has failed to apply %s", part.name, ", ".join(names))
+                    return set(names)
+                supervised.applied = new
+        return set()
+
+
+def _changed(old: Settings, new: Settings) -> list[str]:
+    """Return the names of the settings that differ, in the order of the table."""
+    names = {field.name for field in fields(new)}
+    return [name for name in BY_NAME if name in names and getattr(old, name) != getattr(new, name)]
+
+
+async def _end(part: Part) -> None:
+    """Stop a part, within STOP_S."""
+    with contained(f"Stopping {part.name[0].lower()}{part.name[1:]}"):
+        async with asyncio.timeout(STOP_S):
+            await part.stop()
+
+
+@contextlib.contextmanager
+def contained(what: str) -> Iterator[None]:
+    """Log an exception instead of passing it on."""
+    try:
+        yield
+    except Exception:
+        log.exception("%s has failed", what)

@@ -1,0 +1,139 @@
+"""What the service serves over HTTP: the jobs, their API, and the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from quantus_miner.parts.live import PRIORITIES, count_links
+from quantus_miner.parts.part import Part
+from quantus_miner.web import metrics, server
+
+if TYPE_CHECKING:
+    from quantus_miner.parts.part import Components
+    from quantus_miner.settings import Settings
+
+log = logging.getLogger("miner")
+
+GRACE_S: Final = 0.3
+"""Seconds that requests under way get at the end."""
+
+
+class JobList(Part):
+    """The jobs that come over HTTP."""
+
+    name = "The job list"
+    vital = True
+    settings = frozenset(("job_expiry_s", "priority"))
+
+    async def start(self, settings: Settings) -> None:
+        """Take up the jobs of the last run."""
+        await self.apply(settings, settings)
+        self.components.jobs.restore(await asyncio.wrap_future(self.components.store.loaded))
+
+    def tick(self) -> None:
+        """Cancel, forget and save jobs as time passes."""
+        self.components.jobs.tick()
+
+    async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - both are set at once
+        """Take over the expiry and the priority of jobs."""
+        self.components.jobs.expiry_s = new.job_expiry_s
+        self.components.jobs.prioritize(PRIORITIES[new.priority][1])
+
+    async def stop(self) -> None:
+        """Save them."""
+        self.components.jobs.save()
+
+
+class _Port(Part):
+    """A part that serves one application on one port."""
+
+    settings = frozenset(("allowed_hosts",))
+
+    def __init__(self, components: Components) -> None:
+        super().__init__(components)
+        self._server: server.Server | None = None
+        self._address = ""
+        self._serving: asyncio.Task[None] | None = None
+
+    async def serve(self, new: server.Server, address: str, settings: Settings) -> None:
+        """Return once ``new`` accepts connections on ``address``. Raises what keeps it from that."""
+        self._server, self._address = new, address
+        await self.apply(settings, settings)
+        self._serving = asyncio.create_task(new.run_until_stopped())
+        ready = asyncio.create_task(new.ready.wait())
+        await asyncio.wait((ready, self._serving), return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
+        if self._serving.done():
+            self._serving.result()
+
+    async def run(self) -> None:
+        """Serve until stopped."""
+        if self._serving is not None:
+            await asyncio.shield(self._serving)
+
+    async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - the names are set as a whole
+        """Answer to other names."""
+        if self._server is not None:
+            self._server.names = server.host_names(self._address) | frozenset(new.allowed_hosts or ())
+
+    async def stop(self) -> None:
+        """Stop to accept connections, and give the requests under way GRACE_S."""
+        if self._server is None or self._serving is None:
+            return
+        self._server.stop(GRACE_S)
+        await asyncio.wait((self._serving,), timeout=2 * GRACE_S)
+        self._serving.cancel()
+
+
+class JobServer(_Port):
+    """The job API."""
+
+    name = "The job API"
+    vital = True
+    settings = _Port.settings | {"api_token"}
+
+    async def start(self, settings: Settings) -> None:
+        """Accept requests. Raises MinerError if the port is taken, or too few file descriptors are left."""
+        api = self.components.api
+        sock = server.listen(settings.bind, settings.port, "--port")
+        (most,) = server.share_connections(count_links(settings), 1, self.components.exporter_files)
+        await self.serve(server.Server(api.app, sock, most), settings.bind, settings)
+        api.accepting = True
+        log.info("Server starting on %s", server.endpoint(sock))
+
+    async def apply(self, old: Settings, new: Settings) -> None:
+        """Ask for another token, answer to other names."""
+        await super().apply(old, new)
+        self.components.api.token = new.api_token
+        if not new.bind.startswith("127.") and new.bind != "::1" and new.api_token is None:
+            log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", new.bind)
+
+    async def stop(self) -> None:
+        """Take no new jobs."""
+        self.components.api.accepting = False
+        await super().stop()
+
+
+class Exporter(_Port):
+    """The Prometheus exporter, if there is to be one."""
+
+    name = "The metrics exporter"
+
+    async def start(self, settings: Settings) -> None:
+        """Accept scrapes. Raises MinerError if the port is taken."""
+        if settings.metrics_port is None:
+            log.info("Metrics disabled (no --metrics-port provided)")
+            return
+        sock = server.listen(settings.metrics_bind, settings.metrics_port, "--metrics-port")
+        # One for the job API, which begins to listen later.
+        _, most = server.share_connections(count_links(settings), 2, 1)
+        self.components.exporter_files = most + 1
+        app = metrics.create_app(self.components.monitor.look)
+        log.info("Starting metrics endpoint on %s", server.endpoint(sock))
+        await self.serve(server.Server(app, sock, most), settings.metrics_bind, settings)
+
+    async def run(self) -> None:
+        """Serve until stopped, or do nothing without a port."""
+        await (super().run() if self._serving is not None else Part.run(self))

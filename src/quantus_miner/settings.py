@@ -148,7 +148,7 @@ SETTINGS: Final = (
     ),
     Setting(
         "metrics_bind",
-        _address,
+        units.parse_address,
         "127.0.0.1",
         "IP address that the Prometheus exporter listens on.",
         "ADDRESS",

@@ -45,6 +45,10 @@ class _Supervised:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the part changes, so that it is not changed while it starts."""
 
+    def to_apply(self, new: Settings) -> list[str]:
+        """Return the names of its settings that differ in ``new``."""
+        return [name for name in _changed(self.applied or new, new) if name in self.part.settings]
+
 
 class Supervisor:
     """Runs ``parts``: started in this order, stopped in the opposite one. Owned by the event loop's thread.
@@ -197,17 +201,17 @@ class Supervisor:
         try:
             new = await in_thread(self._load)
         except MinerError as error:
-            log.error("Reloaded nothing, all settings stay as they are: %s", error)
+            log.error("Reloaded nothing, all settings stay as they are: %s", error)  # noqa: TRY400 - of the user
             return
-        # What a part has failed to apply is tried again, so it counts as changed.
-        running = [self._settings, *(part.applied for part in self._parts if part.applied is not None)]
-        changed = [name for name in BY_NAME if any(name in _changed(old, new) for old in running)]
+        changed = _changed(self._settings, new)
+        # What a part has failed to apply is tried again.
+        pending = {name for supervised in self._parts for name in supervised.to_apply(new)}
         if late := [name for name in changed if BY_NAME[name].applies == "restart"]:
             log.warning("Restart the miner to apply: %s", ", ".join(late))
             new = replace(new, **{name: getattr(self._settings, name) for name in late})
         self._settings = new
         failed = set().union(*await asyncio.gather(*(self._apply(supervised, new) for supervised in self._parts)))
-        names = tuple(name for name in changed if name not in failed and name not in late)
+        names = tuple(name for name in BY_NAME if name in pending.union(changed).difference(failed, late))
         if names:
             log.info("Reloaded: %s", ", ".join(names))
             with contained("Telling of the new settings"):
@@ -221,12 +225,12 @@ class Supervisor:
         async with supervised.lock:
             # One that has failed will be started with the new settings.
             if supervised.applied is not None:
-                names = [name for name in _changed(supervised.applied, new) if name in part.settings]
+                names = supervised.to_apply(new)
                 try:
                     if names:
                         await part.apply(supervised.applied, new)
                 except MinerError as error:
-                    log.error("%s cannot apply %s and goes on as before: %s", part.name, ", ".join(names), error)
+                    log.error("%s cannot apply %s and goes on as before: %s", part.name, ", ".join(names), error)  # noqa: TRY400
                     return set(names)
                 except Exception:
                     log.exception("%s has failed to apply %s", part.name, ", ".join(names))

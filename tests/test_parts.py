@@ -1,0 +1,378 @@
+"""The supervisor: parts that raise in every phase, settings that change while it runs, and the end in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from quantus_miner import service
+from quantus_miner.errors import MinerError, SettingError
+from quantus_miner.host.notify import Notifier
+from quantus_miner.parts import supervisor as module
+from quantus_miner.parts.part import Part
+from quantus_miner.parts.supervisor import Supervisor
+from quantus_miner.settings import FROM_FILES, SETTINGS, Settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WAIT_S = 30.0
+SETTINGS_NOW = load({}, {"HOME": "/nowhere"}, None)
+
+
+class Toy(Part):
+    """Notes what is done with it; raises ``raising`` in the phases of ``faults``, as often as these say."""
+
+    settings = frozenset(("workers", "log"))
+
+    def __init__(self, name: str = "The toy", *, vital: bool = False, raising: Exception | None = None) -> None:
+        self.name = name  # type: ignore[misc]  # of the class otherwise
+        self.vital = vital  # type: ignore[misc]
+        self.raising = raising or RuntimeError("boom")
+        self.faults: dict[str, int] = {}
+        self.done: list[str] = []
+        self.seen = asyncio.Event()
+        self.applied: list[tuple[int | None, int | None]] = []
+
+    def note(self, phase: str) -> None:
+        self.done.append(phase)
+        self.seen.set()
+        if self.faults.get(phase, 0):
+            self.faults[phase] -= 1
+            raise self.raising
+
+    async def start(self, settings: Settings) -> None:
+        self.note("start")
+
+    async def run(self) -> None:
+        self.note("run")
+        await super().run()
+
+    def tick(self) -> None:
+        self.note("tick")
+
+    async def apply(self, old: Settings, new: Settings) -> None:
+        self.applied.append((old.workers, new.workers))
+        self.note("apply")
+
+    async def stop(self) -> None:
+        self.note("stop")
+
+    async def until(self, *phases: str) -> None:
+        """Wait until it has done all of them, in this order among others."""
+        while True:
+            left = list(phases)
+            for phase in self.done:
+                if left and phase == left[0]:
+                    left.pop(0)
+            if not left:
+                return
+            self.seen.clear()
+            await self.seen.wait()
+
+
+def supervised(parts: list[Toy], load: Callable[[], Settings] = lambda: SETTINGS_NOW) -> Supervisor:
+    return Supervisor(parts, SETTINGS_NOW, load, Notifier({}))
+
+
+async def lifetime(supervisor: Supervisor, what: Callable[[], Any]) -> None:
+    """Start all, do ``what``, stop all."""
+    running = asyncio.create_task(supervisor.run())
+    try:
+        doing = asyncio.create_task(what())
+        await asyncio.wait((running, doing), timeout=WAIT_S, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            doing.cancel()
+        else:
+            await doing
+        supervisor.end()
+        await running
+    finally:
+        await supervisor.stop()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK_S", 0.0)
+    monkeypatch.setattr("quantus_miner.backoff.Backoff.wait_s", lambda *_: 0.0)
+
+
+def test_parts_start_in_order_and_stop_in_the_opposite_one() -> None:
+    order: list[str] = []
+
+    async def main() -> None:
+        parts = [Toy("one"), Toy("two"), Toy("three")]
+        for part in parts:
+            part.note = lambda phase, part=part: order.append(f"{phase} {part.name}")  # type: ignore[method-assign,misc]
+        await lifetime(supervised(parts), lambda: asyncio.sleep(0))
+
+    asyncio.run(main())
+    moves = [move for move in order if not move.startswith(("run", "tick"))]
+    assert moves == ["start one", "start two", "start three", "stop three", "stop two", "stop one"]
+
+
+@pytest.mark.parametrize("phase", ["start", "run", "tick", "stop"])
+def test_a_part_that_raises_is_logged_and_started_again(phase: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> tuple[Toy, Toy]:
+        broken, other = Toy(), Toy("The other")
+        broken.faults[phase] = 1
+
+        async def work() -> None:
+            await broken.until(
+                *{"start": ("start", "start", "run"), "run": ("run", "stop", "start", "run")}.get(
+                    phase, ("run", "tick", "tick")
+                )
+            )
+            await other.until("start", "run", "tick")
+
+        await lifetime(supervised([other, broken]), work)
+        return broken, other
+
+    broken, other = asyncio.run(main())
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert errors == [
+        {
+            "start": "The toy has failed to start",
+            "run": "The toy has failed; next try in 0.0 s",
+            "tick": "The toy's tick has failed",
+            "stop": "Stopping the toy has failed",
+        }[phase]
+    ]
+    assert other.done.count("start") == other.done.count("run") == 1
+    assert other.done[-1] == broken.done[-1] == "stop"
+
+
+@pytest.mark.parametrize("raising", [RuntimeError("boom"), MinerError("no way")])
+@pytest.mark.parametrize("phase", ["start", "run"])
+def test_a_vital_part_that_raises_ends_the_service_and_all_parts_are_stopped(
+    phase: str, raising: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> tuple[Toy, Toy]:
+        broken, other = Toy(vital=True, raising=raising), Toy("The other")
+        broken.faults[phase] = 1
+        with pytest.raises((RuntimeError, MinerError)) as ending:
+            await lifetime(supervised([other, broken]), asyncio.Event().wait)
+        if isinstance(raising, MinerError) or phase == "start":
+            assert ending.value is raising
+        else:
+            assert str(ending.value).startswith("The toy has failed: RuntimeError: boom (test_parts.py:")
+        return broken, other
+
+    broken, other = asyncio.run(main())
+    assert other.done[-1] == broken.done[-1] == "stop"
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == (
+        ["The toy has failed"] if phase == "run" and not isinstance(raising, MinerError) else []
+    )
+
+
+def test_a_part_that_does_not_stop_in_time_does_not_keep_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "STOP_S", 0.01)
+
+    class Stuck(Toy):
+        async def stop(self) -> None:
+            self.note("stop")
+            await asyncio.Event().wait()
+
+    async def main() -> Toy:
+        other = Toy("The other")
+        await lifetime(supervised([other, Stuck()]), lambda: other.until("run"))
+        return other
+
+    assert asyncio.run(main()).done[-1] == "stop"
+    assert "Stopping the toy has failed" in caplog.text
+
+
+def test_the_end_during_the_start_stops_what_has_started() -> None:
+    class Slow(Toy):
+        async def start(self, settings: Settings) -> None:
+            self.note("start")
+            await asyncio.Event().wait()
+
+    async def main() -> list[Toy]:
+        parts = [Toy("one"), Slow("two"), Toy("three")]
+        await lifetime(supervised(parts), lambda: parts[1].until("start"))
+        return parts
+
+    assert [part.done for part in asyncio.run(main())] == [["start", "stop"], ["start", "stop"], []]
+
+
+# --- settings that change ---
+
+
+class Source:
+    """Where the settings come from; ``now`` is what they are, or the error that they cause."""
+
+    def __init__(self) -> None:
+        self.now: Settings | Exception = SETTINGS_NOW
+        self.asked = threading.Semaphore(0)
+        self.hold: threading.Event | None = None
+
+    def __call__(self) -> Settings:
+        now, hold = self.now, self.hold
+        self.asked.release()
+        if hold is not None:
+            assert hold.wait(WAIT_S)
+        if isinstance(now, Exception):
+            raise now
+        return now
+
+    def set(self, **values: Any) -> None:
+        self.now = replace(SETTINGS_NOW, **values)
+
+
+class Lines(logging.Handler):
+    """Log lines to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.grown = asyncio.Event()
+        logging.getLogger("miner").addHandler(self)
+        logging.getLogger("miner").setLevel(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+        self.grown.set()
+
+    async def wait(self, text: str, count: int = 1) -> str:
+        while len(found := [line for line in self.lines if text in line]) < count:
+            self.grown.clear()
+            await self.grown.wait()
+        return found[count - 1]
+
+
+def reloading(work: Callable[[Supervisor, Source, Toy, Toy, Lines], Any]) -> None:
+    async def main() -> None:
+        source, lines = Source(), Lines()
+        toy, other = Toy(), Toy("The other")
+        other.settings = frozenset(("pool", "wallet", "api_token"))  # type: ignore[misc]
+        supervisor = supervised([toy, other], source)
+        try:
+            await lifetime(supervisor, lambda: work(supervisor, source, toy, other, lines))
+        finally:
+            logging.getLogger("miner").removeHandler(lines)
+
+    asyncio.run(main())
+
+
+def test_a_part_applies_what_concerns_it_and_nothing_else() -> None:
+    async def work(supervisor: Supervisor, source: Source, toy: Toy, other: Toy, lines: Lines) -> None:
+        source.set(workers=3, api_token="s3cret")  # noqa: S106 - a test's
+        supervisor.reload()
+        assert await lines.wait("Reloaded") == "Reloaded: workers, api_token"
+        assert toy.applied == [(None, 3)]
+        assert "apply" in other.done
+        source.set(workers=4, api_token="s3cret")  # noqa: S106
+        supervisor.reload()
+        assert await lines.wait("Reloaded", 2) == "Reloaded: workers"
+        assert toy.applied == [(None, 3), (3, 4)]
+        assert other.done.count("apply") == 1
+        assert "s3cret" not in "".join(lines.lines)
+
+    reloading(work)
+
+
+def test_wrong_settings_change_nothing_and_are_one_line() -> None:
+    async def work(supervisor: Supervisor, source: Source, toy: Toy, other: Toy, lines: Lines) -> None:
+        source.now = SettingError("--workers: 'x' is not allowed")
+        supervisor.reload()
+        line = await lines.wait("Reloaded")
+        assert line == "Reloaded nothing, all settings stay as they are: --workers: 'x' is not allowed"
+        assert not toy.applied
+        source.set(workers=2)
+        supervisor.reload()
+        await lines.wait("Reloaded: workers")
+        assert toy.applied == [(None, 2)]
+
+    reloading(work)
+
+
+def test_what_applies_at_a_restart_is_said_and_left() -> None:
+    async def work(supervisor: Supervisor, source: Source, toy: Toy, other: Toy, lines: Lines) -> None:
+        source.set(port=1, log_format="json", workers=2)
+        supervisor.reload()
+        await lines.wait("Reloaded: workers")
+        assert await lines.wait("Restart") == "Restart the miner to apply: port, log_format"
+        source.set(workers=2)
+        supervisor.reload()
+        await lines.wait("Reloaded: no setting has changed")
+
+    reloading(work)
+
+
+@pytest.mark.parametrize("raising", [RuntimeError("boom"), MinerError("no such engine")])
+def test_a_part_that_cannot_apply_settings_stops_no_other_and_tries_again_next_time(raising: Exception) -> None:
+    async def work(supervisor: Supervisor, source: Source, toy: Toy, other: Toy, lines: Lines) -> None:
+        toy.raising = raising
+        toy.faults["apply"] = 1
+        source.set(workers=3, wallet="w")
+        supervisor.reload()
+        assert await lines.wait("Reloaded") == "Reloaded: wallet"
+        if isinstance(raising, MinerError):
+            assert "The toy cannot apply workers and goes on as before: no such engine" in lines.lines
+        else:
+            assert "The toy has failed to apply workers" in lines.lines
+        supervisor.reload()
+        assert await lines.wait("Reloaded", 2) == "Reloaded: workers"
+        assert toy.applied == [(None, 3), (None, 3)]
+
+    reloading(work)
+
+
+def test_a_second_reload_during_the_first_is_not_lost() -> None:
+    async def work(supervisor: Supervisor, source: Source, toy: Toy, other: Toy, lines: Lines) -> None:
+        source.hold = hold = threading.Event()
+        source.set(workers=1)
+        supervisor.reload()
+        await asyncio.to_thread(source.asked.acquire)
+        # It has read the settings, and is slow.
+        source.hold = None
+        source.set(workers=2)
+        supervisor.reload()
+        hold.set()
+        await lines.wait("Reloaded: workers", 2)
+        assert toy.applied == [(None, 1), (1, 2)]
+
+    reloading(work)
+
+
+def test_a_part_that_is_down_starts_with_the_new_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(supervisor: Supervisor, source: Source, toy: Toy, other: Toy, lines: Lines) -> None:
+        started: list[int | None] = []
+        again = asyncio.Event()
+
+        async def start(settings: Settings) -> None:
+            await again.wait()
+            started.append(settings.workers)
+
+        await toy.until("run")
+        toy.start = start  # type: ignore[method-assign]
+        supervisor._parts[0].applied = None
+        source.set(workers=5)
+        supervisor.reload()
+        await lines.wait("Reloaded: workers")
+        assert not toy.applied
+        again.set()
+        await supervisor._start_part(supervisor._parts[0])
+        assert started == [5]
+
+    reloading(work)
+
+
+# --- the table ---
+
+
+def test_every_live_setting_is_applied_by_a_part_and_no_other() -> None:
+    applied = {name for part in service.PARTS for name in part.settings}
+    names = {field.name for field in fields(Settings)}
+    assert applied == {setting.name for setting in SETTINGS if setting.applies == "live"} & names
+    for name in FROM_FILES:
+        both = {setting.applies for setting in SETTINGS if setting.name in (name, f"{name}_file")}
+        assert both == {"live"}

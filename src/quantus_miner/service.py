@@ -32,6 +32,7 @@ from quantus_miner.host.notify import Notifier
 from quantus_miner.jobs import Jobs
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import Pow
+from quantus_miner.monitor import Monitor
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.sources.pool import PoolLink
@@ -160,12 +161,7 @@ class _Service:
         self._serving: list[asyncio.Task[None]] = []
         self._working: list[asyncio.Task[None]] = []
         self._notifier = Notifier(os.environ)
-        self._heartbeat = Heartbeat(
-            miner,
-            self._notifier,
-            links=lambda: self._live.stats() if self._live else (),
-            store_ok=lambda: self._store is not None and self._store.ok,
-        )
+        self._heartbeat = Heartbeat(self._notifier)
 
     async def start(self, signals: Signals) -> None:
         """Starts all parts; the service is ready when this returns. Raises MinerError if it cannot be."""
@@ -174,12 +170,22 @@ class _Service:
         earlier = store.start()
         self._store = store
         signals.hand_over(asyncio.get_running_loop(), self.end)
+        monitor = Monitor(
+            miner.stats,
+            sources=lambda: self._live.stats() if self._live else (),
+            api=lambda: self._api.stats() if self._api else None,
+            store_ok=lambda: store.ok,
+            readings=Telemetry().read,
+            effective_cpus=effective.count,
+        )
+        monitor.subscribe("history", on_event=store.on_event)
+        monitor.subscribe("heartbeat", on_snapshot=self._heartbeat.on_snapshot)
         priority = {"live": (1, 0), "equal": (0, 0), "http": (0, 1)}[settings.priority]
         links = create_links(settings)
         live = None
         if links:
             ends = settings.exit_on_refusal == "on"
-            live = LiveSource(miner, links, priority=priority[0], store=store, exit_on_refusal=ends)
+            live = LiveSource(miner, links, priority=priority[0], publish=monitor.publish, exit_on_refusal=ends)
         self._live = live
         jobs = Jobs(
             miner,
@@ -197,11 +203,7 @@ class _Service:
             log.info("Metrics disabled (no --metrics-port provided)")
         else:
             metrics_socket = server.listen(settings.metrics_bind, settings.metrics_port, "--metrics-port")
-            links_stats = live.stats if live else tuple
-            collector = metrics.MinerCollector(
-                miner.stats, api.stats, links_stats, lambda: store.ok, effective.count, Telemetry().read
-            )
-            apps.append((metrics.create_app([collector]), metrics_socket, settings.metrics_bind))
+            apps.append((metrics.create_app(monitor.look), metrics_socket, settings.metrics_bind))
             log.info("Starting metrics endpoint on %s", server.endpoint(metrics_socket))
         if not settings.bind.startswith("127.") and settings.bind != "::1" and settings.api_token is None:
             log.warning(
@@ -225,7 +227,7 @@ class _Service:
         self._servers = servers
         for part, name in zip(servers, ("The job API", "The metrics exporter"), strict=False):
             self._serving.append(self._run(name, part.run_until_stopped(), vital=part is servers[0]))
-        self._working.append(self._run("The tick", self._tick(jobs), vital=True))
+        self._working.append(self._run("The tick", self._tick(jobs, monitor), vital=True))
         if live is not None:
             self._working.append(self._run("The live source", self._mine(live)))
         log.info("Server starting on %s", server.endpoint(api_socket))
@@ -235,7 +237,7 @@ class _Service:
             ready.cancel()
         if not self.ending.done():
             with _contained("The heartbeat"):
-                self._heartbeat.ready()
+                self._heartbeat.ready(monitor.look())
 
     def end(self, failure: MinerError | None = None) -> None:
         """Lets the service end, because of ``failure`` if there is one."""
@@ -294,11 +296,11 @@ class _Service:
 
         return asyncio.create_task(supervised(), name=name)
 
-    async def _tick(self, jobs: Jobs) -> None:
+    async def _tick(self, jobs: Jobs, monitor: Monitor) -> None:
         parts: tuple[tuple[str, Callable[[], None]], ...] = (
             ("The miner's tick", self._miner.tick),
             ("The job API's tick", jobs.tick),
-            ("The heartbeat", self._heartbeat.tick),
+            ("The monitor's tick", monitor.tick),
             ("The log's tick", logs.tick),
         )
         while True:

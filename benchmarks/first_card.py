@@ -305,7 +305,7 @@ def through(options: Options, service: Service, bare: float) -> None:
     print(f"{rate / 1e6:.3f} MH/s, {rate / bare:.4f} x the bare engine (wanted >= 0.99)")
     print(f"CPU of the whole process {100 * cpu:.2f} % of a core (wanted < 5 %)")
     now = service.metrics()
-    names = ("miner_source_solutions_total", "miner_gpu_up", "miner_gpu_wrong_candidates_total")
+    names = ("miner_source_solutions_total", "miner_gpu_up", "miner_gpu_false_positives_total")
     more = ("miner_gpu_temperature_celsius", "miner_gpu_power_watts", "miner_gpu_hashes_per_joule")
     for name in (*names, *more):
         print(f"  {name} {now.get(name, 'is missing')}")

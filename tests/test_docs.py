@@ -12,12 +12,13 @@ from pathlib import Path
 import click
 import pytest
 
-from quantus_miner import jobs, logs, service
+from quantus_miner import jobs, logs
 from quantus_miner.backends import table as backend_table
 from quantus_miner.cli import cli
 from quantus_miner.host.cpus import default_workers
-from quantus_miner.mining import stats
+from quantus_miner.mining import rates
 from quantus_miner.model import Pow, Status
+from quantus_miner.parts import web
 from quantus_miner.settings import LOG_FORMATS, SETTINGS, load
 from quantus_miner.web import connection, server
 from quantus_miner.web import job_api as http
@@ -221,14 +222,14 @@ def test_the_limits_are_those_of_the_code() -> None:
         )
     ]
     operator = {row[0]: row[1] for row in table("docs/operator.md", "what", "value")}
-    assert operator["hash rates are averages of"] == f"the last {stats.RATE_WINDOW_S:g} s"
+    assert operator["hash rates are averages of"] == f"the last {rates.WINDOWS_S[0]:g} s"
     most = ", ".join(f"{name} {logs.MAX_ALIKE[logs.LEVELS[name]]}" for name in ("info", "warn", "error"))
     assert operator["lines of the log from one place in the program, a minute"] == most
     assert operator["lines of the log that wait to be written"] == f"{logs.MAX_QUEUED:,} characters"
     assert operator["jobs with series of their own in the metrics"] == f"{jobs.MAX_SHOWN}"
     assert operator["connections at once, job API"].startswith(f"{server.MAX_CONNECTIONS}, ")
     assert operator["connections at once, metrics"].startswith(f"{server.MAX_SCRAPERS}, ")
-    assert operator["requests under way at the end get"] == f"{service.GRACE_S:g} s"
+    assert operator["requests under way at the end get"] == f"{web.GRACE_S:g} s"
     for text in (
         f"{api.MAX_BODY:,} bytes",
         f"{jobs.MAX_ACTIVE:,} jobs",

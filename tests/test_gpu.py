@@ -1099,7 +1099,7 @@ def test_a_miner_with_a_gpu_and_no_cpu_engine(cpu: Device) -> None:
         assert samples["miner_gpu_devices", frozenset()] == samples["miner_workers", frozenset()] == 1
         labels = frozenset({("device", str(cpu.index)), ("engine", "gpu-opencl")})
         assert samples["miner_gpu_up", labels] == 1
-        assert samples["miner_gpu_wrong_candidates_total", labels] == 0
+        assert samples["miner_gpu_false_positives_total", labels] == 0
         assert samples["miner_gpu_info", labels | {("name", cpu.name)}] == 1
         assert not any(name == "miner_gpu_temperature_celsius" for name, _ in samples)
         # Stopped while it works.

@@ -16,9 +16,11 @@ from quantus_miner.backends.base import EngineStatus
 from quantus_miner.heartbeat import MAX_STATUS, Heartbeat
 from quantus_miner.host.notify import STATUS_S, Notifier
 from quantus_miner.mining.miner import Miner
+from quantus_miner.mining.rates import Rates
 from quantus_miner.mining.stats import LinkStats
 from quantus_miner.mining.worker import STALL_S
 from quantus_miner.model import Job, NonceRange, Pow
+from quantus_miner.monitor import Snapshot
 from quantus_miner.native import Outcome
 
 from .conftest import MinerProcess
@@ -101,6 +103,11 @@ class StuckEngine:
         return Outcome(count, None)
 
 
+def look(miner: Miner, links: tuple[LinkStats, ...] = (), *, store_ok: bool = True) -> Snapshot:
+    rates = Rates(0.0, None, None, None, None)
+    return Snapshot(0.0, 0.0, 2, miner.stats(), links, store_ok=store_ok, rates=rates)
+
+
 def job() -> Job:
     return Job("a", Pow.POSEIDON2, bytes(32), 0, (NonceRange(1, 10**9),))
 
@@ -149,16 +156,16 @@ def test_a_full_socket_does_not_block_the_service(manager: Manager) -> None:
 def test_the_dog_is_fed_only_while_workers_with_work_advance(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     manager, clock, engine = Manager(str(tmp_path / "notify")), Clock(), StuckEngine()
     miner = Miner([engine], chunk_s=1.0, clock=clock)
-    heartbeat = Heartbeat(miner, Notifier(manager.environ(WATCHDOG_USEC="4000000")), clock)
+    heartbeat = Heartbeat(Notifier(manager.environ(WATCHDOG_USEC="4000000")), clock)
 
     def tick(seconds: float) -> list[dict[str, str]]:
         clock.now += seconds
         miner.tick()
-        heartbeat.tick()
+        heartbeat.on_snapshot(look(miner))
         return manager.waiting()
 
     miner.start()
-    heartbeat.ready()
+    heartbeat.ready(look(miner))
     ready, first = manager.waiting()
     assert ready == {"READY": "1"}
     assert first["WATCHDOG"] == "1"
@@ -169,9 +176,9 @@ def test_the_dog_is_fed_only_while_workers_with_work_advance(tmp_path: Path, cap
     assert all(engine.begun.acquire(timeout=WAIT_S) for _ in range(2))
     assert [message["WATCHDOG"] for message in tick(1)] == ["1"]
     assert "WATCHDOG" in tick(STALL_S - 1)[0]
-    assert miner.stalled() == []
+    assert miner.stats().stalled == []
     (last,) = tick(1)
-    assert miner.stalled() == [0, 1]
+    assert miner.stats().stalled == [0, 1]
     assert last == {"STATUS": "Worker 0, 1 has work and has not advanced for 10 s"}
     assert tick(1) == tick(50) == []
     assert [record.getMessage() for record in caplog.records] == [last["STATUS"]]
@@ -198,18 +205,26 @@ def test_a_worker_that_sleeps_as_it_should_is_not_stuck() -> None:
     for _ in range(3):
         clock.now += STALL_S
         miner.tick()
-        assert miner.stalled() == []
+        assert miner.stats().stalled == []
     assert miner.close(WAIT_S)
 
 
 def test_a_miner_without_workers_left_is_no_sign_of_life(tmp_path: Path) -> None:
     manager, clock, engine = Manager(str(tmp_path / "notify")), Clock(), StuckEngine()
     miner = Miner([engine], chunk_s=1.0, clock=clock)
-    heartbeat = Heartbeat(miner, Notifier(manager.environ(WATCHDOG_USEC="4000000")), clock)
+    heartbeat = Heartbeat(Notifier(manager.environ(WATCHDOG_USEC="4000000")), clock)
     for worker in miner._workers:
         worker.alive = False
-    heartbeat.tick()
+    heartbeat.on_snapshot(look(miner))
     assert manager.waiting() == [{"STATUS": "No worker is left"}]
+    manager.socket.close()
+
+
+def test_a_miner_that_cannot_be_asked_is_no_sign_of_life(tmp_path: Path) -> None:
+    manager = Manager(str(tmp_path / "notify"))
+    heartbeat = Heartbeat(Notifier(manager.environ(WATCHDOG_USEC="4000000")), Clock())
+    heartbeat.on_snapshot(Snapshot(0.0, 0.0, 2))
+    assert manager.waiting() == [{"STATUS": "The miner does not say how its workers are"}]
     manager.socket.close()
 
 
@@ -223,24 +238,19 @@ def test_the_status_says_which_source_is_down_and_since_when(tmp_path: Path) -> 
     third.connected = False  # not needed
     first.mined = True
     store_ok = True
-    heartbeat = Heartbeat(
-        miner,
-        Notifier(manager.environ(WATCHDOG_USEC="4000000")),
-        clock,
-        links=lambda: (first, second, third),
-        store_ok=lambda: store_ok,
-    )
+    links = (first, second, third)
+    heartbeat = Heartbeat(Notifier(manager.environ(WATCHDOG_USEC="4000000")), clock)
     workers = "0.00 H/s, 0 active jobs, 0 of 2 workers busy"
 
     def status(seconds: float) -> str:
         clock.now += seconds
         miner.tick()
-        heartbeat.tick()
+        heartbeat.on_snapshot(look(miner, links, store_ok=store_ok))
         (message,) = manager.waiting()
         assert message["WATCHDOG"] == "1"  # a restart would mend nothing
         return message["STATUS"]
 
-    heartbeat.ready()
+    heartbeat.ready(look(miner, links))
     assert manager.waiting()[-1]["STATUS"] == workers
     # At once, not with the next sign of life.
     first.mined = first.connected = second.connected = False
@@ -276,14 +286,14 @@ def test_a_status_names_days_and_stays_short(tmp_path: Path) -> None:
     manager, clock, engine = Manager(str(tmp_path / "notify")), Clock(), StuckEngine()
     links = tuple(LinkStats(f"pool {number} {'x' * 250}") for number in range(100))
     miner = Miner([engine], chunk_s=1.0, clock=clock)
-    heartbeat = Heartbeat(miner, Notifier(manager.environ()), clock, links=lambda: links)
-    heartbeat.tick()
+    heartbeat = Heartbeat(Notifier(manager.environ()), clock)
+    heartbeat.on_snapshot(look(miner, links))
     manager.waiting()
     for seconds, words in ((119, "119 s"), (1, "2 min"), (7079, "119 min"), (1, "2 h"), (165_600, "2 days")):
         clock.now += seconds
         miner.tick()
         heartbeat._next = 0.0
-        heartbeat.tick()
+        heartbeat.on_snapshot(look(miner, links))
         (message,) = manager.waiting()
         assert f"not connected for {words}" in message["STATUS"]
         assert len(message["STATUS"]) <= MAX_STATUS

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from quantus_miner.gpu.telemetry import Readings
-from quantus_miner.mining.stats import ApiStats, GpuStats, JobStats, LinkStats, MinerStats, RateMeter, ThreadStats
+from quantus_miner.mining.rates import Rates
+from quantus_miner.mining.stats import ApiStats, GpuStats, JobStats, LinkStats, MinerStats, ThreadStats, WorkerStats
 from quantus_miner.model import MAX, Status
+from quantus_miner.monitor import Snapshot
 from quantus_miner.web.metrics import METRICS, MinerCollector
 
 from .conftest import MinerProcess
 
+if TYPE_CHECKING:
+    import pytest
+
+CARD = GpuStats("0000:01:00.0", "gpu-cuda", "a card", "0000:01:00.0", up=True, false_positives=0)
+OTHER = GpuStats("1", "gpu-opencl", "another", None, up=False, false_positives=3)
 MINER = MinerStats(
-    workers=3,
-    cpu_workers=2,
-    gpu_devices=1,
-    busy_workers=2,
+    workers=(
+        WorkerStats(0, "cpu-fast", 100, busy=True),
+        WorkerStats(1, "gpu-cuda", 900, busy=True, gpu=CARD),
+        WorkerStats(2, "gpu-opencl", 0, works=False, gpu=OTHER),
+    ),
     active_jobs=1,
     hashes=1000,
-    hash_rates={"cpu": 10.0, "gpu": 5.0},
     rejected_solutions=0,
     stale_solutions=0,
     solved_by_engine={"cpu-fast": 1},
     kernels=frozenset({("cpu-fast", "qpow-sha3", "scalar")}),
-    gpus=(
-        GpuStats("0000:01:00.0", "gpu-cuda", "a card", "0000:01:00.0", up=True, hash_rate=840.0, false_positives=0),
-        GpuStats("1", "gpu-opencl", "another", None, up=False, hash_rate=0.0, false_positives=3),
-    ),
 )
 READINGS = Readings(temperature=61, power=420, sm_clock=2.5e9, memory_clock=None, fan=0.4, utilization=0.99)
 API = ApiStats(
@@ -44,7 +48,26 @@ API = ApiStats(
     ),
 )
 
-LINK = LinkStats("node a", connected=True, sent=5, late=2)
+LINK = LinkStats("node a", connected=True, sent=5, late=2, work=MAX, hashes=600)
+SNAPSHOT = Snapshot(
+    time=1.7e9,
+    uptime_s=70.0,
+    effective_cpus=4,
+    miner=MINER,
+    sources=(LINK,),
+    api=API,
+    store_ok=True,
+    readings={CARD.id: READINGS},
+    rates=Rates(850.0, 850.0, 700.0, None, 900.0),
+    worker_rates={
+        0: Rates(10.0, 10.0, 11.0, None, 12.0),
+        1: Rates(840.0, 840.0, 689.0, None, 890.0),
+        2: Rates(0.0, None, None, None, None),
+    },
+    source_rates={LINK.name: Rates(850.0, 850.0, 700.0, None, 900.0)},
+    failures={"heartbeat": 2},
+    part_failures={"miner": 0},
+)
 
 
 def scrape(collector: MinerCollector) -> dict[str, dict[tuple[str, ...], float]]:
@@ -61,14 +84,20 @@ def scrape(collector: MinerCollector) -> dict[str, dict[tuple[str, ...], float]]
     return samples
 
 
-def readings(pci: str | None) -> Readings | None:
-    return READINGS if pci else None
-
-
 def test_every_row_of_the_table_has_samples() -> None:
-    samples = scrape(MinerCollector(lambda: MINER, lambda: API, lambda: (LINK,), lambda: True, 4, readings))
+    samples = scrape(MinerCollector(SNAPSHOT))
     assert samples.keys() == {row.name for row in METRICS}
-    assert samples["miner_hash_rate"] == {(): 15.0}
+    assert samples["miner_hash_rate"] == {(): 850.0}
+    # A window that is longer than its history has no sample.
+    assert samples["miner_hash_rate_average"] == {("10s",): 850.0, ("60s",): 700.0}
+    assert samples["miner_hash_rate_highest"] == {(): 900.0}
+    assert samples["miner_cpu_hash_rate"] == {(): 10.0}
+    assert samples["miner_gpu_hash_rate"] == {(): 840.0}
+    assert samples["miner_worker_hash_rate_highest"] == {("cpu-fast", "0"): 12.0, ("gpu-cuda", "1"): 890.0}
+    assert samples["miner_gpu_device_hash_rate_average"][CARD.id, "gpu-cuda", "60s"] == 689.0
+    assert samples["miner_source_hash_rate_average"] == {("node a", "10s"): 850.0, ("node a", "60s"): 700.0}
+    assert samples["miner_source_accepted_work_total"] == {("node a",): float(MAX)}
+    assert samples["miner_subscriber_failures_total"] == {("heartbeat",): 2}
     assert samples["miner_job_hashes_total"] == {("cpu-fast", "j"): 12}
     assert samples["miner_job_hash_rate"] == {("cpu-fast", "j"): 2.0}
     assert samples["miner_thread_hashes_total"] == {("cpu-fast", "j", "0"): 7, ("cpu-fast", "j", "1"): 5}
@@ -76,7 +105,7 @@ def test_every_row_of_the_table_has_samples() -> None:
     assert sum(samples["miner_job_status"].values()) == 1
     assert samples["miner_jobs_total"]["completed",] == 1
     assert samples["miner_gpu_up"] == {("0000:01:00.0", "gpu-cuda"): 1, ("1", "gpu-opencl"): 0}
-    assert samples["miner_gpu_wrong_candidates_total"]["1", "gpu-opencl"] == 3
+    assert samples["miner_gpu_false_positives_total"]["1", "gpu-opencl"] == 3
     # What a card does not say has no series.
     assert samples["miner_gpu_clock_hertz"] == {("0000:01:00.0", "sm"): 2.5e9}
     assert samples["miner_gpu_hashes_per_joule"] == {("0000:01:00.0",): 2.0}
@@ -84,14 +113,13 @@ def test_every_row_of_the_table_has_samples() -> None:
     assert samples["miner_source_solutions_total"]["node a", "late"] == 2
 
 
-def test_a_part_that_fails_costs_its_own_series_only(caplog: pytest.LogCaptureFixture) -> None:
-    def fail() -> ApiStats:
-        raise RuntimeError("broken")
-
-    samples = scrape(MinerCollector(lambda: MINER, fail, tuple, lambda: True, 4, readings))
+def test_a_part_that_is_missing_or_fails_costs_its_own_series_only(caplog: pytest.LogCaptureFixture) -> None:
+    samples = scrape(MinerCollector(replace(SNAPSHOT, api=None, store_ok=None, source_rates={})))
     assert samples["miner_workers"] == {(): 3}
-    assert "miner_jobs_total" not in samples
+    assert samples.keys().isdisjoint({"miner_jobs_total", "miner_store_ok", "miner_source_connected"})
     assert "could not be read" in caplog.text
+    samples = scrape(MinerCollector(Snapshot(time=1.7e9, uptime_s=0.0, effective_cpus=4)))
+    assert samples.keys() == {"miner_effective_cpus", "miner_uptime_seconds", "miner_build_info"}
 
 
 def test_counts_move_during_a_long_job_and_its_series_vanish_with_it() -> None:
@@ -120,13 +148,3 @@ def test_counts_move_during_a_long_job_and_its_series_vanish_with_it() -> None:
         assert samples["miner_http_requests_total", frozenset({("endpoint", "/mine"), ("code", "409")})] == 1
         assert samples["miner_http_requests_total", frozenset({("endpoint", "/cancel/{job_id}"), ("code", "200")})] == 1
         assert samples["process_resident_memory_bytes", frozenset()] > 0
-
-
-def test_a_rate_is_counts_over_wall_time_in_a_moving_window() -> None:
-    meter = RateMeter(0.0)
-    assert meter.rate(0.0, 0) == 0.0
-    assert meter.rate(2.0, 10) == 5.0
-    for second in range(1, 31):
-        meter.sample(float(second), 100 * second if second <= 15 else 1500)
-    assert meter.rate(30.0, 1500) == 0.0
-    assert meter.rate(31.0, 1600) == pytest.approx(100 / 11)

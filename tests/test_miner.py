@@ -346,7 +346,7 @@ def test_what_the_miner_calls_may_raise(caplog: pytest.LogCaptureFixture) -> Non
         miner.submit(job([NonceRange(1, 10)], limit=MAX), ends)
         assert ends.wait().status is Status.COMPLETED
         assert miner.healthy
-        assert miner.failed() == []
+        assert miner.stats().failed == []
     assert len(solved) == 3
     reasons = [str(record.exc_info[1]) for record in caplog.records if record.exc_info]
     assert {reason: reasons.count(reason) for reason in reasons} == {
@@ -367,7 +367,7 @@ def test_a_worker_whose_thread_ends_is_not_taken_for_a_living_one(caplog: pytest
         thread.join(WAIT_S)
         assert not thread.is_alive()
         assert not miner.healthy
-        assert miner.failed() == [0]
+        assert miner.stats().failed == [0]
         miner.submit(job([NonceRange(1, 10)]), ends)
         assert ends.wait().status is Status.FAILED
     assert "Worker 0 of engine recording failed and is retired" in caplog.text
@@ -428,7 +428,6 @@ def test_counts_move_during_a_long_slice_and_rates_are_hashes_over_time() -> Non
     now = 2.0
     stats, (thread,) = miner.stats(), miner.thread_stats(search)
     assert stats.busy_workers == 1
-    assert 0 < stats.hash_rates["cpu"] <= stats.hashes / 2
     assert 0 < thread.hash_rate <= miner.hashes(search) / 2
     miner.cancel(search)
     assert miner.elapsed(search) == 2.0

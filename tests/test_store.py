@@ -595,7 +595,7 @@ def test_what_a_live_source_sends_is_history_with_its_verdict(tmp_path: Path) ->
         link = ScriptedLink("pool p")
         miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.05)
         miner.start()
-        task = asyncio.create_task(LiveSource(miner, [link], priority=1, store=store).run())
+        task = asyncio.create_task(LiveSource(miner, [link], priority=1, publish=store.on_event).run())
         listener = await link.connected()
         link.give(listener, live_job("j"))
         _, solution, _ = await link.solution()

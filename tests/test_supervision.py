@@ -54,7 +54,12 @@ class Broken(MinerProcess):
     [
         ("from quantus_miner.mining.miner import Miner; Miner.tick = boom", "The miner's tick has failed"),
         ("from quantus_miner.jobs import Jobs; Jobs.tick = boom", "The job API's tick has failed"),
-        ("from quantus_miner.heartbeat import Heartbeat; Heartbeat.tick = boom", "The heartbeat has failed"),
+        (
+            "from quantus_miner.heartbeat import Heartbeat; Heartbeat.on_snapshot = boom",
+            "The heartbeat has failed at a snapshot",
+        ),
+        ("from quantus_miner.monitor import Monitor; Monitor.tick = boom", "The monitor's tick has failed"),
+        ("from quantus_miner.mining.miner import Miner; Miner.stats = boom", "The monitor cannot read the miner"),
         ("from quantus_miner import logs; logs.tick = boom", "The log's tick has failed"),
         ("from quantus_miner.sources.live import LiveSource; LiveSource.run = boom", "The live source has failed"),
         ("from quantus_miner.sources.node import NodeLink; NodeLink.run = boom", "has failed"),

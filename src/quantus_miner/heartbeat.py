@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from quantus_miner.host.notify import Notifier
-    from quantus_miner.mining.miner import Miner
-    from quantus_miner.mining.stats import LinkStats
+    from quantus_miner.mining.stats import LinkStats, MinerStats
+    from quantus_miner.monitor import Snapshot
 
 log = logging.getLogger("miner")
 
@@ -24,52 +24,39 @@ MAX_STATUS: Final = 1_000
 
 
 class Heartbeat:
-    """Feeds the watchdog from the service's tick; a service that is stuck is restarted by its manager.
+    """Feeds the watchdog from the monitor's snapshots; a service that is stuck is restarted by its manager.
 
-    ``links`` and ``store_ok``: what the status line tells beside the workers. A pool that is down or a full disk is
-    nothing that a restart would mend.
+    A pool that is down or a full disk is in the status line, but nothing that a restart would mend.
     """
 
-    def __init__(
-        self,
-        miner: Miner,
-        notifier: Notifier,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        links: Callable[[], tuple[LinkStats, ...]] = tuple,
-        store_ok: Callable[[], bool] = lambda: True,
-    ) -> None:
-        self._miner = miner
+    def __init__(self, notifier: Notifier, clock: Callable[[], float] = time.monotonic) -> None:
         self._notifier = notifier
         self._clock = clock
-        self._links = links
-        self._store_ok = store_ok
         self._ready = False
         self._next = 0.0
         self._well = True
         self._down: dict[str, float] = {}  # links without a connection, since when
 
-    def ready(self) -> None:
+    def ready(self, snapshot: Snapshot) -> None:
         """The service answers and its workers run."""
         self._ready = True
         self._notifier.send("READY=1")
-        self.tick()
+        self.on_snapshot(snapshot)
 
-    def tick(self) -> None:
-        """To be called about once a second, after ``Miner.tick``."""
-        now = self._clock()
-        links = self._links()
+    def on_snapshot(self, snapshot: Snapshot) -> None:
+        """Give a sign of life if it is time to. To be called about once a second."""
+        now, links = self._clock(), snapshot.sources
         down = {link.name: self._down.get(link.name, now) for link in links if not link.connected}
         changed, self._down = down.keys() != self._down.keys(), down
-        if trouble := self._trouble():
+        if trouble := _trouble(snapshot.miner):
             if self._well:
                 log.error("%s", trouble)
                 self._notifier.send(f"STATUS={trouble}")
             self._next = now
         elif now >= self._next or changed:
-            # Ticks come a second apart: the next one could be too late.
+            # Snapshots come a second apart: the next one could be too late.
             self._next = now + self._notifier.interval_s - 1.0
-            status = "; ".join((self._working(), *self._link_faults(links, now), *self._faults()))
+            status = "; ".join((_working(snapshot), *self._link_faults(links, now), *_faults(snapshot)))
             self._notifier.send("WATCHDOG=1", f"STATUS={status[:MAX_STATUS]}")
         self._well = not trouble
 
@@ -77,17 +64,6 @@ class Heartbeat:
         """The service has begun to end."""
         if self._ready:
             self._notifier.send("STOPPING=1", "STATUS=Stopping")
-
-    def _trouble(self) -> str:
-        """What is wrong with the workers, in one line; empty: nothing."""
-        if stalled := self._miner.stalled():
-            return f"Worker {', '.join(map(str, stalled))} has work and has not advanced for {STALL_S:g} s"
-        return "" if self._miner.healthy else "No worker is left"
-
-    def _working(self) -> str:
-        stats = self._miner.stats()
-        rate = units.hash_rate(sum(stats.hash_rates.values()))
-        return f"{rate}, {stats.active_jobs} active jobs, {stats.busy_workers} of {stats.workers} workers busy"
 
     def _link_faults(self, links: tuple[LinkStats, ...], now: float) -> Iterator[str]:
         """What is wrong with the live sources, down to the one that is mined: those after it are not needed."""
@@ -105,8 +81,26 @@ class Heartbeat:
             else:
                 yield f"{link.name} not connected for {units.duration(now - self._down[link.name])}"
 
-    def _faults(self) -> Iterator[str]:
-        if failed := self._miner.failed():
-            yield f"worker {', '.join(map(str, failed))} has failed"
-        if not self._store_ok():
-            yield "jobs are kept in memory only"
+
+def _trouble(miner: MinerStats | None) -> str:
+    """Return what is wrong with the workers, in one line; empty: nothing."""
+    if miner is None:
+        return "The miner does not say how its workers are"
+    if stalled := miner.stalled:
+        return f"Worker {', '.join(map(str, stalled))} has work and has not advanced for {STALL_S:g} s"
+    return "" if miner.healthy else "No worker is left"
+
+
+def _working(snapshot: Snapshot) -> str:
+    miner, rates = snapshot.miner, snapshot.rates
+    if miner is None or rates is None:
+        return ""
+    rate = units.hash_rate(rates.current)
+    return f"{rate}, {miner.active_jobs} active jobs, {miner.busy_workers} of {len(miner.workers)} workers busy"
+
+
+def _faults(snapshot: Snapshot) -> Iterator[str]:
+    if snapshot.miner is not None and (failed := snapshot.miner.failed):
+        yield f"worker {', '.join(map(str, failed))} has failed"
+    if snapshot.store_ok is False:
+        yield "jobs are kept in memory only"

@@ -274,8 +274,8 @@ def create(language: str, name: str, options: EngineOptions, resources: Resource
         raise ValueError(f"{name} needs a device")
     thermostat = None
     if options.gpu_temp_limit is not None:
-        read = partial(Telemetry(OPEN_S).temperature, device.pci)
-        if read() is None:
+        read = partial(Telemetry().temperature, device.pci)
+        if read(OPEN_S) is None:
             raise SettingError(f"--gpu-temp-limit: {device}, does not say how hot it is; leave the limit unset")
         thermostat = Thermostat(f"Engine {name}, {device}", options.gpu_temp_limit, read)
     engine = GpuEngine(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -17,8 +15,12 @@ log = logging.getLogger("miner.gpu")
 
 HYSTERESIS: Final = 3
 """Degrees below the limit at which a card goes on."""
+AGE_S: Final = 0.5
+"""Seconds after which a card is read again if somebody asks for it: who asks once a second gets what is new."""
+FRESH_S: Final = 3.0
+"""Seconds after which readings are too old to be shown. A card that nobody asks for so long is not read any more."""
 DEADLINE_S: Final = 0.3
-"""Seconds that a reader waits for a reading."""
+"""Seconds that a thermostat waits for the temperature."""
 OPEN_S: Final = 10.0
 """Seconds that NVML may take to start if somebody waits for it: cards that nobody keeps awake are slow."""
 LOOK_S: Final = 1.0
@@ -38,62 +40,100 @@ class Readings:
 
 
 class Telemetry:
-    """Reads cards by their PCI address. Any thread may use it.
+    """Reads cards by their PCI address, as long as somebody asks for them. Any thread may ask.
 
-    NVML is called in a thread of its own: a driver that hangs costs its readings, and holds up neither their readers
-    nor the end of the process. ``open_s``: seconds to wait for NVML to start.
+    NVML is called in a thread of its own: a driver that hangs costs its readings, and holds up neither those who ask
+    nor the end of the process. ``clock``: tells how old readings are.
     """
 
-    def __init__(self, open_s: float = DEADLINE_S) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._nvml: Any = None
-        self._questions: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
-        self._late: Future[Any] | None = None  # the answer that took too long
+        self._changed = threading.Condition()
+        self._asked: dict[str, float] = {}  # cards, and when somebody last asked for them
+        self._last: dict[str, tuple[float, Readings | None]] = {}  # when, and what they said
+        self._busy_since: float | None = None  # with a call of NVML
+        self._warned = False
+        self._thread: threading.Thread | None = None
+
+    def temperature(self, pci: str | None, wait_s: float = DEADLINE_S) -> float | None:
+        """Return degrees Celsius; None if the card does not say, or not in time."""
+        readings = self.read(pci, wait_s)
+        return None if readings is None else readings.temperature
+
+    def read(self, pci: str | None, wait_s: float = 0.0) -> Readings | None:
+        """Return the last readings of the card; None if NVML does not know it, or if they are older than FRESH_S.
+
+        Waits up to ``wait_s`` seconds for them, if NVML has not kept others waiting as long already.
+        """
+        if pci is None:
+            return None
+        with self._changed:
+            if self._thread is None:
+                self._busy_since = self._clock()
+                self._thread = threading.Thread(target=self._run, name="nvml", daemon=True)
+                self._thread.start()
+            self._asked[pci] = self._clock()
+            self._changed.notify_all()
+            if not self._fresh(pci) and self._busy_s() < wait_s:
+                self._changed.wait_for(lambda: self._fresh(pci), wait_s)
+            readings = self._last[pci][1] if self._fresh(pci) else None
+            busy_s = self._busy_s()
+            warn = not self._warned and busy_s >= (wait_s or FRESH_S)
+            self._warned |= warn
+        if warn:
+            log.warning("NVML has not answered for %.1f s: readings of GPUs are left out until it does", busy_s)
+        return readings
+
+    def _fresh(self, pci: str) -> bool:
+        return pci in self._last and self._clock() - self._last[pci][0] <= FRESH_S
+
+    def _busy_s(self) -> float:
+        return 0.0 if self._busy_since is None else self._clock() - self._busy_since
+
+    # --- NVML's thread ---
+
+    def _run(self) -> None:
+        self._open()
+        while True:
+            self._answered()
+            pci = self._next()
+            try:
+                readings = self._readings(pci)
+            except Exception:
+                log.exception("A reading of a GPU has failed")
+                readings = None
+            with self._changed:
+                self._last[pci] = self._clock(), readings
+
+    def _open(self) -> None:
         try:
             import pynvml
         except ImportError:
             return
-        threading.Thread(target=self._answer, args=(pynvml,), name="nvml", daemon=True).start()
-        self._ask(lambda: None, open_s)
-
-    def temperature(self, pci: str | None) -> float | None:
-        """Degrees Celsius; None if the card does not say, or not in time."""
-        degrees: float | None = self._ask(lambda: self._temperature(pci))
-        return degrees
-
-    def read(self, pci: str | None) -> Readings | None:
-        """All there is to know of the card; None if NVML does not know it, or does not answer in time."""
-        readings: Readings | None = self._ask(lambda: self._readings(pci))
-        return readings
-
-    def _ask(self, question: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:  # noqa: ANN401 - NVML has no types
-        """The answer of NVML's thread; None if there is none in time, and at once while an earlier one is late."""
-        if self._late is not None and not self._late.done():
-            return None
-        answer: Future[Any] = Future()
-        self._questions.put((question, answer))
         try:
-            return answer.result(deadline_s)
-        except TimeoutError:
-            self._late = answer
-            log.warning("NVML has not answered for %g s: readings of GPUs are left out until it does", deadline_s)
-        except Exception:
-            log.exception("A reading of a GPU has failed")
-        return None
-
-    # --- NVML's thread ---
-
-    def _answer(self, nvml: Any) -> None:  # noqa: ANN401 - NVML has no types
-        try:
-            nvml.nvmlInit()
-            self._nvml = nvml
-        except nvml.NVMLError as error:
+            pynvml.nvmlInit()
+            self._nvml = pynvml
+        except pynvml.NVMLError as error:
             log.debug("No readings of GPUs: %s", error)
-        while True:
-            question, answer = self._questions.get()
-            try:
-                answer.set_result(question())
-            except Exception as error:  # the reader's
-                answer.set_exception(error)
+
+    def _answered(self) -> None:
+        with self._changed:
+            self._busy_since, self._warned = None, False
+            self._changed.notify_all()
+
+    def _next(self) -> str:
+        """Wait for a card that has to be read. Return it."""
+        with self._changed:
+            while True:
+                now = self._clock()
+                self._asked = {pci: at for pci, at in self._asked.items() if now - at < FRESH_S}
+                self._last = {pci: read for pci, read in self._last.items() if pci in self._asked}
+                for pci in self._asked:
+                    if pci not in self._last or now - self._last[pci][0] >= AGE_S:
+                        self._busy_since = now
+                        return pci
+                self._changed.wait()
 
     def _temperature(self, pci: str | None) -> float | None:
         return self._number(pci, lambda nvml, card: nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU))

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner import pow as reference
 from quantus_miner.errors import DeviceLostError, DevicePausedError
 from quantus_miner.host.cpus import pin_thread, yield_priority
+from quantus_miner.mining.rates import RateMeter
 from quantus_miner.mining.search import Search
-from quantus_miner.mining.stats import MinerStats, RateMeter, ThreadStats
+from quantus_miner.mining.stats import MinerStats, ThreadStats
 from quantus_miner.mining.worker import Worker
 from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
 from quantus_miner.native import Outcome
@@ -85,17 +86,6 @@ class Miner:
         """Whether any worker is left to take work now."""
         with self._lock:
             return not self._closing and any(worker.works for worker in self._workers)
-
-    def failed(self) -> list[int]:
-        """Numbers of the workers that an error has ended."""
-        with self._lock:
-            return [worker.index for worker in self._workers if not worker.alive]
-
-    def stalled(self) -> list[int]:
-        """Numbers of the workers that have work and have not advanced for STALL_S, as ``tick`` saw them."""
-        with self._lock:
-            now = self._clock()
-            return [worker.index for worker in self._workers if worker.stalled(now)]
 
     def supports(self, pow_: Pow) -> bool:
         """Whether any worker is left that can search for ``pow_``."""
@@ -182,11 +172,10 @@ class Miner:
         return (search.ended if search.ended is not None else self._clock()) - search.started
 
     def tick(self) -> None:
-        """Samples the hash rates and looks whether the workers advance; to be called about once a second."""
+        """Samples the hash rates of jobs and looks whether the workers advance; to be called about once a second."""
         with self._lock:
             now = self._clock()
             for worker in self._workers:
-                worker.meter.sample(now, worker.hashes)
                 worker.look(now)
             for search in self._turns:
                 for worker, meter in search.meters.items():
@@ -196,17 +185,10 @@ class Miner:
         """A snapshot."""
         with self._lock:
             now = self._clock()
-            rates = {"cpu": 0.0, "gpu": 0.0}
-            for worker in self._workers:
-                rates["cpu" if worker.device is None else "gpu"] += worker.meter.rate(now, worker.hashes)
             return MinerStats(
-                workers=len(self._workers),
-                cpu_workers=sum(worker.device is None for worker in self._workers),
-                gpu_devices=sum(worker.device is not None and worker.works for worker in self._workers),
-                busy_workers=sum(worker.search is not None for worker in self._workers),
+                workers=tuple(worker.stats(now) for worker in self._workers),
                 active_jobs=len(self._turns),
                 hashes=sum(worker.hashes for worker in self._workers),
-                hash_rates=rates,
                 rejected_solutions=self._rejected,
                 stale_solutions=self._stale,
                 solved_by_engine=dict(self._solved_by),
@@ -215,9 +197,6 @@ class Miner:
                     for engine in self._engines
                     for pow_ in Pow
                     if (kernel := engine.kernel(pow_)) is not None
-                ),
-                gpus=tuple(
-                    worker.gpu_stats(worker.device, now) for worker in self._workers if worker.device is not None
                 ),
             )
 

@@ -12,7 +12,7 @@ from quantus_miner.model import Job, Progress, Solution, Status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quantus_miner.mining.stats import RateMeter
+    from quantus_miner.mining.rates import RateMeter
     from quantus_miner.mining.worker import Worker
 
 

@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from quantus_miner.model import Status
-
-RATE_WINDOW_S: Final = 10.0
-"""Hash rates are averages over this many seconds."""
-
-
-class RateMeter:
-    """Moving average of a growing count: nonces over wall time in the last RATE_WINDOW_S seconds."""
-
-    def __init__(self, now: float) -> None:
-        self._samples: deque[tuple[float, int]] = deque([(now, 0)])
-
-    def sample(self, now: float, count: int) -> None:
-        """To be called about once a second."""
-        self._samples.append((now, count))
-        while len(self._samples) > 2 and self._samples[1][0] <= now - RATE_WINDOW_S:
-            self._samples.popleft()
-
-    def rate(self, now: float, count: int) -> float:
-        """Per second, from the oldest sample in the window until now."""
-        then, before = self._samples[0]
-        return (count - before) / (now - then) if now > then else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +40,72 @@ class GpuStats:
     name: str
     pci: str | None
     up: bool
-    hash_rate: float
     false_positives: int
 
 
 @dataclass(frozen=True, slots=True)
-class MinerStats:
-    """The miner as a whole. Hash rates in nonces a second by engine kind, ``cpu`` and ``gpu``."""
+class WorkerStats:
+    """One worker. ``works``: it would take work now. ``gpu``: the device that it drives; None for a CPU thread."""
 
-    workers: int
-    cpu_workers: int
-    gpu_devices: int
-    busy_workers: int
+    index: int
+    engine: str
+    hashes: int
+    busy: bool = False
+    works: bool = True
+    failed: bool = False
+    """An error has ended it."""
+    stalled: bool = False
+    """It has work and has not advanced for STALL_S, as the last tick saw it."""
+    gpu: GpuStats | None = None
+
+    @property
+    def key(self) -> tuple[int, str, str]:
+        """What tells it from another worker that gets its number later."""
+        return self.index, self.engine, self.gpu.id if self.gpu else ""
+
+
+@dataclass(frozen=True, slots=True)
+class MinerStats:
+    """The miner as a whole. ``hashes`` includes those of workers that are gone."""
+
+    workers: tuple[WorkerStats, ...]
     active_jobs: int
     hashes: int
-    hash_rates: Mapping[str, float]
     rejected_solutions: int
     stale_solutions: int
     solved_by_engine: Mapping[str, int]
     kernels: frozenset[tuple[str, str, str]]
     """(engine, proof of work, kernel)"""
-    gpus: tuple[GpuStats, ...] = ()
+
+    @property
+    def busy_workers(self) -> int:
+        """Workers that are searching."""
+        return sum(worker.busy for worker in self.workers)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether any worker is left to take work now."""
+        return any(worker.works for worker in self.workers)
+
+    @property
+    def failed(self) -> list[int]:
+        """Numbers of the workers that an error has ended."""
+        return [worker.index for worker in self.workers if worker.failed]
+
+    @property
+    def stalled(self) -> list[int]:
+        """Numbers of the workers that are stuck."""
+        return [worker.index for worker in self.workers if worker.stalled]
+
+    @property
+    def gpus(self) -> tuple[GpuStats, ...]:
+        """The devices."""
+        return tuple(worker.gpu for worker in self.workers if worker.gpu is not None)
+
+    @property
+    def gpu_devices(self) -> int:
+        """Devices that are not lost."""
+        return sum(gpu.up for gpu in self.gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +139,10 @@ class LinkStats:
     accepted: int = 0
     rejected: int = 0
     stale: int = 0
+    work: int = 0
+    """The difficulties of the shares that it accepted, added up: the nonces that they take on average."""
+    hashes: int = 0
+    """Nonces tested for its jobs. ``work / hashes`` is the luck."""
     latency_s: float = 0.0
     """From sending the last share that was judged to its verdict."""
     failing: str = ""

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner.backends.base import Control, Engine
 from quantus_miner.backoff import Backoff
-from quantus_miner.mining.stats import GpuStats, RateMeter
+from quantus_miner.mining.stats import GpuStats, WorkerStats
 
 if TYPE_CHECKING:
-    from quantus_miner.gpu.device import Device
     from quantus_miner.mining.search import Search
     from quantus_miner.model import NonceRange, Pow
 
@@ -38,7 +37,6 @@ class Worker:
         self._speeds: dict[Pow, float] = {}  # nonces a second
         self.interrupted = False
         self.done = 0
-        self.meter = RateMeter(now)
         self.alive = True
         self.lost = status.fault is not None  # its device, for now
         self.backoff = Backoff()
@@ -61,16 +59,21 @@ class Worker:
         fastest = GROWTH * self._speeds.get(pow_, FIRST_SPEED)
         self._speeds[pow_] = min(tested / max(seconds, 1e-6), fastest)
 
-    def gpu_stats(self, device: Device, now: float) -> GpuStats:
-        """Return the figures of ``device``, which it drives."""
-        return GpuStats(
-            device.id,
+    def stats(self, now: float) -> WorkerStats:
+        """Return what it is and does."""
+        gpu, device = None, self.device
+        if device is not None:
+            false_positives = self.engine.status().false_positives
+            gpu = GpuStats(device.id, self.engine.name, device.name, device.pci, self.works, false_positives)
+        return WorkerStats(
+            self.index,
             self.engine.name,
-            device.name,
-            device.pci,
-            self.works,
-            self.meter.rate(now, self.hashes),
-            self.engine.status().false_positives,
+            self.hashes,
+            busy=self.search is not None,
+            works=self.works,
+            failed=not self.alive,
+            stalled=self.stalled(now),
+            gpu=gpu,
         )
 
     def look(self, now: float) -> None:

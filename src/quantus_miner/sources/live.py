@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.errors import LinkLostError, LinkRefusedError
+from quantus_miner.events import ShareJudged, SolutionSent
 from quantus_miner.mining.stats import LinkStats
 from quantus_miner.model import Job, LiveJob, Pow, Solution
 from quantus_miner.pow.order import fastest_order, positions_from
 from quantus_miner.sources.failover import POLICY, Failover
 from quantus_miner.sources.link import Handover
-from quantus_miner.store.rows import Find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from quantus_miner.events import Event
     from quantus_miner.mining.miner import Miner
     from quantus_miner.mining.search import Search
     from quantus_miner.sources.failover import Failing, Policy
     from quantus_miner.sources.link import Link, Verdict
-    from quantus_miner.store.writer import Store
 
 log = logging.getLogger("miner.live")
 
@@ -91,8 +91,8 @@ class _Events:
 class LiveSource:
     """Mines for the best of ``links`` (in the user's order) that has work; owned by the event loop's thread.
 
-    ``priority``: of its jobs among those of other sources. ``store``: keeps what was sent as history; None: nothing
-    does. ``exit_on_refusal``: end when every link is refused, instead of trying again at long intervals.
+    ``priority``: of its jobs among those of other sources. ``publish``: hears what happens.
+    ``exit_on_refusal``: end when every link is refused, instead of trying again at long intervals.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class LiveSource:
         links: Sequence[Link],
         *,
         priority: int,
-        store: Store | None = None,
+        publish: Callable[[Event], None] = lambda _: None,
         exit_on_refusal: bool = False,
         policy: Policy = POLICY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._miner = miner
         self._priority = priority
-        self._store = store
+        self._publish = publish
         self._exit_on_refusal = exit_on_refusal
         self._clock = clock
         self._upstreams = [_Upstream(link, LinkStats(link.name)) for link in links]
@@ -183,8 +183,7 @@ class LiveSource:
         name = upstream.link.name
         if handover is Handover.SENT:
             upstream.stats.sent += 1
-            if self._store is not None:
-                self._store.found(Find(time.time_ns(), name, job.id, Pow.POSEIDON2, job.header, solution))
+            self._publish(SolutionSent(name, job, solution))
             log.info("Solution for job %s sent to %s", job.id, name)
             log.debug("Its nonce: %x", solution.nonce)
         elif handover is Handover.LATE:
@@ -198,9 +197,11 @@ class LiveSource:
         """A pool has judged a share."""
         upstream = self._upstreams[index]
         upstream.stats.latency_s = verdict.latency_s
-        judgement = "accepted" if verdict.accepted else "stale" if verdict.stale else "rejected"
-        if self._store is not None:
-            self._store.judged(upstream.link.name, verdict.nonce, judgement)
+        judgement: Final = "accepted" if verdict.accepted else "stale" if verdict.stale else "rejected"
+        difficulty = upstream.stats.difficulty
+        self._publish(
+            ShareJudged(upstream.link.name, verdict.nonce, judgement, verdict.reason, difficulty, verdict.latency_s)
+        )
         if verdict.accepted:
             upstream.stats.accepted += 1
             self._failover.share_accepted(index, self._clock())

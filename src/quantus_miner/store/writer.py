@@ -14,13 +14,16 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
+from quantus_miner.events import ShareJudged, SolutionSent
 from quantus_miner.store.database import FILE, DamagedError, Database, LockedError, NewerError
+from quantus_miner.store.rows import Find
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from quantus_miner.store.rows import Find, StoredJob
+    from quantus_miner.events import Event
+    from quantus_miner.store.rows import StoredJob
 
 log = logging.getLogger("miner.store")
 
@@ -118,6 +121,14 @@ class Store:
             self._changed |= dict.fromkeys(gone)
             if gone:
                 self._ready.notify()
+
+    def on_event(self, event: Event) -> None:
+        """Keep solutions that were sent, and what pools said of them, as history."""
+        if isinstance(event, SolutionSent):
+            job = event.job
+            self.found(Find(time.time_ns(), event.source, job.id, job.pow, job.header, event.solution))
+        elif isinstance(event, ShareJudged):
+            self.judged(event.source, event.nonce, event.judgement)
 
     def found(self, find: Find) -> None:
         """Keeps a block or share as history."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
-    from quantus_miner.gpu.telemetry import Readings
-    from quantus_miner.mining.stats import ApiStats, LinkStats, MinerStats
+    from quantus_miner.mining.rates import Rates
+    from quantus_miner.monitor import Snapshot
 
 log = logging.getLogger("miner.metrics")
 
@@ -50,6 +51,26 @@ METRICS: Final = (
     Row("miner_hash_rate", "gauge", (), "Nonces a second, all engines, average of the last 10 seconds."),
     Row("miner_cpu_hash_rate", "gauge", (), "Nonces a second of CPU engines, average of the last 10 seconds."),
     Row("miner_gpu_hash_rate", "gauge", (), "Nonces a second of GPU engines, average of the last 10 seconds."),
+    Row(
+        "miner_hash_rate_average",
+        "gauge",
+        ("window",),
+        "Nonces a second, all engines, average of the last 10s, 60s or 15m; missing before the window is full.",
+    ),
+    Row("miner_hash_rate_highest", "gauge", (), "Nonces a second, all engines, highest average of 10 seconds."),
+    Row("miner_worker_hash_rate", "gauge", ("engine", "worker"), "Nonces a second of a worker."),
+    Row(
+        "miner_worker_hash_rate_average",
+        "gauge",
+        ("engine", "worker", "window"),
+        "Nonces a second of a worker, average of the last 10s, 60s or 15m; missing before the window is full.",
+    ),
+    Row(
+        "miner_worker_hash_rate_highest",
+        "gauge",
+        ("engine", "worker"),
+        "Nonces a second of a worker, highest average of 10 seconds.",
+    ),
     Row("miner_hashes_total", "counter", (), "Nonces tested."),
     Row(
         "miner_mine_requests_total",
@@ -88,6 +109,26 @@ METRICS: Final = (
         "pool said: accepted, rejected, stale.",
     ),
     Row(
+        "miner_source_accepted_work_total",
+        "counter",
+        ("source",),
+        "Sum of the difficulty of the shares that a pool accepted.",
+    ),
+    Row("miner_source_hashes_total", "counter", ("source",), "Nonces tested for a node or pool."),
+    Row("miner_source_hash_rate", "gauge", ("source",), "Nonces a second for a node or pool."),
+    Row(
+        "miner_source_hash_rate_average",
+        "gauge",
+        ("source", "window"),
+        "Nonces a second for a node or pool, average of the last 10s, 60s or 15m; missing before the window is full.",
+    ),
+    Row(
+        "miner_source_hash_rate_highest",
+        "gauge",
+        ("source",),
+        "Nonces a second for a node or pool, highest average of 10 seconds.",
+    ),
+    Row(
         "miner_source_latency_seconds", "gauge", ("source",), "Time from sending the last judged share to its verdict."
     ),
     Row("miner_gpu_info", "gauge", ("device", "engine", "name"), "1 for each device of a GPU engine."),
@@ -99,7 +140,19 @@ METRICS: Final = (
         "Nonces a second of a device, average of the last 10 seconds.",
     ),
     Row(
-        "miner_gpu_wrong_candidates_total",
+        "miner_gpu_device_hash_rate_average",
+        "gauge",
+        ("device", "engine", "window"),
+        "Nonces a second of a device, average of the last 10s, 60s or 15m; missing before the window is full.",
+    ),
+    Row(
+        "miner_gpu_device_hash_rate_highest",
+        "gauge",
+        ("device", "engine"),
+        "Nonces a second of a device, highest average of 10 seconds.",
+    ),
+    Row(
+        "miner_gpu_false_positives_total",
         "counter",
         ("device", "engine"),
         "False positives: nonces that a device reported and that are not valid.",
@@ -110,43 +163,41 @@ METRICS: Final = (
     Row("miner_gpu_fan_ratio", "gauge", ("device",), "Speed of the fan, 1 is full."),
     Row("miner_gpu_utilization_ratio", "gauge", ("device",), "Share of the time in which a kernel ran."),
     Row("miner_gpu_hashes_per_joule", "gauge", ("device",), "Hash rate over power."),
+    Row(
+        "miner_subscriber_failures_total",
+        "counter",
+        ("subscriber",),
+        "Failures of what watches the miner: heartbeat, history.",
+    ),
+    Row(
+        "miner_snapshot_failures_total",
+        "counter",
+        ("part",),
+        "Parts of the miner that could not say how they are: miner, sources, api, store, readings.",
+    ),
+    Row("miner_uptime_seconds", "gauge", (), "Time since the start."),
     Row("miner_store_ok", "gauge", (), "1 while jobs and finds get to the disk, 0 while they are in memory only."),
     Row("miner_kernel_info", "gauge", ("engine", "pow", "kernel"), "1 for each kernel in use."),
     Row("miner_build_info", "gauge", ("version", "python"), "1; what is running."),
 )
 """Every metric of ours; those of the process (``process_*``) and of Python (``python_info``) come beside them."""
 
-Values = dict[tuple[str, ...], float]
+Counts = dict[tuple[str, ...], float]
 """Label values, in the table's order, to the sample."""
+Values = Mapping[tuple[str, ...], float | None]
+"""As above; None: it is unknown, and has no sample."""
 
 
 class MinerCollector(Collector):
-    """Turns snapshots into metric families. A snapshot that fails costs its own series, never the scrape."""
+    """Turns a snapshot into metric families. What fails costs its own series, never the scrape."""
 
-    def __init__(
-        self,
-        miner: Callable[[], MinerStats],
-        api: Callable[[], ApiStats],
-        links: Callable[[], tuple[LinkStats, ...]],
-        store_ok: Callable[[], bool],
-        effective_cpus: int,
-        readings: Callable[[str | None], Readings | None],
-    ) -> None:
-        self._miner = miner
-        self._api = api
-        self._links = links
-        self._store_ok = store_ok
-        self._effective_cpus = effective_cpus
-        self._readings = readings
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
         """One family a row of the table."""
-        values: dict[str, Values] = {
-            "miner_effective_cpus": {(): self._effective_cpus},
-            "miner_store_ok": {(): self._store_ok()},
-            "miner_build_info": {(__version__, platform.python_version()): 1},
-        }
-        for part in (self._miner_values, self._gpu_values, self._api_values, self._link_values):
+        values: dict[str, Values] = {"miner_build_info": {(__version__, platform.python_version()): 1}}
+        for part in (self._host_values, self._miner_values, self._gpu_values, self._api_values, self._link_values):
             try:
                 values |= part()
             except Exception:
@@ -155,31 +206,61 @@ class MinerCollector(Collector):
             kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
             family = kind(row.name, row.help, labels=row.labels)
             for labels, value in values.get(row.name, {}).items():
-                family.add_metric([_label(text) for text in labels], value)
+                if value is not None:
+                    family.add_metric([_label(text) for text in labels], value)
             yield family
 
-    def _miner_values(self) -> dict[str, Values]:
-        stats = self._miner()
+    def _host_values(self) -> dict[str, Values]:
+        snapshot = self._snapshot
         return {
-            "miner_workers": {(): stats.workers},
-            "miner_cpu_workers": {(): stats.cpu_workers},
-            "miner_gpu_devices": {(): stats.gpu_devices},
-            "miner_busy_workers": {(): stats.busy_workers},
-            "miner_active_jobs": {(): stats.active_jobs},
-            "miner_hash_rate": {(): sum(stats.hash_rates.values())},
-            "miner_cpu_hash_rate": {(): stats.hash_rates["cpu"]},
-            "miner_gpu_hash_rate": {(): stats.hash_rates["gpu"]},
-            "miner_hashes_total": {(): stats.hashes},
-            "miner_solutions_total": {(engine,): count for engine, count in stats.solved_by_engine.items()},
-            "miner_solutions_rejected_total": {(): stats.rejected_solutions},
-            "miner_solutions_stale_total": {(): stats.stale_solutions},
-            "miner_kernel_info": dict.fromkeys(stats.kernels, 1),
+            "miner_uptime_seconds": {(): snapshot.uptime_s},
+            "miner_effective_cpus": {(): snapshot.effective_cpus},
+            "miner_store_ok": {(): snapshot.store_ok},
+            "miner_subscriber_failures_total": {(name,): n for name, n in snapshot.failures.items()},
+            "miner_snapshot_failures_total": {(part,): n for part, n in snapshot.part_failures.items()},
         }
 
+    def _miner_values(self) -> dict[str, Values]:
+        stats, rates = self._snapshot.miner, self._snapshot.worker_rates
+        if stats is None:
+            return {}
+        of_workers = {(worker.engine, str(worker.index)): rates[worker.index] for worker in stats.workers}
+        cpu, gpu = (
+            [rates[worker.index].current for worker in stats.workers if (worker.gpu is None) is on_cpu]
+            for on_cpu in (True, False)
+        )
+        return (
+            _rates("miner_hash_rate", [((), total)] if (total := self._snapshot.rates) else [])
+            | _rates("miner_worker_hash_rate", of_workers.items())
+            | {
+                "miner_workers": {(): len(stats.workers)},
+                "miner_cpu_workers": {(): len(cpu)},
+                "miner_gpu_devices": {(): stats.gpu_devices},
+                "miner_busy_workers": {(): stats.busy_workers},
+                "miner_active_jobs": {(): stats.active_jobs},
+                "miner_cpu_hash_rate": {(): sum(cpu)},
+                "miner_gpu_hash_rate": {(): sum(gpu)},
+                "miner_hashes_total": {(): stats.hashes},
+                "miner_solutions_total": {(engine,): count for engine, count in stats.solved_by_engine.items()},
+                "miner_solutions_rejected_total": {(): stats.rejected_solutions},
+                "miner_solutions_stale_total": {(): stats.stale_solutions},
+                "miner_kernel_info": dict.fromkeys(stats.kernels, 1),
+            }
+        )
+
     def _gpu_values(self) -> dict[str, Values]:
-        gpus = self._miner().gpus
-        cards = {gpu.id: reading for gpu in gpus if (reading := self._readings(gpu.pci)) is not None}
-        of_cards: dict[str, dict[tuple[str, ...], float | None]] = {
+        stats, cards = self._snapshot.miner, self._snapshot.readings
+        if stats is None:
+            return {}
+        rates = {
+            (worker.gpu.id, worker.engine): self._snapshot.worker_rates[worker.index]
+            for worker in stats.workers
+            if worker.gpu is not None
+        }
+        return _rates("miner_gpu_device_hash_rate", rates.items()) | {
+            "miner_gpu_info": {(gpu.id, gpu.engine, gpu.name): 1 for gpu in stats.gpus},
+            "miner_gpu_up": {(gpu.id, gpu.engine): gpu.up for gpu in stats.gpus},
+            "miner_gpu_false_positives_total": {(gpu.id, gpu.engine): gpu.false_positives for gpu in stats.gpus},
             "miner_gpu_temperature_celsius": {(card,): reading.temperature for card, reading in cards.items()},
             "miner_gpu_power_watts": {(card,): reading.power for card, reading in cards.items()},
             "miner_gpu_clock_hertz": {
@@ -190,30 +271,24 @@ class MinerCollector(Collector):
             "miner_gpu_fan_ratio": {(card,): reading.fan for card, reading in cards.items()},
             "miner_gpu_utilization_ratio": {(card,): reading.utilization for card, reading in cards.items()},
             "miner_gpu_hashes_per_joule": {
-                (gpu.id,): gpu.hash_rate / power for gpu in gpus if gpu.id in cards and (power := cards[gpu.id].power)
+                (card,): rate.current / power
+                for (card, _), rate in rates.items()
+                if card in cards and (power := cards[card].power)
             },
-        }
-        known = {
-            name: {labels: value for labels, value in values.items() if value is not None}
-            for name, values in of_cards.items()
-        }
-        return known | {
-            "miner_gpu_info": {(gpu.id, gpu.engine, gpu.name): 1 for gpu in gpus},
-            "miner_gpu_up": {(gpu.id, gpu.engine): gpu.up for gpu in gpus},
-            "miner_gpu_device_hash_rate": {(gpu.id, gpu.engine): gpu.hash_rate for gpu in gpus},
-            "miner_gpu_wrong_candidates_total": {(gpu.id, gpu.engine): gpu.false_positives for gpu in gpus},
         }
 
     def _api_values(self) -> dict[str, Values]:
-        stats = self._api()
-        by_status: Values = {(status,): 0 for status in ("completed", "failed", "cancelled", "expired")}
+        stats = self._snapshot.api
+        if stats is None:
+            return {}
+        by_status: Counts = {(status,): 0 for status in ("completed", "failed", "cancelled", "expired")}
         for (_, status), count in stats.ended_jobs.items():
             by_status[status,] += count
-        hashes: Values = {}
-        rates: Values = {}
-        thread_hashes: Values = {}
-        thread_rates: Values = {}
-        statuses: Values = {}
+        hashes: Counts = {}
+        rates: Counts = {}
+        thread_hashes: Counts = {}
+        thread_rates: Counts = {}
+        statuses: Counts = {}
         for job in stats.jobs:
             for status in Status:
                 statuses[job.engine, job.job_id, status] = job.status is status
@@ -236,9 +311,10 @@ class MinerCollector(Collector):
         }
 
     def _link_values(self) -> dict[str, Values]:
-        links = self._links()
+        links = self._snapshot.sources
+        rates = {(link.name,): self._snapshot.source_rates[link.name] for link in links}
         results = ("sent", "late", "accepted", "rejected", "stale")
-        return {
+        return _rates("miner_source_hash_rate", rates.items()) | {
             "miner_source_connected": {(link.name,): link.connected for link in links},
             "miner_source_mined": {(link.name,): link.mined for link in links},
             "miner_source_failing": {(link.name,): link.failing != "" for link in links},
@@ -249,6 +325,8 @@ class MinerCollector(Collector):
             "miner_source_solutions_total": {
                 (link.name, result): getattr(link, result) for link in links for result in results
             },
+            "miner_source_accepted_work_total": {(link.name,): link.work for link in links},
+            "miner_source_hashes_total": {(link.name,): link.hashes for link in links},
             "miner_source_latency_seconds": {(link.name,): link.latency_s for link in links},
         }
 
@@ -258,13 +336,28 @@ def _label(text: str) -> str:
     return printable(text.replace("\\", "\\\\"))
 
 
-def create_app(collectors: Iterable[Collector]) -> ASGIApp:
-    """The exporter: ``GET /metrics``."""
-    registry = CollectorRegistry()
-    for collector in collectors:
-        registry.register(collector)
-    ProcessCollector(registry=registry)
-    PlatformCollector(registry=registry)
+def _rates(name: str, rates: Iterable[tuple[tuple[str, ...], Rates]]) -> dict[str, Values]:
+    """Return the rates, each after its labels, as three metrics: the current one, the averages, the highest."""
+    current: Counts = {}
+    averages: dict[tuple[str, ...], float | None] = {}
+    highest: dict[tuple[str, ...], float | None] = {}
+    for labels, rate in rates:
+        current[labels] = rate.current
+        windows = (("10s", rate.average_10s), ("60s", rate.average_60s), ("15m", rate.average_15m))
+        averages |= {(*labels, window): average for window, average in windows}
+        highest[labels] = rate.highest
+    return {name: current, f"{name}_average": averages, f"{name}_highest": highest}
+
+
+def create_app(look: Callable[[], Snapshot]) -> ASGIApp:
+    """Return the exporter, ``GET /metrics``. It calls ``look`` on the event loop, once a scrape."""
+    others = ProcessCollector(registry=None), PlatformCollector(registry=None)
+
+    def render(snapshot: Snapshot) -> bytes:
+        registry = CollectorRegistry()
+        for collector in (MinerCollector(snapshot), *others):
+            registry.register(collector)
+        return generate_latest(registry)
 
     scrape: asyncio.Task[bytes] | None = None
 
@@ -273,7 +366,7 @@ def create_app(collectors: Iterable[Collector]) -> ASGIApp:
         # Those who ask while a scrape is under way share it: a flood costs one thread.
         if scrape is None or scrape.done():
             # In a thread: with thousands of jobs it takes longer than a poll should wait.
-            scrape = asyncio.create_task(asyncio.to_thread(generate_latest, registry))
+            scrape = asyncio.create_task(asyncio.to_thread(render, look()))
         body = await asyncio.shield(scrape)
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 

@@ -1,0 +1,103 @@
+"""Hash rates: counts over wall time until now, so that a rate falls by itself when nothing is counted any more."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+K = TypeVar("K")
+
+WINDOWS_S: Final = (10.0, 60.0, 900.0)
+"""Seconds that rates are averaged over. Those of single jobs have the first window alone."""
+SAMPLES: Final = 15
+"""Samples a window: its average may reach back one part in so many further than the window, plus one tick."""
+
+
+class RateMeter:
+    """Moving average of a growing count over ``window_s`` seconds, in constant memory. ``count``: at the start."""
+
+    def __init__(self, now: float, count: int = 0, window_s: float = WINDOWS_S[0]) -> None:
+        self._window_s = window_s
+        self._samples: deque[tuple[float, int]] = deque([(now, count)])
+
+    def sample(self, now: float, count: int) -> None:
+        """Remember the count. To be called about once a second."""
+        samples = self._samples
+        if now - samples[-1][0] >= self._window_s / SAMPLES:
+            samples.append((now, count))
+        while len(samples) > 1 and samples[1][0] <= now - self._window_s:
+            samples.popleft()
+
+    def rate(self, now: float, count: int) -> float:
+        """Return the average per second over the window, or since the start if that was later."""
+        then, before = self._samples[0]
+        return (count - before) / (now - then) if now > then else 0.0
+
+    def average(self, now: float, count: int) -> float | None:
+        """Return the average per second over the window; None before it has as much history as that."""
+        return self.rate(now, count) if now - self._samples[0][0] >= self._window_s else None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Nonces a second. An average is None before there is as much history as its window is long.
+
+    ``current``: of the last 10 seconds, or since the start if that was later. ``highest``: of all averages over 10
+    seconds.
+    """
+
+    current: float
+    average_10s: float | None
+    average_60s: float | None
+    average_15m: float | None
+    highest: float | None
+
+
+class WindowMeter:
+    """All rates of one growing count."""
+
+    def __init__(self, now: float, count: int) -> None:
+        self._meters = tuple(RateMeter(now, count, window_s) for window_s in WINDOWS_S)
+        self._last = count
+        self._highest: float | None = None
+
+    def fits(self, count: int) -> bool:
+        """Return False if ``count`` is below the last sample: something else is counted."""
+        return count >= self._last
+
+    def sample(self, now: float, count: int) -> None:
+        """Remember the count. To be called about once a second."""
+        self._last = count
+        for meter in self._meters:
+            meter.sample(now, count)
+        average = self._meters[0].average(now, count)
+        if average is not None:
+            self._highest = average if self._highest is None else max(self._highest, average)
+
+    def rates(self, now: float, count: int) -> Rates:
+        """Return the rates until now."""
+        current = self._meters[0].rate(now, count)
+        ten, sixty, quarter = (meter.average(now, count) for meter in self._meters)
+        return Rates(current, ten, sixty, quarter, self._highest)
+
+
+class RateBook(Generic[K]):
+    """The rates of many counts by key. One that is no longer counted is forgotten, one that falls begins anew."""
+
+    def __init__(self) -> None:
+        self._meters: dict[K, WindowMeter] = {}
+
+    def measure(self, now: float, counts: Mapping[K, int], *, sample: bool) -> dict[K, Rates]:
+        """Return the rates of ``counts`` until now; ``sample``: and remember these. Once a second is often enough."""
+        for key in self._meters.keys() - counts.keys():
+            del self._meters[key]
+        for key, count in counts.items():
+            if (meter := self._meters.get(key)) is None or not meter.fits(count):
+                self._meters[key] = WindowMeter(now, count)
+            elif sample:
+                meter.sample(now, count)
+        return {key: self._meters[key].rates(now, count) for key, count in counts.items()}

@@ -1,0 +1,183 @@
+"""What everybody who watches the miner watches: a snapshot once a second, and the events in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from quantus_miner.mining.rates import RateBook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from quantus_miner.events import Event
+    from quantus_miner.gpu.telemetry import Readings
+    from quantus_miner.mining.rates import Rates
+    from quantus_miner.mining.stats import ApiStats, GpuStats, LinkStats, MinerStats
+
+log = logging.getLogger("miner")
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole miner at one moment. A part that could not be asked is None or empty.
+
+    ``time``: seconds since 1970. ``readings``: by the device's id. ``rates``: of all workers together.
+    ``worker_rates``: by the worker's number; a GPU engine has one worker a device. ``source_rates``: by the source's
+    name. ``failures``: calls that raised, by subscriber; ``part_failures``: by the part that was asked.
+    """
+
+    time: float
+    uptime_s: float
+    effective_cpus: int
+    miner: MinerStats | None = None
+    sources: tuple[LinkStats, ...] = ()
+    api: ApiStats | None = None
+    store_ok: bool | None = None
+    readings: Mapping[str, Readings] = field(default_factory=dict)
+    rates: Rates | None = None
+    worker_rates: Mapping[int, Rates] = field(default_factory=dict)
+    source_rates: Mapping[str, Rates] = field(default_factory=dict)
+    failures: Mapping[str, int] = field(default_factory=dict)
+    part_failures: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subscriber:
+    name: str
+    on_snapshot: Callable[[Snapshot], None] | None
+    on_event: Callable[[Event], None] | None
+
+
+class Monitor:
+    """Builds one frozen Snapshot a tick on the event loop and passes it, and the events, to its subscribers.
+
+    It asks each of ``miner``, ``sources``, ``api`` and ``store_ok`` once a look, and ``readings`` once a device, by its
+    PCI address; none may block. Whatever is called is contained: if it raises, that is counted, and the first time in a
+    row logged. To be made on the event loop.
+    """
+
+    def __init__(
+        self,
+        miner: Callable[[], MinerStats],
+        *,
+        sources: Callable[[], tuple[LinkStats, ...]],
+        api: Callable[[], ApiStats | None],
+        store_ok: Callable[[], bool],
+        readings: Callable[[str | None], Readings | None],
+        effective_cpus: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._miner = miner
+        self._sources = sources
+        self._api = api
+        self._store_ok = store_ok
+        self._readings = readings
+        self._effective_cpus = effective_cpus
+        self._clock = clock
+        self._started = clock()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._subscribers: list[_Subscriber] = []
+        self._failures: Counter[str] = Counter()
+        self._part_failures: Counter[str] = Counter(dict.fromkeys(("miner", "sources", "api", "store", "readings"), 0))
+        self._failing: set[str] = set()
+        self._total: RateBook[None] = RateBook()
+        self._workers: RateBook[tuple[int, str, str]] = RateBook()
+        self._links: RateBook[str] = RateBook()
+        self.look()  # rates go back to here
+
+    def subscribe(
+        self,
+        name: str,
+        *,
+        on_snapshot: Callable[[Snapshot], None] | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        """Have ``on_snapshot`` called once a tick and ``on_event`` once an event, on the event loop."""
+        self._failures[name] = 0
+        self._subscribers.append(_Subscriber(name, on_snapshot, on_event))
+
+    def publish(self, event: Event) -> None:
+        """Pass an event to the subscribers: at once on the event loop's thread, soon from any other."""
+        if threading.get_ident() == self._thread:
+            self._deliver(event)
+            return
+        # A worker may be the last to leave at the end of the service: then the loop is closed, and nobody listens.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._deliver, event)
+
+    def look(self) -> Snapshot:
+        """Return the miner as it is now."""
+        return self._look(sample=False)
+
+    def tick(self) -> None:
+        """Sample the hash rates and pass a snapshot to the subscribers. To be called once a second."""
+        snapshot = self._look(sample=True)
+        for subscriber in self._subscribers:
+            if subscriber.on_snapshot is not None:
+                self._pass_on(subscriber, "a snapshot", partial(subscriber.on_snapshot, snapshot))
+
+    def _deliver(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            if subscriber.on_event is not None:
+                self._pass_on(subscriber, "an event", partial(subscriber.on_event, event))
+
+    def _look(self, *, sample: bool) -> Snapshot:
+        now = self._clock()
+        miner = self._ask("miner", self._miner, None)
+        sources = self._ask("sources", self._sources, None)
+        total, workers, links = {}, {}, {}
+        if miner is not None:
+            total = self._total.measure(now, {None: miner.hashes}, sample=sample)
+            hashes = {worker.key: worker.hashes for worker in miner.workers}
+            workers = self._workers.measure(now, hashes, sample=sample)
+        if sources is not None:
+            links = self._links.measure(now, {source.name: source.hashes for source in sources}, sample=sample)
+        return Snapshot(
+            time=time.time(),
+            uptime_s=now - self._started,
+            effective_cpus=self._effective_cpus(),
+            miner=miner,
+            sources=sources or (),
+            api=self._ask("api", self._api, None),
+            store_ok=self._ask("store", self._store_ok, None),
+            readings=self._ask("readings", partial(self._read, miner.gpus if miner else ()), {}),
+            rates=total.get(None),
+            worker_rates={key[0]: rates for key, rates in workers.items()},
+            source_rates=links,
+            failures=dict(self._failures),
+            part_failures=dict(self._part_failures),
+        )
+
+    def _read(self, gpus: Iterable[GpuStats]) -> dict[str, Readings]:
+        return {gpu.id: reading for gpu in gpus if (reading := self._readings(gpu.pci)) is not None}
+
+    def _ask(self, part: str, question: Callable[[], T], otherwise: U) -> T | U:
+        return self._contain(self._part_failures, part, f"The monitor cannot read the {part}", question, otherwise)
+
+    def _pass_on(self, subscriber: _Subscriber, what: str, call: Callable[[], None]) -> None:
+        line = f"The {subscriber.name} has failed at {what}"
+        self._contain(self._failures, subscriber.name, line, call, None)
+
+    def _contain(self, counts: Counter[str], name: str, line: str, call: Callable[[], T], otherwise: U) -> T | U:
+        try:
+            answer = call()
+        except Exception:
+            counts[name] += 1
+            if line not in self._failing:
+                self._failing.add(line)
+                log.exception("%s", line)
+            return otherwise
+        self._failing.discard(line)
+        return answer

@@ -75,7 +75,7 @@ class Monitor:
         api: Callable[[], ApiStats | None],
         store_ok: Callable[[], bool],
         readings: Callable[[str | None], Readings | None],
-        effective_cpus: Callable[[], int],
+        effective_cpus: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._miner = miner
@@ -83,7 +83,7 @@ class Monitor:
         self._api = api
         self._store_ok = store_ok
         self._readings = readings
-        self._effective_cpus = effective_cpus
+        self.effective_cpus = effective_cpus
         self._clock = clock
         self._started = clock()
         self._loop = asyncio.get_running_loop()
@@ -147,7 +147,7 @@ class Monitor:
         return Snapshot(
             time=time.time(),
             uptime_s=now - self._started,
-            effective_cpus=self._effective_cpus(),
+            effective_cpus=self.effective_cpus,
             miner=miner,
             sources=sources or (),
             api=self._ask("api", self._api, None),

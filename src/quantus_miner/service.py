@@ -123,19 +123,16 @@ def _connect(
         priority=http_priority,
     )
     api = JobApi(jobs, miner, token=settings.api_token)
+    live = LiveSource(miner, (), priority=live_priority, publish=lambda event: monitor.publish(event))
     monitor = Monitor(
         miner.stats,
-        sources=lambda: live.stats(),
+        sources=live.stats,
         api=api.stats,
         store_ok=lambda: store.ok,
         readings=Telemetry().read,
-        effective_cpus=lambda: components.effective.count,
+        effective_cpus=effective.count,
     )
-    live = LiveSource(miner, (), priority=live_priority, publish=monitor.publish)
-    components = Components(
-        effective, engines, on_job_solved, miner, store, live, jobs, api, Notifier(os.environ), monitor
-    )
-    return components
+    return Components(engines, on_job_solved, miner, store, live, jobs, api, Notifier(os.environ), monitor)
 
 
 def _keep_imports() -> None:

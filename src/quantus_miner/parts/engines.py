@@ -58,7 +58,7 @@ class Engines(Part):
             )
             components.miner.set_engines(engines, affinity=affinity(workers, effective))
             new_ones = [engine for engine in engines if engine not in components.engines]
-            components.engines, components.effective = engines, effective
+            components.engines, components.monitor.effective_cpus = engines, effective.count
             tell_engines(engines, new_ones)
         components.miner.chunk_s = new.progress_chunk_ms / 1000
 

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quantus_miner.backends.base import Engine
-    from quantus_miner.host.cpus import EffectiveCpus
     from quantus_miner.host.notify import Notifier
     from quantus_miner.jobs import Jobs
     from quantus_miner.mining.miner import Miner
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 class Components:
     """What the parts share. The composition root makes it; nothing in it has been started then."""
 
-    effective: EffectiveCpus
     engines: list[Engine]
     on_job_solved: list[Callable[[], None]]
     """Called, from any thread, for every job that the miner solves."""

@@ -88,9 +88,9 @@ def run(settings: Settings, signals: Signals) -> None:
         for pow_ in Pow:
             if kernel := engine.kernel(pow_):
                 log.info("Engine %s searches %s with kernel %s", engine.name, pow_, kernel)
-    places = topology.places(workers, effective.cpus)
-    log.debug("Workers keep to CPUs: %s", [sorted(place) for place in places] or "any")
-    miner = Miner(engines, chunk_s=settings.progress_chunk_ms / 1000, places=places, on_job_solved=on_job_solved)
+    affinity = topology.affinity(workers, effective.cpus)
+    log.debug("Workers keep to CPUs: %s", [sorted(pinned) for pinned in affinity] or "any")
+    miner = Miner(engines, chunk_s=settings.progress_chunk_ms / 1000, affinity=affinity, on_job_solved=on_job_solved)
     asyncio.run(_serve(settings, miner, effective, signals))
 
 

@@ -26,9 +26,10 @@ from quantus_miner.native import Outcome
 from .conftest import MinerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from quantus_miner.backends.backend import EngineOptions
     from quantus_miner.backends.base import Control
 
 WAIT_S = 30.0
@@ -101,6 +102,12 @@ class StuckEngine:
         else:
             assert self.release.wait(WAIT_S)
         return Outcome(count, None)
+
+    def adapt(self, options: EngineOptions, workers: int) -> Callable[[], None] | None:
+        return None
+
+    def close(self) -> None:
+        pass
 
 
 def look(miner: Miner, links: tuple[LinkStats, ...] = (), *, store_ok: bool = True) -> Snapshot:
@@ -277,7 +284,7 @@ def test_the_status_says_which_source_is_down_and_since_when(tmp_path: Path) -> 
     assert status(90) == f"{workers}; pool a is failing (old job)"
     first.failing = ""
     store_ok = False
-    miner._workers[1].alive = False
+    next(worker for worker in miner._workers if worker.index == 1).alive = False
     assert status(100) == f"{workers}; worker 1 has failed; jobs are kept in memory only"
     manager.socket.close()
 

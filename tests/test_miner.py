@@ -24,6 +24,7 @@ from quantus_miner.pow.order import positions_from
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from quantus_miner.backends.backend import EngineOptions
     from quantus_miner.backends.base import Control, Engine
     from quantus_miner.mining.search import Search
 
@@ -43,6 +44,7 @@ class RecordingEngine:
     def __init__(self, workers: int, seed: int = 0) -> None:
         self.workers = workers
         self.tested: list[tuple[int, int]] = []
+        self.closed = 0
         self._dice = random.Random(seed)
         self._lock = threading.Lock()
 
@@ -58,6 +60,12 @@ class RecordingEngine:
             if tested:
                 self.tested.append((start, tested))
             return Outcome(tested, None)
+
+    def adapt(self, options: EngineOptions, workers: int) -> Callable[[], None] | None:
+        return None
+
+    def close(self) -> None:
+        self.closed += 1
 
 
 class BlockingEngine(RecordingEngine):
@@ -363,7 +371,7 @@ def test_a_worker_whose_thread_ends_is_not_taken_for_a_living_one(caplog: pytest
     ends = Ends()
     with running(RecordingEngine(1)) as miner:
         miner.submit(job([NonceRange(1, 10)]), on_end)
-        thread = miner._threads[0]
+        (thread,) = miner._workers.threads
         thread.join(WAIT_S)
         assert not thread.is_alive()
         assert not miner.healthy

@@ -1,4 +1,4 @@
-"""Places of workers on made-up machines."""
+"""Affinity of workers on made-up machines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from quantus_miner.host.topology import cores, places
+from quantus_miner.host.topology import affinity, cores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,27 +46,27 @@ def test_malformed_files_count_for_nothing(tmp_path: Path) -> None:
 
 
 def sets(found: list[frozenset[int]]) -> list[list[int]]:
-    return [sorted(place) for place in found]
+    return [sorted(pinned) for pinned in found]
 
 
 def test_whole_cores_are_filled_first(tmp_path: Path) -> None:
     root = machine(tmp_path, ["0,2", "1,3", "0,2", "1,3"])
-    assert sets(places(1, range(4), root)) == [[0, 2]]
-    assert sets(places(2, range(4), root)) == [[0, 2], [1, 3]]
-    assert sets(places(3, range(4), root)) == [[0, 2], [1, 3], [0, 2]]
-    assert sets(places(4, range(4), root)) == [[0], [1], [2], [3]]
+    assert sets(affinity(1, range(4), root)) == [[0, 2]]
+    assert sets(affinity(2, range(4), root)) == [[0, 2], [1, 3]]
+    assert sets(affinity(3, range(4), root)) == [[0, 2], [1, 3], [0, 2]]
+    assert sets(affinity(4, range(4), root)) == [[0], [1], [2], [3]]
 
 
 def test_performance_cores_come_before_efficient_ones(tmp_path: Path) -> None:
     # Two performance cores with two threads, two efficient ones.
     root = machine(tmp_path, ["0-1", "0-1", "2-3", "2-3", "4", "5"], slow="4-5")
-    assert sets(places(3, range(6), root)) == [[0, 1], [2, 3], [4]]
-    assert sets(places(6, range(6), root)) == [[0], [2], [4], [5], [1], [3]]
+    assert sets(affinity(3, range(6), root)) == [[0, 1], [2, 3], [4]]
+    assert sets(affinity(6, range(6), root)) == [[0], [2], [4], [5], [1], [3]]
 
 
 def test_big_cores_of_an_arm_processor_come_first(tmp_path: Path) -> None:
     root = machine(tmp_path, ["0", "1", "2", "3"], capacity={0: 400, 1: 400, 2: 1024, 3: 1024})
-    assert sets(places(2, range(4), root)) == [[2], [3]]
+    assert sets(affinity(2, range(4), root)) == [[2], [3]]
 
 
 def test_cores_go_node_by_node(tmp_path: Path) -> None:
@@ -76,18 +76,18 @@ def test_cores_go_node_by_node(tmp_path: Path) -> None:
 
 def test_only_usable_cpus_are_used(tmp_path: Path) -> None:
     root = machine(tmp_path, ["0,2", "1,3", "0,2", "1,3"])
-    assert sets(places(2, {2, 3}, root)) == [[2], [3]]
-    assert sets(places(2, {0, 2, 3}, root)) == [[0, 2], [3]]
+    assert sets(affinity(2, {2, 3}, root)) == [[2], [3]]
+    assert sets(affinity(2, {0, 2, 3}, root)) == [[0, 2], [3]]
 
 
 def test_equal_cores_are_left_to_the_scheduler_unless_all_are_ours(tmp_path: Path) -> None:
     root = machine(tmp_path, ["0", "1", "2", "3"])
-    assert places(2, range(4), root) == []
-    assert sets(places(4, range(4), root)) == [[0], [1], [2], [3]]
+    assert affinity(2, range(4), root) == []
+    assert sets(affinity(4, range(4), root)) == [[0], [1], [2], [3]]
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0-99999999"])
 def test_a_sysfs_that_says_nothing_is_one_thread_a_core(tmp_path: Path, text: str) -> None:
-    assert places(1, range(2), machine(tmp_path, [text, text])) == []
-    assert sets(places(2, range(2), tmp_path)) == [[0], [1]]
-    assert sets(places(2, range(2), tmp_path / "nothing")) == [[0], [1]]
+    assert affinity(1, range(2), machine(tmp_path, [text, text])) == []
+    assert sets(affinity(2, range(2), tmp_path)) == [[0], [1]]
+    assert sets(affinity(2, range(2), tmp_path / "nothing")) == [[0], [1]]

@@ -419,7 +419,7 @@ def sysfs_files(data: bytes) -> None:
     cores = topology.cores(range(4), root)
     assert sorted(cpu for core in cores for cpu in core.cpus) == [0, 1, 2, 3]
     for workers in range(1, 5):
-        assert len(topology.places(workers, range(4), root)) in (0, workers)
+        assert len(topology.affinity(workers, range(4), root)) in (0, workers)
 
 
 def service_files(data: bytes) -> None:

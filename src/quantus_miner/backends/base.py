@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from quantus_miner import native
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from quantus_miner.backends.backend import EngineOptions
     from quantus_miner.gpu.device import Device
     from quantus_miner.model import Job, Pow
     from quantus_miner.native import Outcome
@@ -93,3 +96,13 @@ class Engine(Protocol):
         and DevicePausedError if that has to rest: then ``control.hashes`` nonces from ``start`` on were tested, and
         a later call tries again.
         """
+
+    def adapt(self, options: EngineOptions, workers: int) -> Callable[[], None] | None:
+        """Return what makes it one for changed ``options`` and ``workers`` while it runs; it raises nothing.
+
+        None: an engine for them has to be made anew. Nothing changes before the call. Raises SettingError if an option
+        is wrong, EngineUnavailableError if this machine cannot run it like that.
+        """
+
+    def close(self) -> None:
+        """Let go of what it holds. Called once, when no thread uses it any more. May be called from any thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from quantus_miner import native
@@ -11,19 +12,29 @@ from quantus_miner.errors import EngineUnavailableError, SettingError
 from quantus_miner.model import Job, Pow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from quantus_miner.backends.backend import EngineOptions, Resources
     from quantus_miner.backends.base import Control
 
 
 class CpuEngine:
-    """Searches on ``workers`` threads with one kernel a proof of work."""
+    """Searches on ``workers`` threads with one kernel a proof of work.
 
-    def __init__(self, name: str, workers: int, kernels: Mapping[Pow, native.Kernel]) -> None:
+    ``fits(options)``: whether they ask for these kernels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        workers: int,
+        kernels: Mapping[Pow, native.Kernel],
+        fits: Callable[[EngineOptions], bool] = lambda _: False,
+    ) -> None:
         self.name = name
         self.workers = workers
         self._kernels = kernels
+        self._fits = fits
 
     def status(self) -> EngineStatus:
         """See Engine.status."""
@@ -37,6 +48,13 @@ class CpuEngine:
         """See Engine.search."""
         return native.search(self._kernels[job.pow], native.prepare(job), start, count, control.native)
 
+    def adapt(self, options: EngineOptions, workers: int) -> Callable[[], None] | None:
+        """See Engine.adapt. Another kernel needs another engine."""
+        return partial(setattr, self, "workers", workers) if self._fits(options) else None
+
+    def close(self) -> None:
+        """See Engine.close."""
+
 
 def create_fast(name: str, options: EngineOptions, resources: Resources) -> CpuEngine:
     """Return an engine with the fastest kernels, or the one that the options name. See Backend."""
@@ -44,12 +62,12 @@ def create_fast(name: str, options: EngineOptions, resources: Resources) -> CpuE
         kernels = fastest_kernels(options.state_dir / "kernels.json")
     else:
         kernels = fast_kernels(options.kernel)
-    return CpuEngine(name, resources.workers, kernels)
+    return CpuEngine(name, resources.workers, kernels, lambda other: other.kernel == options.kernel)
 
 
 def create_baseline(name: str, _: EngineOptions, resources: Resources) -> CpuEngine:
     """Return an engine with the baseline kernels. See Backend."""
-    return CpuEngine(name, resources.workers, baseline_kernels())
+    return CpuEngine(name, resources.workers, baseline_kernels(), lambda _: True)
 
 
 def baseline_kernels() -> dict[Pow, native.Kernel]:

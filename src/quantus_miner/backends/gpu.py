@@ -77,6 +77,7 @@ class GpuEngine:
         language: str,
         blocks: int,
         duty: int = 100,
+        temp_limit: int | None = None,
         thermostat: Thermostat | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -88,6 +89,7 @@ class GpuEngine:
         self._language = language
         self._open_device = open_device
         self._duty = duty
+        self._temp_limit = temp_limit
         self._thermostat = thermostat
         self._clock = clock
         self._rest_until = 0.0
@@ -129,7 +131,7 @@ class GpuEngine:
             self._size = self.blocks * launcher.multiprocessors * BLOCK
             self_test(self)
         except DevicePausedError:
-            self._close()
+            self.close()
             raise
         except DeviceLostError as error:
             self._lose(error)
@@ -149,6 +151,23 @@ class GpuEngine:
             self._lose(error)
             raise
 
+    def adapt(self, options: EngineOptions, _: int) -> Callable[[], None] | None:
+        """See Engine.adapt."""
+        limit, thermostat = options.gpu_temp_limit, self._thermostat
+        if limit != self._temp_limit:
+            thermostat = _thermostat(self.name, self.device, limit)
+
+        def change() -> None:
+            self._duty, self._temp_limit, self._thermostat = options.gpu_duty, limit, thermostat
+
+        return change
+
+    def close(self) -> None:
+        """Let go of the device. It is opened again when it is searched with."""
+        if self._launcher is not None:
+            self._launcher.close()
+        self._launcher = None
+
     def _search(self, launcher: Launcher, job: Job, start: int, end: int, control: Control) -> Outcome:
         prepared = native.prepare(job)
         if job != self._job or start != self._position:
@@ -165,7 +184,8 @@ class GpuEngine:
             working = any(launch.seek == self._seeks for launch in self._in_flight)
             if known == end or (control.stopped and not working):
                 return Outcome(reported - start, None)
-            hot = self._thermostat is not None and self._thermostat.too_hot()
+            thermostat = self._thermostat  # which another thread may change
+            hot = thermostat is not None and thermostat.too_hot()
             if hot and not working:
                 raise DevicePausedError("too hot")
             if not hot and not control.stopped and not self._rests(control):
@@ -243,7 +263,11 @@ class GpuEngine:
         """Count it. Raises DeviceLostError if there are so many that the device has to be set aside."""
         if not self.false_positives:
             log.warning(
-                "Engine %s (%s) reported a false positive: %s", self.name, self.kernel(Pow.POSEIDON2), candidate
+                "Engine %s (%s) reported a false positive: %s",
+                self.name,
+                self.kernel(Pow.POSEIDON2),
+                candidate,
+                extra={"device": self.device.id},
             )
         self.false_positives += 1
         self._suspicion += CANDIDATES_TO_FORGET
@@ -259,12 +283,17 @@ class GpuEngine:
 
     def _lose(self, error: DeviceLostError) -> None:
         self.fault = str(error)
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
-        if self._launcher is not None:
-            self._launcher.close()
-        self._launcher = None
+
+def _thermostat(name: str, device: Device, limit: int | None) -> Thermostat | None:
+    """Return what watches ``device``. Raises SettingError if it does not say how hot it is."""
+    if limit is None:
+        return None
+    read = partial(Telemetry().temperature, device.pci)
+    if read(OPEN_S) is None:
+        raise SettingError(f"--gpu-temp-limit: {device}, does not say how hot it is; leave the limit unset")
+    return Thermostat(f"Engine {name}, {device}", limit, read)
 
 
 def create(language: str, name: str, options: EngineOptions, resources: Resources) -> GpuEngine:
@@ -272,12 +301,6 @@ def create(language: str, name: str, options: EngineOptions, resources: Resource
     device = resources.device
     if device is None:
         raise ValueError(f"{name} needs a device")
-    thermostat = None
-    if options.gpu_temp_limit is not None:
-        read = partial(Telemetry().temperature, device.pci)
-        if read(OPEN_S) is None:
-            raise SettingError(f"--gpu-temp-limit: {device}, does not say how hot it is; leave the limit unset")
-        thermostat = Thermostat(f"Engine {name}, {device}", options.gpu_temp_limit, read)
     engine = GpuEngine(
         name,
         device,
@@ -285,7 +308,8 @@ def create(language: str, name: str, options: EngineOptions, resources: Resource
         language=language,
         blocks=tuning.load(options.state_dir, name, device),
         duty=options.gpu_duty,
-        thermostat=thermostat,
+        temp_limit=options.gpu_temp_limit,
+        thermostat=_thermostat(name, device, options.gpu_temp_limit),
     )
     with suppress(DeviceLostError, DevicePausedError):  # the first is the engine's fault from then on
         engine.open()

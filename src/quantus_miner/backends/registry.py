@@ -33,50 +33,117 @@ def create_engines(
     engine fails its self test, or if no engine is without a fault; SettingError if there are more CPU engines than
     workers or the kernel is unknown.
     """
-    backends = [table.find(name) for name in options.engine]
-    on_cpu = [backend for backend in backends if backend.kind == "cpu"]
-    if len(on_cpu) > workers:
-        raise SettingError(f"--engine: {len(on_cpu)} CPU engines need {len(on_cpu)} workers, there are {workers}")
-    engines: list[Engine] = []
-    known = {"all"}
-    reasons: dict[str, str] = {}  # why an engine has no device, or cannot use it
-    for backend in backends:
-        if backend.kind == "cpu":
-            share = len(range(on_cpu.index(backend), workers, len(on_cpu)))
-            engines.append(_cpu_engine(backend, options, Resources(share, None, subscribe)))
-            continue
-        try:
-            chosen = _choose_devices(backend, options.gpu_devices)
-        except DriverError as error:
-            reasons[backend.name] = str(error)
-            continue
-        known |= {text for device in chosen for text in (str(device.index), device.pci) if text}
-        for device in chosen:
-            if not any(_works(engine) and _same_card(engine, device) for engine in engines):
-                engines.append(backend.create(backend.name, options, Resources(1, device, subscribe)))
-    engines = _one_driver_a_card(engines)
-    left_out = dict(reasons)
-    for engine in engines:
-        if (fault := engine.status().fault) is not None:
-            reasons.setdefault(engine.name, fault)
-    if not any(_works(engine) for engine in engines):
-        raise _unavailable(reasons)
-    for name, reason in left_out.items():
-        log.warning("Engine %s is left out: %s", name, reason)
-    if known != {"all"}:
-        for text in options.gpu_devices:
-            if text not in known:
-                log.warning("--gpu-devices: there is no device %s; the others mine without it", text)
-    return engines
+    return update_engines((), options, workers, subscribe)
 
 
-def _cpu_engine(backend: Backend, options: EngineOptions, resources: Resources) -> Engine:
-    engine = backend.create(backend.name, options, resources)
+def update_engines(
+    engines: Sequence[Engine],
+    options: EngineOptions,
+    workers: int,
+    subscribe: Callable[[Callable[[], None]], None] = lambda _: None,
+) -> list[Engine]:
+    """Return what create_engines does, with each of ``engines``, which may be searching, that can be one of these.
+
+    Such an engine takes over the options; a device that no driver lists any more stays with its engine. If this raises,
+    ``engines`` are as they were.
+    """
+    update = _Update(engines, options)
     try:
-        self_test(engine)
-    except EngineUnavailableError as error:
-        raise EngineUnavailableError(f"{error}; use {table.BASELINE} and report this") from None
-    return engine
+        chosen = update.choose(workers)
+    except BaseException:
+        for engine in update.made:
+            engine.close()
+        raise
+    for change in update.changes:
+        change()
+    for callback in update.callbacks:
+        subscribe(callback)
+    return chosen
+
+
+class _Update:
+    """One choice of engines. What it does to those that it finds is left to ``changes``."""
+
+    def __init__(self, engines: Sequence[Engine], options: EngineOptions) -> None:
+        self._present = list(engines)
+        self._options = options
+        self.made: list[Engine] = []
+        self.changes: list[Callable[[], None]] = []
+        self.callbacks: list[Callable[[], None]] = []
+
+    def choose(self, workers: int) -> list[Engine]:
+        """Return the engines. See create_engines."""
+        options = self._options
+        backends = [table.find(name) for name in options.engine]
+        on_cpu = [backend for backend in backends if backend.kind == "cpu"]
+        if len(on_cpu) > workers:
+            raise SettingError(f"--engine: {len(on_cpu)} CPU engines need {len(on_cpu)} workers, there are {workers}")
+        engines: list[Engine] = []
+        known = {"all"}
+        reasons: dict[str, str] = {}  # why an engine has no device, or cannot use it
+        for backend in backends:
+            if backend.kind == "cpu":
+                share = len(range(on_cpu.index(backend), workers, len(on_cpu)))
+                engines.append(self._engine(backend, share, None))
+                continue
+            try:
+                chosen = self._choose_devices(backend)
+            except DriverError as error:
+                reasons[backend.name] = str(error)
+                continue
+            known |= {text for device in chosen for text in (str(device.index), device.pci) if text}
+            for device in chosen:
+                if not any(_works(engine) and _same_card(engine, device) for engine in engines):
+                    engines.append(self._engine(backend, 1, device))
+        engines = _one_driver_a_card(engines)
+        left_out = dict(reasons)
+        for engine in engines:
+            if (fault := engine.status().fault) is not None:
+                reasons.setdefault(engine.name, fault)
+        if all(engine in self.made and not _works(engine) for engine in engines):
+            raise _unavailable(reasons)
+        for name, reason in left_out.items():
+            log.warning("Engine %s is left out: %s", name, reason)
+        if known != {"all"}:
+            for text in options.gpu_devices:
+                if text not in known:
+                    log.warning("--gpu-devices: there is no device %s; the others mine without it", text)
+        return engines
+
+    def _engine(self, backend: Backend, workers: int, device: Device | None) -> Engine:
+        """Return the engine that there is, if that can be one for the options, or else a new one."""
+        for engine in self._present:
+            if engine.name == backend.name and _same_device(engine.status().device, device):
+                change = engine.adapt(self._options, workers)
+                if change is not None:
+                    self.changes.append(change)
+                    return engine
+        engine = backend.create(backend.name, self._options, Resources(workers, device, self.callbacks.append))
+        self.made.append(engine)
+        if device is None:
+            try:
+                self_test(engine)
+            except EngineUnavailableError as error:
+                raise EngineUnavailableError(f"{error}; use {table.BASELINE} and report this") from None
+        return engine
+
+    def _choose_devices(self, backend: Backend) -> list[Device]:
+        """Return the devices of ``backend`` to use. Raises DriverError if there is none."""
+        wanted = self._options.gpu_devices
+        lost = [
+            device
+            for engine in self._present
+            if engine.name == backend.name and (device := engine.status().device) and _is_wanted(device, wanted)
+        ]
+        try:
+            found = _choose_devices(backend, wanted)
+        except DriverError:
+            if not lost:
+                raise
+            found = []
+        # Among equal devices it is not known which of them was lost.
+        keys = {_key(device) for device in found}
+        return found + [device for device in lost if _key(device) not in keys]
 
 
 def _works(engine: Engine) -> bool:
@@ -107,17 +174,33 @@ def _choose_devices(backend: Backend, wanted: tuple[str, ...]) -> list[Device]:
     """
     devices = backend.probe() if backend.probe is not None else ()
     listed = ", ".join(f"{device.index} is {device.name} ({device.kind})" for device in devices)
+    chosen = [device for device in devices if _is_wanted(device, wanted)]
     if wanted == ("all",):
-        chosen = [device for device in devices if device.kind != "cpu"]
         missing = "its drivers list no GPU"
         if devices:
             missing += f"; to mine on a CPU through it, name its index with --gpu-devices: {listed}"
     else:
-        chosen = [device for device in devices if str(device.index) in wanted or device.pci in wanted]
         missing = f"it has no device {', '.join(wanted)}, only: {listed}" if devices else "its drivers list no device"
     if not chosen:
         raise DriverError(missing)
     return chosen
+
+
+def _is_wanted(device: Device, wanted: tuple[str, ...]) -> bool:
+    """Return True if ``wanted`` names ``device``; ``all`` are those that are not CPUs."""
+    return device.kind != "cpu" if wanted == ("all",) else str(device.index) in wanted or device.pci in wanted
+
+
+def _key(device: Device) -> tuple[str, str, str | None]:
+    """Return what equal devices have in common."""
+    return device.platform, device.name, device.pci
+
+
+def _same_device(one: Device | None, other: Device | None) -> bool:
+    """Return True for one device, wherever it is in a list, and for none twice."""
+    if one is None or other is None:
+        return one is other
+    return (one.identity, one.id) == (other.identity, other.id)
 
 
 def _same_card(engine: Engine, device: Device) -> bool:

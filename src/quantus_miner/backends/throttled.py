@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from quantus_miner.backends import cpu
+from quantus_miner.backends.backend import Resources
+from quantus_miner.backends.selftest import self_test
 from quantus_miner.host import files
 from quantus_miner.native import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from quantus_miner.backends.backend import EngineOptions, Resources
+    from quantus_miner.backends.backend import EngineOptions
     from quantus_miner.backends.base import Control, EngineStatus
     from quantus_miner.model import Job, Pow
 
 log = logging.getLogger("miner.throttle")
+
+STATE_FILE: Final = "solved-blocks"
 
 
 class ThrottledEngine:
@@ -39,15 +44,22 @@ class ThrottledEngine:
         state_file: Path,
     ) -> None:
         self.name = name
-        self.workers = inner.workers
         self._inner = inner
+        self._given = solved_blocks
         self._base_delay_ns = base_delay_ns
         self._step_batch = step_batch
         self._throttle_cap = throttle_cap
         self._state_file = state_file
         self._lock = threading.Lock()
+        self._closed = False
+        self._sleeping: set[Control] = set()
         self._thread = threading.local()
         self.solved_blocks = self._load() if solved_blocks is None else solved_blocks
+
+    @property
+    def workers(self) -> int:
+        """See Engine.workers."""
+        return self._inner.workers
 
     @property
     def delay(self) -> float:
@@ -67,10 +79,10 @@ class ThrottledEngine:
         """See Engine.search. Batches continue across slices. A hit is reported before the sleep after its batch."""
         tested = 0
         while tested < count:
-            due: int = getattr(self._thread, "due", self._step_batch)
+            due: int = min(getattr(self._thread, "due", self._step_batch), self._step_batch)
             if due == 0:
                 self._thread.due = due = self._step_batch
-                if control.sleep(self.delay):
+                if self._sleep(control):
                     break
             batch = min(due, count - tested)
             outcome = self._inner.search(job, start + tested, batch, control)
@@ -80,14 +92,56 @@ class ThrottledEngine:
                 return Outcome(tested, outcome.nonce)
         return Outcome(tested, None)
 
+    def adapt(self, options: EngineOptions, workers: int) -> Callable[[], None] | None:
+        """See Engine.adapt. The count goes on, unless another one is given."""
+        if options.state_dir / STATE_FILE != self._state_file:
+            return None
+        inner = self._inner
+        change_inner = inner.adapt(options, workers)
+        if change_inner is None:
+            inner = cpu.create_fast(self.name, options, Resources(workers, None, lambda _: None))
+            self_test(inner)
+
+        def change() -> None:
+            if change_inner is not None:
+                change_inner()
+            self._inner = inner
+            self._base_delay_ns = options.manip_base_delay_ns
+            self._step_batch = options.manip_step_batch
+            self._throttle_cap = options.manip_throttle_cap
+            with self._lock:
+                given, self._given = self._given, options.manip_solved_blocks
+                if self._given is not None and self._given != given:
+                    self.solved_blocks = self._given
+                for control in self._sleeping:
+                    control.stop()  # the sleep may be one of hours that is not due any more
+
+        return change
+
+    def close(self) -> None:
+        """See Engine.close. Ends the count."""
+        with self._lock:
+            self._closed = True
+
     def on_job_solved(self) -> None:
         """Count one more solved job: longer sleeps, also after a restart."""
         with self._lock:
+            if self._closed:  # another engine counts now
+                return
             self.solved_blocks += 1
             try:
                 files.replace(self._state_file, f"{self.solved_blocks}\n")
             except OSError as error:
                 log.warning("Cannot keep the count of solved blocks in %s: %s", self._state_file, error)
+
+    def _sleep(self, control: Control) -> bool:
+        with self._lock:
+            self._sleeping.add(control)
+        try:
+            return control.sleep(self.delay)
+        finally:
+            with self._lock:
+                self._sleeping.discard(control)
 
     def _load(self) -> int:
         try:
@@ -112,7 +166,7 @@ def create(name: str, options: EngineOptions, resources: Resources) -> Throttled
         base_delay_ns=options.manip_base_delay_ns,
         step_batch=options.manip_step_batch,
         throttle_cap=options.manip_throttle_cap,
-        state_file=options.state_dir / "solved-blocks",
+        state_file=options.state_dir / STATE_FILE,
     )
     resources.subscribe(engine.on_job_solved)
     return engine

@@ -57,7 +57,7 @@ def detect(root: Path = ROOT, affinity: frozenset[int] | None = None) -> Effecti
     is missing does not limit; what is malformed is ignored with a warning. Never raises.
     """
     warnings: list[str] = []
-    cpus = _affinity() if affinity is None else affinity
+    cpus = own_affinity() if affinity is None else affinity
     mask, cpuset = _cpuset(root, warnings)
     if cpuset is not None:
         if cpuset & cpus:
@@ -107,7 +107,8 @@ def processor_name(root: Path = ROOT) -> str:
     return printable(", ".join([platform.machine(), *numbers]))
 
 
-def _affinity() -> frozenset[int]:
+def own_affinity() -> frozenset[int]:
+    """Return the CPUs that the calling thread may run on."""
     try:
         return frozenset(os.sched_getaffinity(0))
     except OSError:  # a system call filter

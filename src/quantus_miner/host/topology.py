@@ -1,4 +1,4 @@
-"""Where workers sit: whole cores first, fast cores before slow ones, node by node."""
+"""Which CPUs workers keep to: whole cores first, fast cores before slow ones, node by node."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def cores(cpus: Iterable[int], root: Path = ROOT) -> list[Core]:
     return sorted(found, key=lambda core: (-core.performance, core.node, core.cpus))
 
 
-def places(workers: int, cpus: Iterable[int], root: Path = ROOT) -> list[frozenset[int]]:
+def affinity(workers: int, cpus: Iterable[int], root: Path = ROOT) -> list[frozenset[int]]:
     """The CPUs that each of ``workers`` workers is to keep to; an empty list: wherever the scheduler puts them.
 
     With a worker for every CPU the machine is ours: one CPU each. With fewer, each keeps to a core, and a core gets

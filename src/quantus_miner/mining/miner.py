@@ -1,8 +1,9 @@
-"""The miner: keeps a fixed set of workers busy with slices of the active jobs' nonces, in turn.
+"""The miner: keeps the workers of its engines busy with slices of the active jobs' nonces, in turn.
 
 A worker is a thread that belongs to an engine. It takes the next slice of the job whose turn it is, sized by its
 measured speed to take about a chunk of time, and searches it without holding any lock or the GIL. Whoever needs
-the worker earlier (a cancel, a new job, the end) stops its search; the untested rest goes back to the job.
+the worker earlier (a cancel, a new job, other engines, the end) stops its search; the untested rest goes back to
+the job.
 """
 
 from __future__ import annotations
@@ -11,34 +12,33 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING
 
-from quantus_miner import pow as reference
-from quantus_miner.errors import DeviceLostError, DevicePausedError
-from quantus_miner.host.cpus import pin_thread, yield_priority
 from quantus_miner.mining.rates import RateMeter
 from quantus_miner.mining.search import Search
 from quantus_miner.mining.stats import MinerStats, ThreadStats
-from quantus_miner.mining.worker import Worker
+from quantus_miner.mining.thread import WorkerThread
+from quantus_miner.mining.workers import Workers
 from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
-from quantus_miner.native import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from quantus_miner.backends.base import Engine
+    from quantus_miner.events import DeviceChanged
+    from quantus_miner.mining.worker import Worker
+    from quantus_miner.native import Outcome
 
 log = logging.getLogger("miner")
-
-PAUSE_S: Final = 1.0
-"""Between two tries of a device that has to rest."""
 
 
 class Miner:
     """Owns the active jobs and the workers. All methods may be called from any thread.
 
-    ``chunk_s``: seconds a slice should take. ``places``: the CPUs that each CPU worker keeps to; empty: any.
-    ``on_job_solved``: called, from any thread, for every job solved and every solution of a search that goes on.
+    ``chunk_s``: seconds a slice should take. ``affinity``: see set_engines. ``on_job_solved``: called for every job
+    solved and every solution of a search that goes on; the list may grow. ``on_device``: called when a device is lost
+    or comes back. Both are called from any thread.
     """
 
     def __init__(
@@ -46,40 +46,29 @@ class Miner:
         engines: Sequence[Engine],
         *,
         chunk_s: float,
-        places: Sequence[frozenset[int]] = (),
+        affinity: Sequence[frozenset[int]] = (),
         on_job_solved: Sequence[Callable[[], None]] = (),
+        on_device: Callable[[DeviceChanged], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.chunk_s = chunk_s
         self._clock = clock
+        self._changing = threading.Lock()  # held while threads start
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._turns: deque[Search] = deque()  # the active searches, next one first
-        self._closing = False
-        self._engines = tuple(engines)
-        self._on_job_solved = tuple(on_job_solved)
+        self._started = self._closing = False
+        self._on_job_solved = on_job_solved
+        self._on_device = (lambda _: None) if on_device is None else partial(_call, on_device)
         self._rejected = self._stale = 0
-        self._solved_by: Counter[str] = Counter({engine.name: 0 for engine in engines})
-        now = clock()
-        self._workers = [
-            Worker(index, engine, now)
-            for index, engine in enumerate(engine for engine in engines for _ in range(engine.workers))
-        ]
-        pins = iter(places)
-        self._threads = [
-            threading.Thread(
-                target=self._run,
-                args=(worker, next(pins, None) if worker.device is None else None),
-                name=f"miner-{worker.index}",
-                daemon=True,
-            )
-            for worker in self._workers
-        ]
+        self._solved_by: Counter[str] = Counter()
+        self._workers = Workers()
+        self.set_engines(engines, affinity=affinity)
 
     @property
     def engine_names(self) -> str:
         """Names of the engines, separated by commas."""
-        return ",".join(dict.fromkeys(engine.name for engine in self._engines))
+        return ",".join(dict.fromkeys(engine.name for engine in self._workers.engines))
 
     @property
     def healthy(self) -> bool:
@@ -94,8 +83,41 @@ class Miner:
 
     def start(self) -> None:
         """Starts the workers."""
-        for thread in self._threads:
-            thread.start()
+        with self._changing:
+            self._started = True
+            self._launch(self._workers)
+
+    def set_engines(self, engines: Sequence[Engine], *, affinity: Sequence[frozenset[int]] = ()) -> None:
+        """Make these the engines, at once. ``affinity``: the CPUs that each CPU worker keeps to; empty: any.
+
+        Workers of an engine that stays go on undisturbed; if its ``workers`` has changed, the surplus ends or the
+        missing ones start. All others hand back the untested rest of their slices and end; the last one closes its
+        engine, which must not be used again. New workers get the lowest numbers that are free. Searches for which no
+        worker is left then fail.
+        """
+        with self._changing:
+            with self._lock:
+                if self._closing:
+                    return
+                new, unused = self._workers.change(engines, affinity, self._clock())
+                self._solved_by.update({engine.name: 0 for engine in engines})
+                abandoned = self._end_abandoned()
+                self._work.notify_all()
+            if self._started:
+                self._launch(new)
+        for lost in abandoned:
+            _call(lost.on_end, lost)
+        for engine in unused:
+            _call(engine.close)
+
+    def _launch(self, workers: Iterable[Worker]) -> None:
+        for worker in workers:
+            worker.thread = WorkerThread(self, worker, self._on_device)
+            try:
+                worker.thread.start()
+            except RuntimeError as error:  # the system allows no more threads
+                worker.thread.fail(error)
+                self.on_thread_end(worker)
 
     def submit(
         self,
@@ -120,15 +142,7 @@ class Miner:
             if replaces is not None and replaces.status is Status.RUNNING:
                 self._end(replaces, Status.CANCELLED)
             self._turns.appendleft(search)
-            able = [worker for worker in self._workers if worker.works and worker.can(job.pow)]
-            # Two newcomers at once interrupt two workers.
-            busy = [(worker, worker.search) for worker in able if worker.search and not worker.interrupted]
-            lower = [worker for worker, other in busy if other.priority < priority]
-            equal = [worker for worker, other in busy if other.priority == priority]
-            if lower:
-                self._interrupt(lower)
-            elif equal and all(worker.search for worker in able):
-                self._interrupt([min(equal, key=lambda worker: worker.slice_started)])
+            self._workers.make_way_for(search)
             self._work.notify_all()
             abandoned = self._end_abandoned()
         for lost in abandoned:
@@ -143,16 +157,16 @@ class Miner:
 
     def close(self, timeout: float) -> bool:
         """Stops all workers; whether they all ended within ``timeout`` seconds."""
-        with self._lock:
+        with self._changing, self._lock:
             self._closing = True
-            for worker in self._workers:
+            for worker in self._workers.with_leaving:
                 worker.control.stop()
+            threads = self._workers.threads
             self._work.notify_all()
         deadline = time.monotonic() + timeout
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
 
     def hashes(self, search: Search) -> int:
         """Nonces of ``search`` really tested so far, or until its end."""
@@ -162,20 +176,17 @@ class Miner:
     def progress(self, search: Search) -> Progress:
         """How far ``search`` is for certain: slices under way are left to do."""
         with self._lock:
-            # Not what they have tested so far: a hit among that may wait for the reference.
-            under_way = [worker.slice for worker in search.workers if worker.slice is not None]
-            todo = (*sorted(under_way, key=lambda piece: piece.start), *search.todo.left)
-            return Progress(todo, search.tested, self.elapsed(search))
+            return search.progress(self._clock())
 
     def elapsed(self, search: Search) -> float:
         """Seconds since ``search`` began, until its end."""
-        return (search.ended if search.ended is not None else self._clock()) - search.started
+        return search.elapsed(self._clock())
 
     def tick(self) -> None:
         """Samples the hash rates of jobs and looks whether the workers advance; to be called about once a second."""
         with self._lock:
             now = self._clock()
-            for worker in self._workers:
+            for worker in self._workers.with_leaving:
                 worker.look(now)
             for search in self._turns:
                 for worker, meter in search.meters.items():
@@ -186,15 +197,15 @@ class Miner:
         with self._lock:
             now = self._clock()
             return MinerStats(
-                workers=tuple(worker.stats(now) for worker in self._workers),
+                workers=tuple(worker.stats(now) for worker in self._workers.with_leaving),
                 active_jobs=len(self._turns),
-                hashes=sum(worker.hashes for worker in self._workers),
+                hashes=self._workers.hashes,
                 rejected_solutions=self._rejected,
                 stale_solutions=self._stale,
                 solved_by_engine=dict(self._solved_by),
                 kernels=frozenset(
                     (engine.name, str(pow_), kernel)
-                    for engine in self._engines
+                    for engine in self._workers.engines
                     for pow_ in Pow
                     if (kernel := engine.kernel(pow_)) is not None
                 ),
@@ -205,40 +216,12 @@ class Miner:
         with self._lock:
             return search.thread_stats(self._clock())
 
-    # --- a worker's thread ---
+    # --- for the threads of the workers ---
 
-    def _run(self, worker: Worker, place: frozenset[int] | None) -> None:
-        try:
-            self._work_until_closed(worker, place)
-        except BaseException:  # whatever ends the thread: the worker must not seem to be alive
-            log.exception("Worker %d of engine %s failed and is retired", worker.index, worker.engine.name)
-            self._retire(worker)
-
-    def _work_until_closed(self, worker: Worker, place: frozenset[int] | None) -> None:
-        yield_priority()
-        if place is not None and not pin_thread(place):
-            log.warning("Cannot keep worker %d on CPUs %s; it runs on any", worker.index, sorted(place))
-        while (taken := self._next_slice(worker)) is not None:
-            search, start, count = taken
-            try:
-                outcome = worker.engine.search(search.job, start, count, worker.control)
-                solution = None if outcome.nonce is None else self._check(worker, search.job, outcome.nonce)
-            except DeviceLostError as error:
-                self._finish_slice(worker, search, start, count, Outcome(worker.control.hashes, None), None)
-                self._sit_out(worker, error)
-                continue
-            except DevicePausedError:
-                self._finish_slice(worker, search, start, count, Outcome(worker.control.hashes, None), None)
-                self._wait(PAUSE_S)
-                continue
-            if worker.lost:
-                self._come_back(worker)
-            self._finish_slice(worker, search, start, count, outcome, solution)
-
-    def _next_slice(self, worker: Worker) -> tuple[Search, int, int] | None:
-        """The next (search, start, count) for ``worker``, waiting for one; None at the end of the service."""
+    def next_slice(self, worker: Worker) -> tuple[Search, int, int] | None:
+        """The next (search, start, count) for ``worker``, waiting for one; None if it has to end."""
         with self._lock:
-            while not self._closing:
+            while not self._closing and not worker.leaving:
                 able = [search for search in self._turns if search.todo.size and worker.can(search.job.pow)]
                 if not able:
                     self._work.wait()
@@ -249,32 +232,17 @@ class Miner:
                 even_share = -(-search.todo.size // len(self._workers))
                 start, count = search.todo.take(worker.slice_size(search.job.pow, self.chunk_s, even_share))
                 now = self._clock()
-                worker.control.reset()
-                worker.search, worker.slice_started, worker.interrupted = search, now, False
-                worker.slice = NonceRange(start, start + count - 1)
+                worker.begin(search, NonceRange(start, start + count - 1), now)
                 search.workers.add(worker)
                 if worker not in search.meters:
                     search.meters[worker] = RateMeter(now)
                 return search, start, count
         return None
 
-    def _check(self, worker: Worker, job: Job, nonce: int) -> Solution | None:
-        """The hit as a solution if the reference agrees that it is one."""
-        value = reference.evaluate(job.pow, job.header, nonce)
-        if nonce != 0 and value <= job.limit:
-            return Solution(nonce, value)
-        log.error(
-            "Engine %s (kernel %s) reported nonce %x for job %r, which the reference rejects; dropped",
-            worker.engine.name,
-            worker.engine.kernel(job.pow),
-            nonce,
-            job.id,
-        )
-        return None
-
-    def _finish_slice(
+    def finish_slice(
         self, worker: Worker, search: Search, start: int, count: int, outcome: Outcome, solution: Solution | None
     ) -> None:
+        """Takes the slice back: what ``outcome`` leaves untested goes to its job. ``solution``: a confirmed hit."""
         with self._lock:
             elapsed = self._clock() - worker.slice_started
             self._leave(worker, search, outcome.tested)
@@ -298,12 +266,13 @@ class Miner:
         if solved:
             if search.on_solution is not None and solution is not None:
                 _call(search.on_solution, search, solution)
-            for callback in self._on_job_solved:
+            for callback in tuple(self._on_job_solved):
                 _call(callback)
         if ended:
             _call(search.on_end, search)
 
-    def _retire(self, worker: Worker) -> None:
+    def retire(self, worker: Worker) -> None:
+        """Takes ``worker``, which has failed, for dead, and its slice back."""
         with self._lock:
             worker.alive = False
             search, piece = worker.search, worker.slice
@@ -317,26 +286,20 @@ class Miner:
         for lost in abandoned:
             _call(lost.on_end, lost)
 
-    def _sit_out(self, worker: Worker, error: DeviceLostError) -> None:
-        """Until the next try to have its device back, which comes with the next slice."""
+    def wait(self, worker: Worker, seconds: float) -> None:
+        """Waits, without a slice; less if ``worker`` has to end."""
         with self._lock:
-            wait_s = worker.backoff.wait_s(0)
-            if not worker.lost:
-                log.error("Worker %d of engine %s has lost its device: %s", worker.index, worker.engine.name, error)
-            worker.lost = True
-            log.debug("Worker %d: %s; next try in %g s", worker.index, error, wait_s)
-        self._wait(wait_s)
+            self._work.wait_for(lambda: self._closing or worker.leaving, seconds)
 
-    def _wait(self, seconds: float) -> None:
-        """Without a slice; less at the end of the service."""
+    def on_thread_end(self, worker: Worker) -> None:
+        """Closes the engine of ``worker`` if nobody else uses it."""
         with self._lock:
-            self._work.wait_for(lambda: self._closing, seconds)
+            worker.ended = True
+            unused = not self._workers.uses(worker.engine)
+        if unused:
+            _call(worker.engine.close)
 
-    def _come_back(self, worker: Worker) -> None:
-        with self._lock:
-            worker.lost = False
-            worker.backoff.reset()
-        log.info("Worker %d of engine %s has its device back", worker.index, worker.engine.name)
+    # --- under the lock ---
 
     def _end_abandoned(self) -> list[Search]:
         """Fails the searches for which no worker is left, so that nobody waits for them; who is to be told."""
@@ -344,15 +307,14 @@ class Miner:
             search for search in self._turns if not any(worker.can(search.job.pow) for worker in self._workers)
         ]
         for search in abandoned:
-            log.error("Job %r failed: no worker is left for %s", search.job.id, search.job.pow)
+            log.error(
+                "Job %r failed: no worker is left for %s",
+                search.job.id,
+                search.job.pow,
+                extra={"job": search.job.id},
+            )
             self._end(search, Status.FAILED)
         return abandoned
-
-    def _interrupt(self, workers: Sequence[Worker]) -> None:
-        """Ends their slices; what is left of these comes next."""
-        for worker in workers:
-            worker.interrupted = True
-            worker.control.stop()
 
     def _leave(self, worker: Worker, search: Search, tested: int) -> None:
         worker.search = worker.slice = None
@@ -361,6 +323,7 @@ class Miner:
             search.tested += tested
         search.workers.discard(worker)
         search.done[worker] += tested
+        self._workers.on_slice_returned(worker)
 
     def _end(self, search: Search, status: Status) -> None:
         search.tested = search.hashes

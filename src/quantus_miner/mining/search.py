@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from quantus_miner import pow as reference
 from quantus_miner.mining.ranges import NonceRanges
 from quantus_miner.mining.stats import ThreadStats
 from quantus_miner.model import Job, Progress, Solution, Status
@@ -12,8 +14,11 @@ from quantus_miner.model import Job, Progress, Solution, Status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from quantus_miner.backends.base import Engine
     from quantus_miner.mining.rates import RateMeter
     from quantus_miner.mining.worker import Worker
+
+log = logging.getLogger("miner")
 
 
 class Search:
@@ -57,15 +62,44 @@ class Search:
         """Nonces tested by ``worker``, the slice under way included."""
         return self.done[worker] + (worker.control.hashes if worker in self.workers else 0)
 
+    def elapsed(self, now: float) -> float:
+        """Seconds since it began, until its end."""
+        return (self.ended if self.ended is not None else now) - self.started
+
+    def progress(self, now: float) -> Progress:
+        """How far it is for certain: slices under way are left to do."""
+        # Not what they have tested so far: a hit among that may wait for the reference.
+        under_way = [worker.slice for worker in self.workers if worker.slice is not None]
+        todo = (*sorted(under_way, key=lambda piece: piece.start), *self.todo.left)
+        return Progress(todo, self.tested, self.elapsed(now))
+
     def thread_stats(self, now: float) -> tuple[ThreadStats, ...]:
-        """Return what each worker that took part has done for it; no rate after its end."""
+        """Return what each worker that took part has done for it; no rate after its end.
+
+        Workers that had a number of an engine one after the other count as one.
+        """
         running = self.status is Status.RUNNING
-        return tuple(
-            ThreadStats(
-                worker.engine.name,
-                worker.index,
-                hashes := self.hashes_of(worker),
-                meter.rate(now, hashes) if running else 0.0,
-            )
-            for worker, meter in self.meters.items()
-        )
+        done: dict[tuple[str, int], tuple[int, float]] = {}
+        for worker, meter in self.meters.items():
+            key = worker.engine.name, worker.index
+            before, other_rate = done.get(key, (0, 0.0))
+            hashes = self.hashes_of(worker)
+            rate = meter.rate(now, hashes) if running else 0.0
+            done[key] = before + hashes, other_rate + rate
+        return tuple(ThreadStats(*key, *counts) for key, counts in done.items())
+
+
+def confirm(engine: Engine, job: Job, nonce: int) -> Solution | None:
+    """Return the hit that ``engine`` reports as a solution; None if the reference rejects it."""
+    value = reference.evaluate(job.pow, job.header, nonce)
+    if nonce != 0 and value <= job.limit:
+        return Solution(nonce, value)
+    log.error(
+        "Engine %s (kernel %s) reported nonce %x for job %r, which the reference rejects; dropped",
+        engine.name,
+        engine.kernel(job.pow),
+        nonce,
+        job.id,
+        extra={"job": job.id},
+    )
+    return None

@@ -10,6 +10,7 @@ from quantus_miner.mining.stats import GpuStats, WorkerStats
 
 if TYPE_CHECKING:
     from quantus_miner.mining.search import Search
+    from quantus_miner.mining.thread import WorkerThread
     from quantus_miner.model import NonceRange, Pow
 
 FIRST_SPEED: Final = 1_000.0
@@ -23,7 +24,7 @@ STALL_S: Final = 10.0
 
 
 class Worker:
-    """All but ``control`` is guarded by the miner's lock."""
+    """All but ``control``, and ``lost`` and ``backoff``, which are its thread's, is guarded by the miner's lock."""
 
     def __init__(self, index: int, engine: Engine, now: float) -> None:
         self.index = index
@@ -31,6 +32,10 @@ class Worker:
         status = engine.status()
         self.device = status.device
         self.control = Control()
+        self.thread: WorkerThread | None = None
+        self.ended = False  # its thread, which calls the engine no more
+        self.leaving = False  # takes no more slices
+        self.affinity: frozenset[int] | None = None  # the CPUs that it keeps to from its next slice on; None: any
         self.search: Search | None = None
         self.slice: NonceRange | None = None  # under way
         self.slice_started = 0.0
@@ -47,6 +52,16 @@ class Worker:
     def hashes(self) -> int:
         """Nonces tested, in all."""
         return self.done + (self.control.hashes if self.search else 0)
+
+    def begin(self, search: Search, piece: NonceRange, now: float) -> None:
+        """Take on a slice."""
+        self.control.reset()
+        self.search, self.slice, self.slice_started, self.interrupted = search, piece, now, False
+
+    def interrupt(self) -> None:
+        """End the slice under way; what is left of it comes next."""
+        self.interrupted = True
+        self.control.stop()
 
     def slice_size(self, pow_: Pow, chunk_s: float, even_share: int) -> int:
         """Return how many nonces to give it: ``chunk_s`` seconds of work, or fewer if ``even_share`` is less."""

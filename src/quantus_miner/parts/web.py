@@ -30,7 +30,8 @@ class JobList(Part):
     async def start(self, settings: Settings) -> None:
         """Take up the jobs of the last run."""
         await self.apply(settings, settings)
-        self.components.jobs.restore(await asyncio.wrap_future(self.components.store.loaded))
+        earlier = await asyncio.wrap_future(self.components.store.loaded)
+        self.components.jobs.restore(earlier)
 
     def tick(self) -> None:
         """Cancel, forget and save jobs as time passes."""

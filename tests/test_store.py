@@ -16,6 +16,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from quantus_miner.errors import MinerError
 from quantus_miner.jobs import KEEP_S, KEEP_UNSERVED_S, MAX_JOBS, Jobs
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Progress, Solution, Status
+from quantus_miner.service import _keep_history
 from quantus_miner.sources.link import Verdict
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.store import database, history, schema
@@ -595,11 +597,11 @@ def test_what_a_live_source_sends_is_history_with_its_verdict(tmp_path: Path) ->
         link = ScriptedLink("pool p")
         miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.05)
         miner.start()
-        task = asyncio.create_task(LiveSource(miner, [link], priority=1, store=store).run())
+        task = asyncio.create_task(LiveSource(miner, [link], priority=1, publish=partial(_keep_history, store)).run())
         listener = await link.connected()
         link.give(listener, live_job("j"))
         _, solution, _ = await link.solution()
-        listener.on_verdict(Verdict(False, True, "Stale share", 0.1, solution.nonce))
+        listener.on_verdict(Verdict(False, True, "Stale share", 0.1, solution.nonce, 200))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert miner.close(WAIT_S)

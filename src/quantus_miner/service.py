@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import logs
@@ -25,6 +26,7 @@ from quantus_miner.backends import table
 from quantus_miner.backends.registry import create_engines
 from quantus_miner.backoff import Backoff
 from quantus_miner.errors import MinerError, describe
+from quantus_miner.events import ShareJudged, SolutionSent
 from quantus_miner.gpu.telemetry import Telemetry
 from quantus_miner.heartbeat import Heartbeat
 from quantus_miner.host import cpus, topology
@@ -35,6 +37,7 @@ from quantus_miner.model import Pow
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.sources.pool import PoolLink
+from quantus_miner.store.rows import Find
 from quantus_miner.store.writer import Store
 from quantus_miner.web import metrics, server
 from quantus_miner.web.job_api import JobApi
@@ -43,6 +46,7 @@ from quantus_miner.wire.address import address_warning, compose_login
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
+    from quantus_miner.events import Event
     from quantus_miner.host.cpus import EffectiveCpus
     from quantus_miner.host.signals import Signals
     from quantus_miner.settings import Settings
@@ -179,7 +183,9 @@ class _Service:
         live = None
         if links:
             ends = settings.exit_on_refusal == "on"
-            live = LiveSource(miner, links, priority=priority[0], store=store, exit_on_refusal=ends)
+            live = LiveSource(
+                miner, links, priority=priority[0], publish=partial(_keep_history, store), exit_on_refusal=ends
+            )
         self._live = live
         jobs = Jobs(
             miner,
@@ -319,6 +325,14 @@ class _Service:
                 wait_s = backoff.wait_s(secrets.randbits(32) / 2**32)
                 log.exception("The live source has failed; next try in %.1f s", wait_s)
                 await asyncio.sleep(wait_s)
+
+
+def _keep_history(store: Store, event: Event) -> None:
+    match event:
+        case SolutionSent(source, job, solution):
+            store.found(Find(time.time_ns(), source, job.id, job.pow, job.header, solution))
+        case ShareJudged(source, nonce, judgement):
+            store.judged(source, nonce, judgement)
 
 
 @contextmanager

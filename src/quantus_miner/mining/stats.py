@@ -116,6 +116,10 @@ class LinkStats:
     accepted: int = 0
     rejected: int = 0
     stale: int = 0
+    work: int = 0
+    """The difficulties of the shares that it accepted, added up: the nonces that they take on average."""
+    hashes: int = 0
+    """Nonces tested for its jobs. ``work / hashes`` is the luck."""
     latency_s: float = 0.0
     """From sending the last share that was judged to its verdict."""
     failing: str = ""

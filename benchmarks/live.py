@@ -27,6 +27,7 @@ from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.quic_node import QuicNode
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import LiveJob, Pow, Solution
+from quantus_miner.sources.link import Handover
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.wire.messages import parse_fingerprint
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from quantus_miner.backends.base import Control
     from quantus_miner.model import Job
     from quantus_miner.native import Outcome
-    from quantus_miner.sources.link import Handover
 
 JOB_INTERVAL_S = 0.02
 HARD = 2**128
@@ -68,7 +68,7 @@ class TimedLink(NodeLink):
     def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
         """See Link.submit."""
         done = super().submit(job, solution, hashes, elapsed)
-        if done:
+        if done is Handover.SENT:
             self.sent[solution.nonce] = time.monotonic()
         return done
 
@@ -125,9 +125,8 @@ async def run(workers: int, jobs: int, rounds: int, seconds: float) -> None:
         await asyncio.sleep(seconds)
         through.append((miner.stats().hashes - before) / (time.perf_counter() - began))
         # Paused, so that the bare kernel has the machine to itself.
-        search, live._search = live._search, None  # noqa: SLF001
-        assert search is not None
-        miner.cancel(search)
+        assert live._mined is not None  # noqa: SLF001
+        miner.cancel(live._mined.search)  # noqa: SLF001
         result = await asyncio.to_thread(
             measure,
             CpuEngine("cpu-fast", workers, fast_kernels(None)),

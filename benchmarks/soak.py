@@ -31,6 +31,7 @@ from quantus_miner.dev.quic_node import QuicNode
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import LiveJob, Pow, Solution, limit_from_difficulty
 from quantus_miner.sources.failover import Policy
+from quantus_miner.sources.link import Handover
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.wire.messages import parse_fingerprint
@@ -38,7 +39,6 @@ from quantus_miner.wire.messages import parse_fingerprint
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from quantus_miner.sources.link import Handover
     from quantus_miner.wire.messages import JobResult
 
 DIFFICULTY = 3_000
@@ -92,7 +92,7 @@ class WatchedLink(NodeLink):
     def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
         """See Link.submit. Nothing waits: a node is sent few results."""
         done = super().submit(job, solution, hashes, elapsed)
-        if done:
+        if done is Handover.SENT:
             self.sent.append((job.header, solution.nonce))
         else:
             self.late += 1

@@ -62,7 +62,7 @@ class Month:
         self.end = days * DAY_S
         self.now = 0.0
         self.pools = (Pool(), Pool())
-        self.failover = Failover(2, 0.0)
+        self.failover = Failover(range(2), 0.0)
         self.mined = self.possible = 0.0
         self.switches = self.logins = self.faults = 0
         self.latest: int | None = None

@@ -21,6 +21,7 @@ from quantus_miner.dev.quic_node import Misbehaviour, QuicNode
 from quantus_miner.errors import LinkLostError, MinerError
 from quantus_miner.model import LiveJob
 from quantus_miner.sources import quic
+from quantus_miner.sources.link import Handover
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.wire import messages
 from quantus_miner.wire.messages import JobResult, parse_fingerprint
@@ -203,9 +204,9 @@ def test_a_node_misbehaves_on_request(tmp_path: Path, misbehaviour: Misbehaviour
                 for _ in range(3):
                     job = await ear.jobs.get()
                     solutions = solve(job)
-                    assert link.submit(job, next(solutions), 1, 1.0)
+                    assert link.submit(job, next(solutions), 1, 1.0) is Handover.SENT
                 if misbehaviour is Misbehaviour.SLOW_JOB:
-                    assert link.submit(job, next(solutions), 1, 1.0)
+                    assert link.submit(job, next(solutions), 1, 1.0) is Handover.SENT
                     await node.until(lambda: node.stale == 1)
                     assert (await ear.jobs.get()).id == "4"
                 else:

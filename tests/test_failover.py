@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from quantus_miner.backoff import JITTER, MAX_S, Backoff
 from quantus_miner.sources.failover import POLICY, Failing, Failover
-from quantus_miner.sources.live import REPEAT_S
 from quantus_miner.sources.node import IDLE_S
+from quantus_miner.sources.source_log import REPEAT_S
 from quantus_miner.wire.stratum_miner import Timing
 
 from .month import BLOCK_S, SHARE_S, Month
@@ -23,7 +23,7 @@ class Played:
     """A ``Failover`` that is looked at every second, as the live source does."""
 
     def __init__(self, count: int) -> None:
-        self.failover = Failover(count, 0.0)
+        self.failover = Failover(range(count), 0.0)
         self.now = 0.0
         self.mined: list[int | None] = [None]
 
@@ -350,7 +350,7 @@ events = st.tuples(st.sampled_from(EVENTS), st.integers(0, 2), st.floats(0, 90))
 def test_whatever_happens_what_is_mined_has_a_job_and_nothing_is_idle_while_one_is_there(
     history: list[tuple[str, int, float]],
 ) -> None:
-    failover, now = Failover(3, 0.0), 0.0
+    failover, now = Failover(range(3), 0.0), 0.0
     with_job: set[int] = set()
     for kind, index, passed in history:
         now += passed

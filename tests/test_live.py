@@ -17,7 +17,8 @@ from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Pow, Solution
 from quantus_miner.sources.failover import POLICY
 from quantus_miner.sources.link import Handover, Listener, Verdict
-from quantus_miner.sources.live import MINUTE_S, REPEAT_S, LiveSource
+from quantus_miner.sources.live import LiveSource
+from quantus_miner.sources.source_log import MINUTE_S, REPEAT_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -34,7 +35,7 @@ class ScriptedLink:
     """A link whose other side is the test."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = self.identity = name
         self.listeners: asyncio.Queue[Listener] = asyncio.Queue()
         self.submitted: asyncio.Queue[tuple[LiveJob, Solution, int]] = asyncio.Queue()
         self.ending: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
@@ -150,7 +151,8 @@ def test_a_new_job_replaces_the_old_one_and_late_solutions_are_counted_not_sent(
                 pass
             assert miner.stats().active_jobs == 1
             # On the loop solutions of the first job may still be under way; they were given to the link and refused.
-            source._submit(0, first, source._search, Solution(1, 1))  # type: ignore[arg-type]
+            assert source._mined is not None
+            source._submit(source._upstreams[0], first, source._mined.search, Solution(1, 1))
             assert source.stats()[0].late >= 1
 
     run(test())
@@ -166,7 +168,7 @@ def test_a_solution_that_waits_is_counted_when_it_is_known_what_became_of_it() -
             solutions = [Solution(number, 0) for number in range(6)]
 
             def count(handover: Handover, solution: Solution) -> tuple[int, int]:
-                source.on_handover(0, given, solution, handover)
+                listener.on_handover(given, solution, handover)
                 return source.stats()[0].sent, source.stats()[0].late
 
             assert count(Handover.WAITS, solutions[0]) == (0, 0)
@@ -290,9 +292,9 @@ def test_what_goes_wrong_again_and_again_is_a_warning_a_minute(caplog: pytest.Lo
                 link.give(listener, job(str(count), difficulty=MAX))
                 for nonce in range(3):
                     for _ in range(2 * POLICY.accepted_for_refused):
-                        listener.on_verdict(Verdict(True, False, "", 0.1, nonce))
-                    listener.on_verdict(Verdict(False, False, f"{clock.now}", 0.1, nonce))
-                    listener.on_verdict(Verdict(False, True, "Stale share", 0.1, nonce))
+                        listener.on_verdict(Verdict(True, False, "", 0.1, nonce, 1))
+                    listener.on_verdict(Verdict(False, False, f"{clock.now}", 0.1, nonce, 1))
+                    listener.on_verdict(Verdict(False, True, "Stale share", 0.1, nonce, 1))
                 link.ending.set_exception(LinkLostError(f"gone at {clock.now}"))
                 await until(lambda: not source.stats()[0].connected)
                 clock.now += MINUTE_S / 3
@@ -342,7 +344,7 @@ def test_a_run_of_refused_shares_leads_to_a_new_login() -> None:
             listener = await first.connected()
             first.give(listener, job("1", difficulty=MAX))
             for nonce in range(POLICY.refused_shares):
-                listener.on_verdict(Verdict(False, False, "Invalid nonce", 0.1, nonce))
+                listener.on_verdict(Verdict(False, False, "Invalid nonce", 0.1, nonce, 1))
                 clock.now += POLICY.refused_shares_s / 2
             await until(lambda: not first.open)
             listener = await second.connected()
@@ -375,9 +377,9 @@ def test_shares_without_a_verdict_at_an_end_that_we_chose_do_not_count_against_a
             (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "pool b")
             await until(lambda: bool(task.cancelling()))
             for nonce in range(100):
-                on_second.on_verdict(Verdict(False, False, "no reply", 0.1, nonce))
+                on_second.on_verdict(Verdict(False, False, "no reply", 0.1, nonce, 1))
                 clock.now += 1
-            assert source._failover._sources[1].refused_shares == 0
+            assert source._failover._sources[source._upstreams[1]].refused_shares == 0
 
     run(test())
 
@@ -405,9 +407,9 @@ def test_verdicts_are_counted() -> None:
         link = ScriptedLink("pool a")
         async with mining(link) as (source, _):
             listener = await link.connected()
-            listener.on_verdict(Verdict(True, False, "", 0.1, 1))
-            listener.on_verdict(Verdict(False, True, "Stale share", 0.2, 1))
-            listener.on_verdict(Verdict(False, False, "Invalid nonce", 0.3, 1))
+            listener.on_verdict(Verdict(True, False, "", 0.1, 1, 1))
+            listener.on_verdict(Verdict(False, True, "Stale share", 0.2, 1, 1))
+            listener.on_verdict(Verdict(False, False, "Invalid nonce", 0.3, 1, 1))
             (stats,) = source.stats()
             assert (stats.accepted, stats.stale, stats.rejected, stats.latency_s) == (1, 1, 1, 0.3)
 

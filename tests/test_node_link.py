@@ -63,7 +63,7 @@ def test_jobs_come_solutions_go_and_blocks_are_found(tmp_path: Path) -> None:
                 for block in range(1, 4):
                     job = await ear.jobs.get()
                     assert job == LiveJob(str(block), node.chain.proposal.mining_hash(), node.chain.difficulty)
-                    assert link.submit(job, next(solve(job)), 7, 0.5)
+                    assert link.submit(job, next(solve(job)), 7, 0.5) is Handover.SENT
                     await node.until(lambda: node.tally.blocks == block)  # noqa: B023 - awaited here
                 assert ear.opened == 1
             assert (node.chain.height, node.tally.invalid, node.stale) == (3, 0, 0)
@@ -85,7 +85,7 @@ def test_a_solution_is_at_the_node_s_socket_when_submit_returns(tmp_path: Path) 
                 udp = node._server._transport.get_extra_info("socket").fileno()
                 while select.select([udp], [], [], 0)[0]:  # noqa: ASYNC110 - read by the node
                     await asyncio.sleep(0)
-                assert link.submit(job, solution, 1, 1.0)
+                assert link.submit(job, solution, 1, 1.0) is Handover.SENT
                 assert select.select([udp], [], [], WAIT_S)[0]
                 await node.until(lambda: node.tally.blocks == 1)
 
@@ -101,16 +101,16 @@ def test_solutions_of_jobs_that_are_over_are_not_sent(tmp_path: Path) -> None:
                 node.renew_job()
                 second = await ear.jobs.get()
                 assert (first.id, second.id) == ("1", "2")
-                assert not link.submit(first, Solution(1, 1), 1, 1.0)
+                assert link.submit(first, Solution(1, 1), 1, 1.0) is Handover.LATE
                 node.drop()
                 with pytest.raises(LinkLostError):
                     await task
-                assert not link.submit(second, Solution(1, 1), 1, 1.0)
+                assert link.submit(second, Solution(1, 1), 1, 1.0) is Handover.LATE
             async with linked(link) as (ear, _):
                 again = await ear.jobs.get()
                 assert again == second
-                assert not link.submit(second, Solution(1, 1), 1, 1.0)
-                assert link.submit(again, Solution(1, 1), 1, 1.0)
+                assert link.submit(second, Solution(1, 1), 1, 1.0) is Handover.LATE
+                assert link.submit(again, Solution(1, 1), 1, 1.0) is Handover.SENT
                 await node.until(lambda: node.tally.invalid == 1)
             assert node.stale == 0
 
@@ -147,7 +147,7 @@ def test_an_invalid_job_is_answered_as_failed_and_logged_once(tmp_path: Path, ca
                 for number in range(1, 4):
                     miner.send_job(NewJob(f"bad{number}\n", "ab" * 32, "0"))
                     await node.until(lambda: node.failed == number)  # noqa: B023 - awaited here
-                assert not link.submit(job, Solution(1, 1), 1, 1.0)
+                assert link.submit(job, Solution(1, 1), 1, 1.0) is Handover.LATE
                 assert ear.withdrawn == 3
                 node.renew_job()
                 assert (await ear.jobs.get()).id == "2"
@@ -344,7 +344,7 @@ def test_a_close_is_known_at_once_and_in_the_peer_s_words(tmp_path: Path) -> Non
                 with pytest.raises(quic.EndedError):
                     await connection.ended
                 assert connection._quic._state is QuicConnectionState.DRAINING
-                assert not link.submit(job, Solution(1, 1), 1, 1.0)
+                assert link.submit(job, Solution(1, 1), 1, 1.0) is Handover.LATE
                 with pytest.raises(LinkLostError, match=rf"^closed: a\?b\?{'c' * 96} \(code 7\)$"):
                     await task
 
@@ -547,7 +547,7 @@ def test_a_port_that_never_answers_is_a_time_out(silent_port: int) -> None:
         link = NodeLink("127.0.0.1", silent_port, "x", bytes(32), handshake_s=0.05)
         with pytest.raises(LinkLostError, match=r"^no answer in 0\.05 s$"):
             await link.run(Ear())
-        assert not link.submit(LiveJob("1", bytes(32), 1), Solution(1, 1), 1, 1.0)
+        assert link.submit(LiveJob("1", bytes(32), 1), Solution(1, 1), 1, 1.0) is Handover.LATE
 
     run(test())
 

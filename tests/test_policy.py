@@ -68,10 +68,10 @@ class Mining:
         return self.source.stats()
 
     def failing(self, index: int) -> Failing | None:
-        return self.source._failover.failing(index, asyncio.get_running_loop().time())
+        return self.source._failover.failing(self.source._upstreams[index], asyncio.get_running_loop().time())
 
     def heard_at(self, index: int) -> float:
-        return self.source._failover._sources[index].heard_at
+        return self.source._failover._sources[self.source._upstreams[index]].heard_at
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(WAIT_S):

@@ -35,6 +35,7 @@ from quantus_miner.dev.pool import DevPool, _until
 from quantus_miner.errors import LinkLostError, LinkRefusedError, MinerError
 from quantus_miner.model import LiveJob, Pow, Solution
 from quantus_miner.sources import pool as pool_source
+from quantus_miner.sources.link import Handover
 from quantus_miner.sources.pool import PoolLink
 from quantus_miner.wire import stratum
 from quantus_miner.wire.pool_url import PoolUrl, parse_pool_url
@@ -43,7 +44,7 @@ from quantus_miner.wire.stratum_miner import Timing
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-    from quantus_miner.sources.link import Handover, Link, Verdict
+    from quantus_miner.sources.link import Link, Verdict
 
 LOGIN = "qzpFUhjXpZnRCbNr9LW5sAkWmTus52Ffcf31MBpig82u1JArX.rig"
 PATIENCE_S = 20.0
@@ -121,7 +122,7 @@ async def linked(url: str, timing: Timing | None = None) -> AsyncIterator[tuple[
         task.cancel()
         await asyncio.wait({task})
         # Nothing of the connection is left.
-        assert not link.submit(LiveJob("x", bytes(32), 1), Solution(1, 1), 1, 1.0)
+        assert link.submit(LiveJob("x", bytes(32), 1), Solution(1, 1), 1, 1.0) is Handover.LATE
 
 
 async def lost(task: asyncio.Task[None]) -> str:
@@ -181,7 +182,7 @@ def test_jobs_come_and_shares_are_accepted(tls: bool) -> None:
                 job = await ear.job()
                 assert (job.difficulty, len(job.prefix)) == (20, 4)
                 assert job.header == pool.chain.proposal.mining_hash()
-                assert link.submit(job, solve(job), 10, 0.1)
+                assert link.submit(job, solve(job), 10, 0.1) is Handover.SENT
                 verdict = await ear.verdict()
                 assert (verdict.accepted, verdict.stale, verdict.reason) == (True, False, "")
                 assert 0 < verdict.latency_s < PATIENCE_S
@@ -200,7 +201,7 @@ def test_a_share_is_written_before_submit_returns_and_without_delay() -> None:
             assert connection is not None
             ours = connection.transport.get_extra_info("socket")
             assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-            assert link.submit(job, solve(job), 1, 1.0)
+            assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
             assert connection.transport.get_write_buffer_size() == 0
             assert (await ear.verdict()).accepted
 
@@ -213,13 +214,13 @@ def test_a_block_is_found_and_the_next_job_is_clean() -> None:
         pool = DevPool(Chain(Pow.POSEIDON2, 4, 3600.0), 1000, 3600.0)
         async with started(pool), linked(pool.url) as (link, ear, _):
             first = await ear.job()
-            assert link.submit(first, solve(first), 1, 1.0)
+            assert link.submit(first, solve(first), 1, 1.0) is Handover.SENT
             assert (await ear.verdict()).accepted
             second = await ear.job()
             assert pool.chain.height == 1
             assert second.header != first.header
-            assert not link.submit(first, solve(first, 1000), 1, 1.0)
-            assert link.submit(second, solve(second), 1, 1.0)
+            assert link.submit(first, solve(first, 1000), 1, 1.0) is Handover.LATE
+            assert link.submit(second, solve(second), 1, 1.0) is Handover.SENT
             assert (await ear.verdict()).accepted
             assert pool.chain.height == 2
 
@@ -233,14 +234,14 @@ def test_shares_of_the_job_before_count_unless_the_new_one_is_clean() -> None:
             pool.refresh(clean=False)
             second = await ear.job()
             for job in (first, second):
-                assert link.submit(job, solve(job), 1, 1.0)
+                assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
                 assert (await ear.verdict()).accepted
             pool.refresh(clean=True)
             third = await ear.job()
-            assert not link.submit(first, solve(first, 1000), 1, 1.0)
-            assert not link.submit(second, solve(second, 1000), 1, 1.0)
-            assert link.submit(third, solve(third), 1, 1.0)
-            assert not link.submit(third, solve(third), 1, 1.0), "a nonce goes out once"
+            assert link.submit(first, solve(first, 1000), 1, 1.0) is Handover.LATE
+            assert link.submit(second, solve(second, 1000), 1, 1.0) is Handover.LATE
+            assert link.submit(third, solve(third), 1, 1.0) is Handover.SENT
+            assert link.submit(third, solve(third), 1, 1.0) is Handover.LATE, "a nonce goes out once"
             assert (await ear.verdict()).accepted
             assert pool.accepted == 3
 
@@ -262,7 +263,7 @@ def test_the_login_job_may_come_later() -> None:
             await asyncio.wait_for(ear.opened.wait(), PATIENCE_S)
             assert ear.jobs.empty()
             job = await ear.job()
-            assert link.submit(job, solve(job), 1, 1.0)
+            assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
             assert (await ear.verdict()).accepted
 
     run(test)
@@ -274,14 +275,14 @@ def test_the_pool_steers_the_difficulty_of_each_miner() -> None:
         async with started(dev_pool(1)) as pool, linked(pool.url) as (link, ear, _):
             first = job = await ear.job()
             for number in range(1, 9):
-                assert link.submit(job, solve(job, number * 1000), 1, 1.0)
+                assert link.submit(job, solve(job, number * 1000), 1, 1.0) is Handover.SENT
                 assert (await ear.verdict()).accepted
             job = await ear.job()
             assert (job.header, job.difficulty) == (first.header, 4)
             assert job.id != first.id
             # The job before is still good, at its own difficulty.
-            assert link.submit(first, solve(first, 50_000), 1, 1.0)
-            assert link.submit(job, solve(job), 1, 1.0)
+            assert link.submit(first, solve(first, 50_000), 1, 1.0) is Handover.SENT
+            assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
             assert (await ear.verdict()).accepted
             assert (await ear.verdict()).accepted
             assert pool.work == 9 + 4
@@ -403,7 +404,7 @@ def test_a_refusal_comes_back_with_its_reason(change: dict[str, int], reason: st
                 judge._seen.add((job.id, solution.nonce))
             if "difficulty" in change:
                 judge._jobs[job.id] = LiveJob(job.id, job.header, change["difficulty"], job.prefix)
-            assert link.submit(job, solution, 1, 1.0)
+            assert link.submit(job, solution, 1, 1.0) is Handover.SENT
             verdict = await ear.verdict()
             assert (verdict.accepted, verdict.stale, verdict.reason) == (False, stale, reason)
 
@@ -589,13 +590,13 @@ def test_a_dropped_connection_is_lost_and_its_shares_with_it() -> None:
             linked(pool.url) as (link, ear, task),
         ):
             job = await ear.job()
-            assert link.submit(job, solve(job), 1, 1.0)
+            assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
             await asyncio.wait_for(pool.changed.wait(), PATIENCE_S)
             pool.drop()
             await lost(task)
             verdict = await ear.verdict()
             assert (verdict.accepted, verdict.stale, verdict.reason) == (False, False, "no reply")
-            assert not link.submit(job, solve(job, 1000), 1, 1.0)
+            assert link.submit(job, solve(job, 1000), 1, 1.0) is Handover.LATE
 
     run(test)
 
@@ -608,9 +609,11 @@ def test_a_link_can_be_run_again() -> None:
                 ear = Ear()
                 task: asyncio.Task[None] = asyncio.ensure_future(link.run(ear))
                 job = await ear.job()
-                assert old is None or not link.submit(old, solve(old, 5000), 1, 1.0), "jobs end with their connection"
+                assert old is None or link.submit(old, solve(old, 5000), 1, 1.0) is Handover.LATE, (
+                    "jobs end with their connection"
+                )
                 for number in range(1, 4):
-                    assert link.submit(job, solve(job, number * 1000), 1, 1.0)
+                    assert link.submit(job, solve(job, number * 1000), 1, 1.0) is Handover.SENT
                 assert "it closed the connection" in (reason := await lost(task)) or "reset" in reason
                 old = job
 
@@ -645,7 +648,7 @@ def test_jobs_with_a_wrong_target_are_not_mined(caplog: pytest.LogCaptureFixture
             job = await ear.job()
             pool.refresh(clean=False)
             pool.refresh(clean=False)
-            assert link.submit(job, solve(job), 1, 1.0), "the job before stays in force"
+            assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT, "the job before stays in force"
             assert (await ear.verdict()).accepted
             pool.refresh(clean=True)
             assert "3 jobs in a row that cannot be mined" in await lost(task)
@@ -674,7 +677,7 @@ def test_a_first_job_that_is_refused_is_not_said_to_have_one_before(caplog: pyte
 
         async with serving(handle) as url, linked(url) as (link, ear, _):
             job = await ear.job()
-            assert link.submit(job, solve(job), 1, 1.0)
+            assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
             assert (await ear.verdict()).accepted
         (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
         assert re.fullmatch(
@@ -694,7 +697,7 @@ def test_a_share_without_a_reply_is_given_up() -> None:
             linked(pool.url, Timing(keepalive_s=0.02, verdict_s=0.1)) as (link, ear, _),
         ):
             job = await ear.job()
-            assert link.submit(job, solve(job), 1, 1.0)
+            assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
             verdict = await ear.verdict()
             assert (verdict.accepted, verdict.reason) == (False, "no reply")
             assert verdict.latency_s >= 0.1
@@ -781,7 +784,7 @@ def test_a_peer_that_does_not_read_is_lost(monkeypatch: pytest.MonkeyPatch) -> N
                 connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
                 base = int.from_bytes(b"abcd".ljust(64, b"\0"))
                 sent = 0
-                while link.submit(mined, Solution(base + sent + 1, 1), 1, 1.0):
+                while link.submit(mined, Solution(base + sent + 1, 1), 1, 1.0) is Handover.SENT:
                     sent += 1
                 assert 0 < sent < 256
                 assert await lost(task) == "it does not read what we send"
@@ -928,7 +931,7 @@ def test_the_command_dev_pool(tls: bool) -> None:
         async with ended_at_last(process), linked(url) as (link, ear, _):
             job = await ear.job()
             for number in range(1, 4):
-                assert link.submit(job, solve(job, number * 1000), 1, 1.0)
+                assert link.submit(job, solve(job, number * 1000), 1, 1.0) is Handover.SENT
                 assert (await ear.verdict()).accepted
         rest = (await asyncio.wait_for(process.stdout.read(), PATIENCE_S)).decode().splitlines()
         assert await process.wait() == 0

@@ -599,7 +599,7 @@ def test_what_a_live_source_sends_is_history_with_its_verdict(tmp_path: Path) ->
         listener = await link.connected()
         link.give(listener, live_job("j"))
         _, solution, _ = await link.solution()
-        listener.on_verdict(Verdict(False, True, "Stale share", 0.1, solution.nonce))
+        listener.on_verdict(Verdict(False, True, "Stale share", 0.1, solution.nonce, 200))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert miner.close(WAIT_S)

@@ -1,1 +1,1 @@
-"""The I/O around ``proto``: where jobs come from and solutions go to."""
+"""The I/O around ``wire``: where jobs come from and solutions go to."""

@@ -1,16 +1,22 @@
 """Which live source is mined, which ones are connected, and when each is tried again. No I/O; times in seconds.
 
-Sources are numbered in the user's order, 0 first. A source is judged by what it gives: messages, sessions, accepted
-shares. ``Policy`` is the one table of the times and counts; docs/failover.md gives the reasons.
+Sources are keys in the user's order, which may change at any time. A source is judged by what it gives: messages,
+sessions, accepted shares. ``Policy`` is the one table of the times and counts; docs/failover.md gives the reasons.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from quantus_miner.backoff import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,70 +149,83 @@ class _Source:
         """Forget what was of the session alone."""
         if self.job_at is not None:
             self.idle_since = now
-        self.job_since = self.job_at = None
+        self.job_since = self.job_at = self.healthy_since = None
         self.accepted_here = self.refused_here = False
 
 
-class Failover:
-    """The choice among ``count`` (>= 1) sources. Call ``update`` about once a second as well."""
+class Failover(Generic[Key]):
+    """The choice among the sources called ``keys``. Call ``update`` about once a second as well.
 
-    def __init__(self, count: int, now: float, policy: Policy = POLICY) -> None:
+    The last events of a source that was removed may still come: they change nothing.
+    """
+
+    def __init__(self, keys: Iterable[Key], now: float, policy: Policy = POLICY) -> None:
         self._policy = policy
-        self._sources = [_Source(policy, now) for _ in range(count)]
-        self.wanted = range(1)
-        """The sources that are to be connected, or tried when ``retry_at`` has come."""
-        self._latest = 0  # the source that was mined last
-        self.current: int | None = None
+        self._sources: dict[Key, _Source] = {}
+        """In the user's order."""
+        self.wanted: tuple[Key, ...] = ()
+        """The sources that are to be connected, or tried when ``retry_at`` has come: the first ones of the order."""
+        self._latest: Key | None = None  # the source that was mined last
+        self.current: Key | None = None
         """The source whose job is mined; None if there is no job."""
+        self.set_sources(keys, now)
 
     @property
     def all_refused(self) -> bool:
-        """Whether the last answer of every source was that it will not have us."""
-        return all(source.refused for source in self._sources)
+        """Whether there are sources, and the last answer of each was that it will not have us."""
+        return bool(self._sources) and all(source.refused for source in self._sources.values())
 
-    def retry_at(self, index: int) -> float:
+    def retry_at(self, key: Key) -> float:
         """When a source without a connection may be tried."""
-        return self._sources[index].retry_at
+        return self._sources[key].retry_at
 
-    def failing(self, index: int, now: float) -> Failing | None:
+    def failing(self, key: Key, now: float) -> Failing | None:
         """Return why a source counts as failing, or None if it does not."""
-        return self._sources[index].failing(now)
+        return self._sources[key].failing(now)
+
+    def set_sources(self, keys: Iterable[Key], now: float) -> None:
+        """Make these the sources, in this order. Those that stay keep their records, sessions and jobs."""
+        before = self._sources
+        self._sources = {key: before.get(key) or _Source(self._policy, now) for key in keys}
+        # What is connected stays so until the policy says otherwise, and with it what is better now.
+        self._want(max((self._rank(key) + 1 for key in self.wanted if key in self._sources), default=1), now)
+        self.update(now)
 
     # --- events; what follows from those that change no job is seen at the next ``update`` ---
 
-    def heard(self, index: int, now: float) -> None:
+    def heard(self, key: Key, now: float) -> None:
         """A message of any kind has come, or the transport has shown that the peer is there."""
-        self._sources[index].heard_at = now
+        self._record(key, now).heard_at = now
 
-    def job(self, index: int, now: float) -> None:
+    def job(self, key: Key, now: float) -> None:
         """A new job has come."""
-        source = self._sources[index]
+        source = self._record(key, now)
         if source.job_since is None:
             source.job_since = now
         source.job_at = source.heard_at = now
         source.refused = False
         self.update(now)
 
-    def no_job(self, index: int, now: float) -> None:
+    def no_job(self, key: Key, now: float) -> None:
         """The job has been withdrawn."""
-        source = self._sources[index]
+        source = self._record(key, now)
         if source.job_at is not None:
             source.idle_since = now
         source.job_at = None
         self.update(now)
 
-    def share_accepted(self, index: int, now: float) -> None:
+    def share_accepted(self, key: Key, now: float) -> None:
         """A share has been accepted. When that has made up for all that were refused, a penalty ends, too."""
-        source = self._sources[index]
+        source = self._record(key, now)
         source.accepted_here = True
         source.refused_shares = max(0.0, source.refused_shares - 1 / self._policy.accepted_for_refused)
         if source.refused_shares == 0:
             source.penalised_until = now
             source.penalty.reset()
 
-    def share_refused(self, index: int, now: float) -> bool:
+    def share_refused(self, key: Key, now: float) -> bool:
         """A share was refused, for whatever reason. Return whether to end the session and log in again."""
-        source, policy = self._sources[index], self._policy
+        source, policy = self._record(key, now), self._policy
         source.refused_here = True
         if source.refused_shares == 0:
             source.refused_since = now
@@ -221,25 +240,34 @@ class Failover:
             source.penalised_until = now + source.penalty.wait_s(0.0)
         return penalised
 
-    def lost(self, index: int, now: float, jitter: float) -> float:
-        """A connection has ended, or could not be made. Return the seconds until the next try."""
-        source = self._sources[index]
+    def lost(self, key: Key, now: float, jitter: float, *, unanswered: int = 0) -> float:
+        """A connection has ended, or could not be made. Return the seconds until the next try.
+
+        ``unanswered``: shares without a verdict at its end. Together they count as one that was refused.
+        """
+        if unanswered:
+            self.share_refused(key, now)
+        source = self._record(key, now)
         source.look(now)
         if not source.lasted:
             source.failed_sessions += 1
         return self._end(source, now, source.retry.wait_s(jitter))
 
-    def login_refused(self, index: int, now: float, jitter: float) -> float:
+    def login_refused(self, key: Key, now: float, jitter: float) -> float:
         """A source will not have us. Return the seconds until the next try."""
-        source = self._sources[index]
+        source = self._record(key, now)
         source.look(now)
         source.refused = True
         source.failed_sessions = max(source.failed_sessions + 1, self._policy.failed_sessions)
         return self._end(source, now, source.refused_retry.wait_s(jitter))
 
-    def left(self, index: int, now: float) -> None:
+    def left(self, key: Key, now: float) -> None:
         """We have ended a session that was not wanted any more."""
-        self._end(self._sources[index], now, 0.0)
+        self._end(self._record(key, now), now, 0.0)
+
+    def _record(self, key: Key, now: float) -> _Source:
+        """Return the record of a source; that of one that was removed is thrown away."""
+        return self._sources.get(key) or _Source(self._policy, now)
 
     def _end(self, source: _Source, now: float, wait_s: float) -> float:
         source.end_session(now)
@@ -252,39 +280,51 @@ class Failover:
 
     def update(self, now: float) -> None:
         """Choose anew."""
-        for index in self.wanted:
-            self._sources[index].look(now)
+        for key in self.wanted:
+            self._sources[key].look(now)
         current = self._choose(now)
         if current is not None and current != self._latest:
             self._note_switch(self._latest, current, now)
             self._latest = current
         if current is None and self.current is not None:
             # Now that there is nothing to mine, no source waits for longer than after a lost connection.
-            for source in self._sources:
+            for source in self._sources.values():
                 source.retry_at = min(source.retry_at, max(now, source.ended_at + self._policy.max_retry_s))
         self.current = current
         if current is not None and self._healthy_for(current, now) >= self._policy.healthy_s:
-            self.wanted = range(current + 1)
-        while len(self.wanted) < len(self._sources) and all(self._sources[i].failing(now) for i in self.wanted):
-            self._sources[len(self.wanted)].idle_since = now
-            self.wanted = range(len(self.wanted) + 1)
+            self._want(self._rank(current) + 1, now)
+        while len(self.wanted) < len(self._sources) and all(self._sources[key].failing(now) for key in self.wanted):
+            self._want(len(self.wanted) + 1, now)
 
-    def _choose(self, now: float) -> int | None:
+    def _want(self, count: int, now: float) -> None:
+        """Want the first ``count`` sources. The time in which a source has to send a job begins when it is wanted."""
+        before, self.wanted = self.wanted, tuple(self._sources)[:count]
+        for key in self.wanted:
+            if key not in before:
+                self._sources[key].idle_since = now
+
+    def _rank(self, key: Key) -> int:
+        """Return the place of a source in the user's order; 0 is the best."""
+        return list(self._sources).index(key)
+
+    def _choose(self, now: float) -> Key | None:
         """Whatever has a job is better than nothing, and a source that is not failing is better than one that is."""
-        with_job = [i for i in self.wanted if self._sources[i].job_at is not None]
-        usable = [i for i in with_job if not self._sources[i].failing(now)] or with_job
+        with_job = [key for key in self.wanted if self._sources[key].job_at is not None]
+        usable = [key for key in with_job if not self._sources[key].failing(now)] or with_job
         if self.current not in usable:
-            return min(usable, default=None)
-        better = (i for i in usable if i < self.current and self._healthy_for(i, now) >= self._sources[i].return_s)
-        return min(better, default=self.current)
+            return next(iter(usable), None)
+        better = usable[: usable.index(self.current)]
+        return next((k for k in better if self._healthy_for(k, now) >= self._sources[k].return_s), self.current)
 
-    def _healthy_for(self, index: int, now: float) -> float:
-        since = self._sources[index].healthy_since
+    def _healthy_for(self, key: Key, now: float) -> float:
+        since = self._sources[key].healthy_since
         return -1.0 if since is None else now - since
 
-    def _note_switch(self, before: int, after: int, now: float) -> None:
+    def _note_switch(self, before: Key | None, after: Key, now: float) -> None:
         """Remember how long a return lasted."""
-        if after < before:
+        if before is None or before not in self._sources:
+            return
+        if self._rank(after) < self._rank(before):
             self._sources[after].returned_at = now
         else:
             source = self._sources[before]

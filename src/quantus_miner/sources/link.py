@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, auto
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from quantus_miner.model import LiveJob, Solution
 
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 class Verdict:
     """What a pool says of the share with ``nonce``.
 
-    ``reason``: its words for a refusal. ``latency_s``: seconds since it was sent.
+    ``reason``: its words for a refusal. ``latency_s``: seconds since it was sent. ``difficulty``: of the share's job.
+    ``unanswered``: the pool said nothing before the connection ended.
     """
 
     accepted: bool
@@ -22,22 +25,21 @@ class Verdict:
     reason: str
     latency_s: float
     nonce: int
+    difficulty: int
+    unanswered: bool = False
 
 
-class Handover(IntEnum):
-    """What became of a solution that was given to a link. True if it was sent, or may yet be."""
+class Handover(Enum):
+    """What became of a solution that was given to a link."""
 
-    LATE = 0
+    LATE = auto()
     """Its job no longer counts."""
-    SENT = 1
+    SENT = auto()
     """It was handed to the system's socket."""
-    WAITS = 2
+    WAITS = auto()
     """It waits for what was sent before; the listener hears of it later."""
-    SURPLUS = 3
+    SURPLUS = auto()
     """The peer has enough results of this job, for now."""
-
-    def __bool__(self) -> bool:
-        return self in (Handover.SENT, Handover.WAITS)
 
 
 class Listener(Protocol):
@@ -69,15 +71,19 @@ class Link(Protocol):
     def name(self) -> str:
         """For logs and metrics, without secrets: ``node 127.0.0.1:9833``, ``pool stratum+tcp://host:3333``."""
 
+    @property
+    def identity(self) -> Hashable:
+        """Everything it was made from. Links of equal identity can stand in for each other."""
+
     async def run(self, listener: Listener) -> NoReturn:
-        """One connection, from dialling to its end; closes it when cancelled.
+        """Hold one connection, from dialling to its end; close it when cancelled.
 
         Raises LinkLostError when it ends or cannot be made, LinkRefusedError if the peer refuses us or is not the one
         that we were told of; their texts are said after the link's name.
         """
 
     def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
-        """Sends a solution before it returns, if it still counts and the connection has room for it.
+        """Send a solution before returning, if it still counts and the connection has room for it.
 
         ``hashes`` nonces were tested for the job in ``elapsed`` seconds.
         """

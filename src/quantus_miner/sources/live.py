@@ -1,4 +1,4 @@
-"""The live network as a source: keeps links to nodes and pools, mines the job of the best, sends solutions back."""
+"""The live network as a source: keep links to nodes and pools, mine the job of the best, send solutions back."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import contextlib
 import logging
 import secrets
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
 
 from quantus_miner.errors import LinkLostError, LinkRefusedError
-from quantus_miner.events import ShareJudged, SolutionSent
+from quantus_miner.events import ShareJudged, SolutionSent, SourceChanged
 from quantus_miner.mining.stats import LinkStats
-from quantus_miner.model import Job, LiveJob, Pow, Solution
+from quantus_miner.model import Job, LiveJob, Solution
 from quantus_miner.pow.order import fastest_order, positions_from
 from quantus_miner.sources.failover import POLICY, Failover
 from quantus_miner.sources.link import Handover
+from quantus_miner.sources.source_log import SourceLog, job_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,74 +25,69 @@ if TYPE_CHECKING:
     from quantus_miner.events import Event
     from quantus_miner.mining.miner import Miner
     from quantus_miner.mining.search import Search
-    from quantus_miner.sources.failover import Failing, Policy
+    from quantus_miner.sources.failover import Policy
     from quantus_miner.sources.link import Link, Verdict
 
 log = logging.getLogger("miner.live")
 
+REMOVED: Final = "removed from the settings"
 LOOK_S: Final = 1.0
 """Seconds between two looks at whether time alone changes the choice of links."""
-MINUTE_S: Final = 60.0
-"""Seconds in which a source causes one warning of a kind at most; the others are logged as debug."""
-REPEAT_S: Final = 600.0
-"""Seconds after which a warning or an error for the same reason is logged as one again."""
 
 
-@dataclass(slots=True)
-class _Logged:
-    """A warning that was logged. ``more``: those of its kind that were not, since."""
-
-    reason: str
-    at: float
-    more: int = 0
+def ignore(event: Event) -> None:
+    """Do nothing with an event."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Upstream:
-    """A link and what became of it."""
+    """A link and what became of it. As its listener, pass what happens on it to ``source``."""
 
+    source: LiveSource
     link: Link
     stats: LinkStats
+    log: SourceLog
     job: LiveJob | None = None
     task: asyncio.Task[None] | None = None
     log_in_again: str = ""
     """Why we end the session to begin another; empty: we do not."""
-    failing: Failing | None = None
-    """As logged."""
-    logged: dict[str, _Logged] = field(default_factory=dict)
-    """By kind of warning."""
-
-
-class _Events:
-    """The listener of one link: passes what happens on it to the source."""
-
-    def __init__(self, source: LiveSource, index: int) -> None:
-        self._source = source
-        self._index = index
+    unanswered: int = 0
+    """Shares of this session that got no verdict before its end."""
+    wanted: bool = False
+    """As published."""
 
     def on_open(self) -> None:
-        self._source.on_open(self._index)
+        self.source.on_open(self)
 
     def on_alive(self) -> None:
-        self._source.on_alive(self._index)
+        self.source.on_alive(self)
 
     def on_job(self, job: LiveJob) -> None:
-        self._source.on_job(self._index, job)
+        self.source.on_job(self, job)
 
     def on_no_job(self) -> None:
-        self._source.on_no_job(self._index)
+        self.source.on_no_job(self)
 
     def on_handover(self, job: LiveJob, solution: Solution, handover: Handover) -> None:
-        self._source.on_handover(self._index, job, solution, handover)
+        self.source.on_handover(self, job, solution, handover)
 
     def on_verdict(self, verdict: Verdict) -> None:
-        self._source.on_verdict(self._index, verdict)
+        self.source.on_verdict(self, verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mined:
+    """What the miner works on."""
+
+    upstream: _Upstream
+    job: LiveJob
+    search: Search
 
 
 class LiveSource:
     """Mines for the best of ``links`` (in the user's order) that has work; owned by the event loop's thread.
 
-    ``priority``: of its jobs among those of other sources. ``publish``: hears what happens.
+    ``priority``: of its jobs among those of other sources. ``publish``: is told what happens, on the event loop.
     ``exit_on_refusal``: end when every link is refused, instead of trying again at long intervals.
     """
 
@@ -101,7 +97,7 @@ class LiveSource:
         links: Sequence[Link],
         *,
         priority: int,
-        publish: Callable[[Event], None] = lambda _: None,
+        publish: Callable[[Event], None] = ignore,
         exit_on_refusal: bool = False,
         policy: Policy = POLICY,
         clock: Callable[[], float] = time.monotonic,
@@ -109,17 +105,44 @@ class LiveSource:
         self._miner = miner
         self._priority = priority
         self._publish = publish
-        self._exit_on_refusal = exit_on_refusal
         self._clock = clock
-        self._upstreams = [_Upstream(link, LinkStats(link.name)) for link in links]
-        self._failover = Failover(len(links), clock(), policy)
-        self._mined: tuple[int, LiveJob] | None = None
-        self._search: Search | None = None
+        self._upstreams: list[_Upstream] = []
+        self._leaving: set[asyncio.Task[None]] = set()  # of links that were removed
+        self._failover: Failover[_Upstream] = Failover((), clock(), policy)
+        self._mined: _Mined | None = None
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
+        self.set_links(links, priority=priority, exit_on_refusal=exit_on_refusal)
+
+    def set_links(self, links: Sequence[Link], *, priority: int, exit_on_refusal: bool) -> None:
+        """Make these the links, in the user's order.
+
+        A link that was there already (equal ``identity``) keeps its connection, its job and its statistics.
+        """
+        gone, self._upstreams = self._upstreams, []
+        for link in links:
+            known = next((upstream for upstream in gone if upstream.link.identity == link.identity), None)
+            if known is not None:
+                gone.remove(known)
+            source_log = SourceLog(log, link.name, self._clock)
+            self._upstreams.append(known or _Upstream(self, link, LinkStats(link.name), source_log))
+        self._exit_on_refusal = exit_on_refusal
+        self._failover.set_sources(self._upstreams, self._clock())
+        before, self._priority = self._priority, priority
+        self._apply()
+        if priority != before and self._mined is not None:
+            self._start(self._mined.upstream, self._mined.job)
+        for upstream in gone:
+            if upstream.wanted:
+                self._publish(SourceChanged(upstream.link.name, "idle", REMOVED))
+            if upstream.task is not None:
+                self._leaving.add(upstream.task)
+                upstream.task.add_done_callback(self._leaving.discard)
+                self._leave(upstream, REMOVED)
+        self._news.set()
 
     async def run(self) -> None:
-        """Keeps the links until cancelled. Raises LinkRefusedError with ``exit_on_refusal`` only."""
+        """Keep the links until cancelled. Raises LinkRefusedError with ``exit_on_refusal`` only."""
         try:
             while True:
                 self._failover.update(self._clock())
@@ -132,159 +155,161 @@ class LiveSource:
                     async with asyncio.timeout(LOOK_S):
                         await self._news.wait()
         finally:
-            if self._search is not None:
-                self._miner.cancel(self._search)
-            tasks = [upstream.task for upstream in self._upstreams if upstream.task is not None]
+            self._stop()
+            tasks = [*self._leaving, *(upstream.task for upstream in self._upstreams if upstream.task is not None)]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def stats(self) -> tuple[LinkStats, ...]:
-        """A snapshot, of each link in the user's order."""
-        return tuple(upstream.stats.copy() for upstream in self._upstreams)
+        """Return a snapshot of each link, in the user's order."""
+        copies = {upstream: upstream.stats.copy() for upstream in self._upstreams}
+        if self._mined is not None and self._mined.upstream in copies:
+            copies[self._mined.upstream].hashes += self._miner.hashes(self._mined.search)
+        return tuple(copies.values())
 
     # --- what links say, on the event loop ---
 
-    def on_open(self, index: int) -> None:
+    def on_open(self, upstream: _Upstream) -> None:
         """The connection stands."""
-        upstream = self._upstreams[index]
         upstream.stats.connected = True
         upstream.stats.connects += 1
-        log.info("Connected to %s", upstream.link.name)
+        upstream.log.info("Connected to %s", upstream.link.name)
+        self._publish(SourceChanged(upstream.link.name, "connected"))
 
-    def on_alive(self, index: int) -> None:
+    def on_alive(self, upstream: _Upstream) -> None:
         """The peer is there."""
-        self._failover.heard(index, self._clock())
+        self._failover.heard(upstream, self._clock())
 
-    def on_job(self, index: int, job: LiveJob) -> None:
+    def on_job(self, upstream: _Upstream, job: LiveJob) -> None:
         """New work: every worker is on it within milliseconds, if this link is the one that is mined."""
-        upstream = self._upstreams[index]
         first, upstream.job = upstream.job is None, job
         upstream.stats.jobs += 1
         upstream.stats.difficulty = job.difficulty
         upstream.stats.refusal = ""
-        self._failover.job(index, self._clock())
+        self._failover.job(upstream, self._clock())
         self._apply()
         # The first says that there is work; a node may send several a second for years.
-        level = logging.INFO if first else logging.DEBUG
+        level, name = logging.INFO if first else logging.DEBUG, upstream.link.name
         text = "Job %s from %s: header %s, difficulty %d"
-        log.log(level, text, job.id, upstream.link.name, job.header.hex(), job.difficulty)
+        upstream.log.log(level, text, job.id, name, job.header.hex(), job.difficulty, extra=job_fields(job))
 
-    def on_no_job(self, index: int) -> None:
+    def on_no_job(self, upstream: _Upstream) -> None:
         """The job of a link is void."""
-        self._upstreams[index].job = None
-        self._failover.no_job(index, self._clock())
+        upstream.job = None
+        self._failover.no_job(upstream, self._clock())
         self._apply()
         self._news.set()
 
-    def on_handover(self, index: int, job: LiveJob, solution: Solution, handover: Handover) -> None:
+    def on_handover(self, upstream: _Upstream, job: LiveJob, solution: Solution, handover: Handover) -> None:
         """A solution was sent, or will not be; one that waits comes again."""
-        upstream = self._upstreams[index]
-        name = upstream.link.name
+        name, fields = upstream.link.name, job_fields(job)
         if handover is Handover.SENT:
             upstream.stats.sent += 1
             self._publish(SolutionSent(name, job, solution))
-            log.info("Solution for job %s sent to %s", job.id, name)
-            log.debug("Its nonce: %x", solution.nonce)
+            upstream.log.info("Solution for job %s sent to %s", job.id, name, extra=fields)
+            upstream.log.debug("Its nonce: %x", solution.nonce, extra=fields)
         elif handover is Handover.LATE:
             upstream.stats.late += 1
-            log.info("Solution for job %s came too late for %s", job.id, name)
+            upstream.log.info("Solution for job %s came too late for %s", job.id, name, extra=fields)
         elif handover is Handover.SURPLUS:
             upstream.stats.late += 1
-            log.debug("Solution for job %s not sent to %s, which has enough of them for now", job.id, name)
+            text = "Solution for job %s not sent to %s, which has enough of them for now"
+            upstream.log.debug(text, job.id, name, extra=fields)
 
-    def on_verdict(self, index: int, verdict: Verdict) -> None:
+    def on_verdict(self, upstream: _Upstream, verdict: Verdict) -> None:
         """A pool has judged a share."""
-        upstream = self._upstreams[index]
-        upstream.stats.latency_s = verdict.latency_s
-        judgement: Final = "accepted" if verdict.accepted else "stale" if verdict.stale else "rejected"
-        difficulty = upstream.stats.difficulty
+        stats, name = upstream.stats, upstream.link.name
+        stats.latency_s = verdict.latency_s
+        judgement: Literal["accepted", "stale", "rejected"]
+        judgement = "accepted" if verdict.accepted else "stale" if verdict.stale else "rejected"
         self._publish(
-            ShareJudged(upstream.link.name, verdict.nonce, judgement, verdict.reason, difficulty, verdict.latency_s)
+            ShareJudged(name, verdict.nonce, judgement, verdict.reason, verdict.difficulty, verdict.latency_s)
         )
+        latency_ms = 1000 * verdict.latency_s
+        fields: dict[str, object] = {"difficulty": verdict.difficulty, "latency_ms": round(latency_ms, 1)}
         if verdict.accepted:
-            upstream.stats.accepted += 1
-            self._failover.share_accepted(index, self._clock())
-            log.info("Share accepted by %s in %.0f ms", upstream.link.name, 1000 * verdict.latency_s)
+            stats.accepted += 1
+            stats.work += verdict.difficulty
+            self._failover.share_accepted(upstream, self._clock())
+            upstream.log.info("Share accepted by %s in %.0f ms", name, latency_ms, extra=fields)
             return
         if verdict.stale:
-            upstream.stats.stale += 1
+            stats.stale += 1
         else:
-            upstream.stats.rejected += 1
+            stats.rejected += 1
         text = "Share %s by %s: %s"
-        self._warn(upstream, judgement, verdict.reason, text, judgement, upstream.link.name, verdict.reason)
+        upstream.log.warn_of(judgement, verdict.reason, text, judgement, name, verdict.reason, extra=fields)
+        if verdict.unanswered:
+            # The end of the session tells whose fault that is.
+            upstream.unanswered += 1
+            return
         task = upstream.task
-        # When we end a session ourselves, the shares without a verdict are not the pool's fault.
-        if task is not None and not task.cancelling() and self._failover.share_refused(index, self._clock()):
+        # Nothing counts against a pool once we end a session ourselves.
+        if task is not None and not task.cancelling() and self._failover.share_refused(upstream, self._clock()):
             upstream.log_in_again = f"it refuses our shares, the last because: {verdict.reason}"
             task.cancel()
 
     # --- links ---
 
     def _keep_wanted(self) -> None:
-        """Starts the links that are wanted, and ends those that are not."""
+        """Start the links that are wanted, and end those that are not."""
         now = self._clock()
-        for index, upstream in enumerate(self._upstreams):
+        for upstream in self._upstreams:
             if upstream.task is not None and upstream.task.done():
                 upstream.task = None
             # One that is still closing is started again when it has ended.
-            if index in self._failover.wanted:
-                if upstream.task is None and now >= self._failover.retry_at(index):
-                    upstream.task = asyncio.create_task(self._keep(index, upstream), name=upstream.link.name)
-            elif upstream.task is not None and not upstream.task.cancelling():
-                log.info("Leaving %s: not needed now", upstream.link.name)
-                upstream.task.cancel()
+            if upstream not in self._failover.wanted:
+                self._leave(upstream, "not needed now")
+            elif upstream.task is None and now >= self._failover.retry_at(upstream):
+                upstream.task = asyncio.create_task(self._keep(upstream), name=upstream.link.name)
 
-    async def _keep(self, index: int, upstream: _Upstream) -> None:
-        """One connection from dialling to its end, and what that end means."""
+    def _leave(self, upstream: _Upstream, reason: str) -> None:
+        """End the connection of a link, if it has one."""
+        task = upstream.task
+        if task is not None and not task.done() and not task.cancelling():
+            upstream.log.info("Leaving %s: %s", upstream.link.name, reason)
+            task.cancel()
+
+    async def _keep(self, upstream: _Upstream) -> None:
+        """Hold one connection from dialling to its end, and note what that end means."""
         try:
-            await upstream.link.run(_Events(self, index))
+            await upstream.link.run(upstream)
         except LinkRefusedError as error:
-            self._on_refused(index, upstream, str(error))
+            self._on_refused(upstream, str(error))
         except LinkLostError as error:
-            self._on_lost(index, upstream, str(error))
+            self._on_lost(upstream, str(error), unanswered=upstream.unanswered)
         except asyncio.CancelledError:
             if upstream.log_in_again:
-                self._on_lost(index, upstream, upstream.log_in_again)
+                self._on_lost(upstream, upstream.log_in_again)
             else:
-                self._failover.left(index, self._clock())
+                self._failover.left(upstream, self._clock())
         except Exception as error:  # a bug of ours must not cost the other sources
-            log.exception("The link to %s has failed", upstream.link.name)
-            self._on_lost(index, upstream, f"an error of ours: {type(error).__name__}")
+            upstream.log.exception("The link to %s has failed", upstream.link.name)
+            self._on_lost(upstream, f"an error of ours: {type(error).__name__}")
         finally:
-            upstream.log_in_again = ""
+            upstream.log_in_again, upstream.unanswered = "", 0
             upstream.stats.connected = False
             upstream.job = None
             self._apply()
             # After the task is done.
             self._loop.call_soon(self._news.set)
 
-    def _on_lost(self, index: int, upstream: _Upstream, reason: str) -> None:
-        wait_s = self._failover.lost(index, self._clock(), _jitter())
-        self._warn(upstream, "lost", reason, "Lost %s: %s; next try in %.1f s", upstream.link.name, reason, wait_s)
+    def _on_lost(self, upstream: _Upstream, reason: str, unanswered: int = 0) -> None:
+        wait_s = self._failover.lost(upstream, self._clock(), _jitter(), unanswered=unanswered)
+        name = upstream.link.name
+        upstream.log.warn_of("lost", reason, "Lost %s: %s; next try in %.1f s", name, reason, wait_s)
+        self._publish(SourceChanged(name, "lost", reason))
         self._loop.call_later(wait_s, self._news.set)
 
-    def _on_refused(self, index: int, upstream: _Upstream, reason: str) -> None:
-        wait_s = self._failover.login_refused(index, self._clock(), _jitter())
+    def _on_refused(self, upstream: _Upstream, reason: str) -> None:
+        wait_s = self._failover.login_refused(upstream, self._clock(), _jitter())
         upstream.stats.refusal = reason
         upstream.stats.refusals += 1
-        text = "%s refuses us: %s; next try in %.0f s"
-        self._warn(upstream, "refused", reason, text, upstream.link.name, reason, wait_s, level=logging.ERROR)
+        text, name = "%s refuses us: %s; next try in %.0f s", upstream.link.name
+        upstream.log.warn_of("refused", reason, text, name, reason, wait_s, level=logging.ERROR)
+        self._publish(SourceChanged(name, "refused", reason))
         self._loop.call_later(wait_s, self._news.set)
-
-    def _warn(
-        self, upstream: _Upstream, kind: str, reason: str, text: str, *args: object, level: int = logging.WARNING
-    ) -> None:
-        """Log ``text`` at ``level``, or as debug if there was one of its kind a short time ago."""
-        now, last = self._clock(), upstream.logged.get(kind)
-        if last is not None and now - last.at < (REPEAT_S if reason == last.reason else MINUTE_S):
-            last.more += 1
-            level = logging.DEBUG
-        else:
-            if last is not None and last.more:
-                text += f" ({last.more:,} more since the last such line)"
-            upstream.logged[kind] = _Logged(reason, now)
-        log.log(level, text, *args, stacklevel=2)
 
     def _refusals(self) -> list[str]:
         return [f"{upstream.link.name}: {upstream.stats.refusal}" for upstream in self._upstreams]
@@ -292,37 +317,37 @@ class LiveSource:
     # --- the miner ---
 
     def _apply(self) -> None:
-        """Brings the miner to the job of the chosen link."""
-        current = self._failover.current
-        job = None if current is None else self._upstreams[current].job
-        chosen = None if current is None or job is None else (current, job)
-        before, self._mined = self._mined, chosen
-        for index, upstream in enumerate(self._upstreams):
-            upstream.stats.mined = chosen is not None and index == chosen[0]
-            self._note_failing(index, upstream)
-        if chosen is None:
-            if self._search is not None:
-                self._miner.cancel(self._search)
-                self._search = None
-            return
-        if before is not None and before[1] is chosen[1]:
-            return
-        if (before[0] if before else None) != chosen[0] and len(self._upstreams) > 1:
-            log.info("Mining for %s", self._upstreams[chosen[0]].link.name)
-        self._search = self._start(*chosen)
+        """Bring the miner to the job of the chosen link."""
+        chosen, before = self._failover.current, self._mined
+        for upstream in self._upstreams:
+            upstream.stats.mined = upstream is chosen and chosen.job is not None
+            self._note(upstream)
+        if chosen is None or chosen.job is None:
+            self._stop()
+        elif before is None or before.job is not chosen.job:
+            if (before is None or before.upstream is not chosen) and len(self._upstreams) > 1:
+                chosen.log.info("Mining for %s", chosen.link.name)
+            self._start(chosen, chosen.job)
 
-    def _note_failing(self, index: int, upstream: _Upstream) -> None:
-        failing = self._failover.failing(index, self._clock()) if index in self._failover.wanted else None
-        upstream.stats.failing = failing or ""
-        if failing != upstream.failing and len(self._upstreams) > 1:
-            if failing is None:
-                log.info("%s is not failing any more", upstream.link.name)
-            else:
-                self._warn(upstream, failing, failing, "%s is failing: %s", upstream.link.name, failing)
-        upstream.failing = failing
+    def _note(self, upstream: _Upstream) -> None:
+        """Note, log and publish whether a link is wanted and whether it is failing."""
+        before, upstream.wanted = upstream.wanted, upstream in self._failover.wanted
+        if before and not upstream.wanted:
+            self._publish(SourceChanged(upstream.link.name, "idle", "not needed now"))
+        failing = self._failover.failing(upstream, self._clock()) if upstream.wanted else None
+        was, upstream.stats.failing = upstream.stats.failing, failing or ""
+        name, alone = upstream.link.name, len(self._upstreams) == 1
+        if failing and failing != was:
+            self._publish(SourceChanged(name, "failing", failing))
+            if not alone:
+                upstream.log.warn_of(failing, failing, "%s is failing: %s", name, failing)
+        elif was and not failing and upstream.wanted:
+            self._publish(SourceChanged(name, "healthy"))
+            if not alone:
+                upstream.log.info("%s is not failing any more", name)
 
-    def _start(self, index: int, job: LiveJob) -> Search:
-        order = fastest_order(Pow.POSEIDON2)
+    def _start(self, upstream: _Upstream, job: LiveJob) -> None:
+        order, before = fastest_order(job.pow), self._mined
         # Drawn for every job, so that no two processes, and no two jobs with one header, walk the same nonces.
         ranges = positions_from(order, job.prefix, secrets.randbits(512))
 
@@ -330,23 +355,41 @@ class LiveSource:
             """From a worker's thread."""
             # The loop is closed when a worker is the last to leave at the end of the service.
             with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._submit, index, job, search, solution)
+                self._loop.call_soon_threadsafe(self._submit, upstream, job, search, solution)
 
-        return self._miner.submit(
-            Job(job.id, Pow.POSEIDON2, job.header, job.limit, ranges, order),
+        search = self._miner.submit(
+            Job(job.id, job.pow, job.header, job.limit, ranges, order),
             self._on_end,
             on_solution=solved,
             priority=self._priority,
-            replaces=self._search,
+            replaces=None if before is None else before.search,
         )
+        self._mined = _Mined(upstream, job, search)
+        self._note_mined(before)
 
-    def _submit(self, index: int, job: LiveJob, search: Search, solution: Solution) -> None:
+    def _stop(self) -> None:
+        before, self._mined = self._mined, None
+        if before is not None:
+            self._miner.cancel(before.search)
+        self._note_mined(before)
+
+    def _note_mined(self, before: _Mined | None) -> None:
+        """Count what ``before`` took, and report if the miner works for another link now."""
+        after = self._mined
+        if before is not None:
+            before.upstream.stats.hashes += self._miner.hashes(before.search)
+        if before is not None and (after is None or after.upstream is not before.upstream):
+            self._publish(SourceChanged(before.upstream.link.name, "idle"))
+        if after is not None and (before is None or after.upstream is not before.upstream):
+            self._publish(SourceChanged(after.upstream.link.name, "mined"))
+
+    def _submit(self, upstream: _Upstream, job: LiveJob, search: Search, solution: Solution) -> None:
         hashes, elapsed = self._miner.hashes(search), self._miner.elapsed(search)
-        self.on_handover(index, job, solution, self._upstreams[index].link.submit(job, solution, hashes, elapsed))
+        self.on_handover(upstream, job, solution, upstream.link.submit(job, solution, hashes, elapsed))
 
     def _on_end(self, search: Search) -> None:
-        """From a worker's thread: a live search ends by itself only where no worker is left for it."""
-        log.error("Live job %s has ended: no worker is left for it", search.job.id)
+        """From a worker's thread: a live search ends by itself only if no worker is left for it."""
+        log.error("Live job %s has ended: no worker is left for it", search.job.id, extra={"job": search.job.id})
 
 
 def _jitter() -> float:

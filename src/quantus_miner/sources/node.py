@@ -58,6 +58,7 @@ class NodeLink:
         idle_s: float = IDLE_S,
         alpn: str = proto.ALPN,
     ) -> None:
+        self.identity = (kind, host, port, token, pin, handshake_s, ping_s, idle_s, alpn)
         self._host = host
         self._port = port
         self._token = token
@@ -133,7 +134,7 @@ class NodeLink:
         if self._pin is None:
             if not self._warned:
                 text = "The certificate of %s is not checked (insecure=1); its SHA-256, for ?pin=, is %s"
-                log.warning(text, self.name, fingerprint.hex())
+                log.warning(text, self.name, fingerprint.hex(), extra={"source": self.name})
             self._warned = True
         elif not hmac.compare_digest(fingerprint, self._pin):
             raise LinkRefusedError(
@@ -222,7 +223,8 @@ class _Session:
                     self._listener.on_job(job)
                 case JobRefused(reason):
                     # Once a connection: a peer does not get to fill the log.
-                    log.log(logging.DEBUG if self._warned else logging.WARNING, "%s sent an %s", self._name, reason)
+                    level = logging.DEBUG if self._warned else logging.WARNING
+                    log.log(level, "%s sent an %s", self._name, reason, extra={"source": self._name})
                     self._warned = True
                     self._listener.on_no_job()
                 case Broken(reason):

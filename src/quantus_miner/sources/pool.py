@@ -47,6 +47,7 @@ class PoolLink:
     ) -> None:
         if not url.scheme.startswith("stratum+"):
             raise ValueError(f"{url} is no stratum pool")
+        self.identity = ("stratum", url, login, timing, connect_timeout_s)
         self._url = url
         self._login = login
         self._timing = timing
@@ -84,7 +85,8 @@ class PoolLink:
                 await self._converse(reader, connection)
             finally:
                 self._connection = None
-                connection.hear(core.close(now()))
+                for share in core.close(now()):
+                    connection.report(share, unanswered=True)
         finally:
             # Not close(): a peer could make that wait. What was written is with the kernel already.
             writer.transport.abort()
@@ -104,7 +106,8 @@ class PoolLink:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._url.insecure and not self._warned:
             self._warned = True
-            log.warning("The certificate of %s is not checked (insecure=1): anyone can pretend to be it", self.name)
+            text = "The certificate of %s is not checked (insecure=1): anyone can pretend to be it"
+            log.warning(text, self.name, extra={"source": self.name})
         deadline = asyncio.get_running_loop().time() + self._connect_timeout_s
         try:
             addresses = await self._addresses.look_up(self._connect_timeout_s)
@@ -241,20 +244,34 @@ class _Connection:
                     level = logging.DEBUG if self._warned else logging.WARNING
                     self._warned = True
                     meanwhile = "the one before goes on" if mining else "there is none until the next one comes"
-                    log.log(level, "A job of %s is not mined: %s; %s", self.name, reason, meanwhile)
+                    text = "A job of %s is not mined: %s; %s"
+                    log.log(level, text, self.name, reason, meanwhile, extra={"source": self.name})
                 case Judged():
-                    self._report(event)
+                    self.report(event)
                 case LoginRefused(reason):
                     raise LinkRefusedError(f"it refuses the login: {reason}")
                 case Broken(reason):
                     raise LinkLostError(reason)
 
-    def _report(self, share: Judged) -> None:
-        verdict = "accepted" if share.accepted else share.reason
+    def report(self, share: Judged, *, unanswered: bool = False) -> None:
+        """Pass the verdict on a share on to the listener. ``unanswered``: the connection ended before there was one."""
+        job, verdict = share.job, "accepted" if share.accepted else share.reason
         log.debug(
-            "Share of job %s, difficulty %d: %s, %.3f s", share.job.id, share.job.difficulty, verdict, share.latency_s
+            "Share of job %s, difficulty %d: %s, %.3f s",
+            job.id,
+            job.difficulty,
+            verdict,
+            share.latency_s,
+            extra={
+                "source": self.name,
+                "job": job.id,
+                "difficulty": job.difficulty,
+                "latency_ms": round(1000 * share.latency_s, 1),
+            },
         )
-        self.listener.on_verdict(Verdict(share.accepted, share.stale, share.reason, share.latency_s, share.nonce))
+        self.listener.on_verdict(
+            Verdict(share.accepted, share.stale, share.reason, share.latency_s, share.nonce, job.difficulty, unanswered)
+        )
 
 
 def _tls_context(url: PoolUrl) -> ssl.SSLContext:

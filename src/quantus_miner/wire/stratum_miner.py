@@ -175,11 +175,9 @@ class StratumMiner(Core[State, Step, Event]):
         self._send("submit", share)
         return True
 
-    def close(self, now: float) -> list[Event]:
+    def close(self, now: float) -> list[Judged]:
         """Return a verdict for each share still pending. Call it once the connection has ended."""
-        events: list[Event] = []
-        self._judge_late(self._book.expire(float("inf")), now, events)
-        return events
+        return self._judge_late(self._book.expire(float("inf")), now)
 
     def _on_message(self, line: bytes, events: list[Event]) -> None:
         message = stratum.decode(line, stratum.FromPool)
@@ -242,11 +240,11 @@ class StratumMiner(Core[State, Step, Event]):
         late = self._book.expire(before)
         for _ in late:
             self._step(Step.UNJUDGED)
-        self._judge_late(late, now, events)
+        events += self._judge_late(late, now)
 
     @staticmethod
-    def _judge_late(shares: list[PendingShare], now: float, events: list[Event]) -> None:
-        events += [Judged(share.job, False, False, NO_REPLY, now - share.sent, share.nonce) for share in shares]
+    def _judge_late(shares: list[PendingShare], now: float) -> list[Judged]:
+        return [Judged(share.job, False, False, NO_REPLY, now - share.sent, share.nonce) for share in shares]
 
     def _send(self, method: str, params: dict[str, Any]) -> None:
         self._requests += 1

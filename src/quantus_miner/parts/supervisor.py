@@ -156,6 +156,8 @@ class Supervisor:
             except Exception as reason:
                 error = reason
                 failure = MinerError(f"{part.name} has failed: {describe(reason)}")
+            if error is None and self._ending.done():
+                return
             if part.vital:
                 if error is not None:
                     log.error("%s has failed", part.name, exc_info=error)

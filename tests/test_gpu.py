@@ -1158,8 +1158,8 @@ def test_two_gpus_and_a_cpu_engine_share_a_job(cpu: Device) -> None:
 def test_without_nvml_there_are_no_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     nothing = Telemetry()
-    assert nothing.read("0000:01:00.0") is None
-    assert nothing.temperature("0000:01:00.0") is None
+    assert nothing.read("0000:01:00.0", WAIT_S) is None
+    assert nothing.temperature("0000:01:00.0", WAIT_S) is None
 
 
 def test_readings_have_our_units_and_what_a_card_does_not_say_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1188,8 +1188,8 @@ def test_readings_have_our_units_and_what_a_card_does_not_say_is_none(monkeypatc
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     cards = telemetry.Telemetry()
-    assert cards.read("0000:01:00.0") == Readings(61, 420.5, 2.52e9, 10.501e9, None, 0.99)
-    assert cards.read("0000:02:00.0") is None
+    assert cards.read("0000:01:00.0", WAIT_S) == Readings(61, 420.5, 2.52e9, 10.501e9, None, 0.99)
+    assert cards.read("0000:02:00.0", WAIT_S) is None
     assert cards.read(None) is None
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ from quantus_miner import doctor
 from quantus_miner import pow as reference
 from quantus_miner.backends import table
 from quantus_miner.backends.backend import Backend
-from quantus_miner.backends.registry import create_engines
+from quantus_miner.backends.base import EngineStatus
+from quantus_miner.backends.registry import create_engines, update_engines
 from quantus_miner.backends.throttled import ThrottledEngine
 from quantus_miner.cli import cli
 from quantus_miner.devices import describe
@@ -149,6 +151,89 @@ def test_a_backend_hears_of_solved_jobs_if_it_subscribes(tmp_path: Path) -> None
     solve([throttled], callbacks)
     solve([baseline], callbacks)  # another engine's solutions count too
     assert throttled.solved_blocks == 2
+
+
+def test_engines_that_can_take_over_the_options_are_kept(tmp_path: Path) -> None:
+    before = create_engines(settings(tmp_path, engine="cpu-fast,cpu-baseline"), 3)
+    after = update_engines(before, settings(tmp_path, engine="cpu-baseline,cpu-fast"), 5)
+    assert after == before[::-1]
+    assert [engine.workers for engine in after] == [3, 2]
+    fast, other = update_engines(after, settings(tmp_path, engine="cpu-fast,cpu-chain-manipulator"), 2)
+    assert fast is before[0]
+    assert isinstance(other, ThrottledEngine)
+    (scalar,) = update_engines([fast, other], settings(tmp_path, engine="cpu-fast", kernel="scalar"), 1)
+    assert scalar is not fast
+    assert scalar.kernel(Pow.SHA3) == "scalar"
+
+
+def test_an_update_that_fails_changes_nothing(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(toy.ToyEngine, "close", lambda engine: closed.append(engine.name))
+    add(monkeypatch, Backend("cpu-toy", frozenset(Pow), toy.create))
+    engines = create_engines(settings(tmp_path, engine="cpu-fast,cpu-baseline"), 2)
+    callbacks: list[Callable[[], None]] = []
+    names = "cpu-baseline,cpu-chain-manipulator,cpu-toy,cpu-fast"
+    with pytest.raises(SettingError, match="there is no kernel"):
+        update_engines(engines, settings(tmp_path, engine="cpu-baseline,cpu-toy,cpu-fast", kernel="avx9"), 8)
+    with monkeypatch.context() as wrong:
+        wrong.setattr(toy, "nonce_at", lambda _, position: position + 1)
+        with pytest.raises(EngineUnavailableError, match="fails the self test"):
+            update_engines(engines, settings(tmp_path, engine=names), 8, callbacks.append)
+    assert [engine.workers for engine in engines] == [1, 1]
+    assert callbacks == []
+    assert closed == ["cpu-toy"] * 2
+    updated = update_engines(engines, settings(tmp_path, engine=names), 8, callbacks.append)
+    assert [engine.workers for engine in updated] == [2, 2, 2, 2]
+    assert len(callbacks) == 1
+
+
+def test_devices_come_and_go_and_the_others_keep_their_engines(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed = [CARD, replace(CARD, index=1, pci="0000:0b:00.0"), replace(CARD, index=2, pci=None)]
+
+    def probe() -> list[Device]:
+        if not listed:
+            raise DriverError("the toy driver is gone")
+        return list(listed)
+
+    def update(devices: str) -> list[Engine]:
+        return update_engines(engines, settings(tmp_path, engine="gpu-toy", gpu_devices=devices), 0)
+
+    add(monkeypatch, Backend("gpu-toy", frozenset({Pow.POSEIDON2}), toy.create, probe))
+    engines: list[Engine] = []
+    engines = first, second, third = update("all")
+    assert update("all") == engines
+    assert update("0,2") == [first, third]
+    fourth = update("0")
+    assert fourth == [first]
+    engines = fourth
+    assert update("0b:00.0,0a:00.0") != [first]
+    assert update("0b:00.0,0a:00.0")[0] is first
+    engines = [first, second, third]
+    # A card that no driver lists any more is lost: its engine looks for it.
+    del listed[0]
+    listed[:] = [replace(device, index=index) for index, device in enumerate(listed)]
+    kept, new, lost = update("all")
+    assert (kept, lost) == (second, first)
+    assert new.status().device == listed[1]  # without an address it is known by its index only
+    listed.clear()
+    assert update("all") == engines
+    assert update("0a:00.0") == [first]
+    with pytest.raises(EngineUnavailableError, match="the toy driver is gone"):
+        update("77")
+    assert caplog.messages == []
+
+
+def test_present_engines_whose_devices_are_all_lost_are_no_reason_to_refuse(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(monkeypatch, Backend("gpu-toy", frozenset({Pow.POSEIDON2}), toy.create, lambda: [CARD]))
+    engines = create_engines(settings(tmp_path, engine="gpu-toy"), 0)
+    monkeypatch.setattr(toy.ToyEngine, "status", lambda engine: EngineStatus(engine.device, "unplugged"))
+    assert update_engines(engines, settings(tmp_path, engine="gpu-toy", gpu_duty="50"), 0) == engines
+    with pytest.raises(EngineUnavailableError, match="engine 'gpu-toy' is not available: unplugged"):
+        update_engines((), settings(tmp_path, engine="gpu-toy"), 0)
 
 
 def test_a_throttled_engine_does_not_sleep_in_its_self_test(tmp_path: Path) -> None:

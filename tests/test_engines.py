@@ -24,6 +24,8 @@ from quantus_miner.settings import Settings, load
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from quantus_miner.backends.base import Engine
+
 JOB = Job("a", Pow.POSEIDON2, bytes(32), 0, (NonceRange(0, MAX),))
 
 
@@ -168,6 +170,74 @@ def test_a_state_folder_that_cannot_be_written_is_a_warning(tmp_path: Path, capl
         engine.on_job_solved()
     assert engine.solved_blocks == 2
     assert "Cannot keep the count" in caplog.text
+
+
+def adapt(engine: Engine, options: Settings, workers: int) -> bool:
+    """Have ``engine`` take over ``options`` if it can."""
+    change = engine.adapt(options, workers)
+    if change is not None:
+        change()
+    return change is not None
+
+
+def test_cpu_engines_take_over_another_number_of_workers_but_no_other_kernel(tmp_path: Path) -> None:
+    (fast,), (baseline,) = (
+        create_engines(settings(tmp_path, engine=f"cpu-{name}"), 2) for name in ("fast", "baseline")
+    )
+    assert [adapt(engine, settings(tmp_path), 5) for engine in (fast, baseline)] == [True, True]
+    assert [engine.workers for engine in (fast, baseline)] == [5, 5]
+    scalar = settings(tmp_path, kernel="scalar")
+    assert [adapt(engine, scalar, 3) for engine in (fast, baseline)] == [False, True]
+    assert [engine.workers for engine in (fast, baseline)] == [5, 3]
+
+
+def test_the_throttle_takes_over_its_options_and_counts_on(tmp_path: Path) -> None:
+    flags = {"engine": "cpu-chain-manipulator", "manip_solved_blocks": "4"}
+    (engine,) = create_engines(settings(tmp_path, **flags), 1)
+    assert isinstance(engine, ThrottledEngine)
+    engine.on_job_solved()
+    flags |= {"manip_base_delay_ns": "1000000", "manip_step_batch": "5", "kernel": "scalar"}
+    change = engine.adapt(settings(tmp_path, **flags), 2)
+    assert (engine.delay, engine.workers) == (0.0025, 1)  # until it is called
+    assert change is not None
+    change()
+    assert (engine.delay, engine.workers, engine.solved_blocks) == (0.005, 2, 5)
+    assert {engine.kernel(pow_) for pow_ in Pow} == {"scalar"}
+    control = CountingControl()
+    assert engine.search(JOB, 0, 11, control) == Outcome(11, None)
+    assert control.sleeps == [(5, 0.005), (10, 0.005)]
+    assert adapt(engine, settings(tmp_path, **flags, manip_throttle_cap="2"), 2)
+    assert engine.delay == 0.002
+    assert adapt(engine, settings(tmp_path, **flags | {"manip_solved_blocks": "1"}), 2)
+    assert (engine.solved_blocks, engine.delay) == (1, 0.001)
+    with pytest.raises(SettingError, match="there is no kernel 'avx9'"):
+        engine.adapt(settings(tmp_path, **flags | {"kernel": "avx9"}), 7)
+    assert engine.workers == 2
+    assert not adapt(engine, settings(tmp_path / "other", **flags), 2)
+
+
+def test_a_throttle_that_is_closed_counts_no_more(tmp_path: Path) -> None:
+    old, new = throttled(tmp_path, solved_blocks=3), throttled(tmp_path, solved_blocks=7)
+    old.close()
+    new.on_job_solved()
+    old.on_job_solved()
+    assert throttled(tmp_path, solved_blocks=None).solved_blocks == 8
+
+
+def test_other_options_end_the_throttle_s_sleep(tmp_path: Path) -> None:
+    flags = {"engine": "cpu-chain-manipulator", "manip_step_batch": "10"}
+    (engine,) = create_engines(settings(tmp_path, **flags, manip_solved_blocks=str(10**9)), 1)  # six days a sleep
+    outcomes: list[Outcome] = []
+    control = Control()
+    thread = threading.Thread(target=lambda: outcomes.append(engine.search(JOB, 0, 1000, control)))
+    thread.start()
+    while not control.sleeping:
+        pass
+    assert adapt(engine, settings(tmp_path, **flags, manip_solved_blocks="0"), 1)
+    thread.join(20)
+    assert outcomes == [Outcome(10, None)]
+    control.reset()
+    assert engine.search(JOB, 10, 990, control) == Outcome(990, None)
 
 
 def test_the_fastest_kernels_are_measured_once_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

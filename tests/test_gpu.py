@@ -24,7 +24,7 @@ from quantus_miner.backends import gpu as gpu_engine
 from quantus_miner.backends.base import Control, EngineStatus
 from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.backends.gpu import GpuEngine
-from quantus_miner.backends.registry import create_engines, unavailable_reason
+from quantus_miner.backends.registry import create_engines, unavailable_reason, update_engines
 from quantus_miner.backoff import Backoff
 from quantus_miner.devices import describe
 from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError, SettingError
@@ -991,6 +991,62 @@ def test_devices_lists_them(cpu: Device) -> None:
     assert f"    {cpu.index}: {cpu.name} (cpu, PCI ?, driver {cpu.driver})" in list(describe())
 
 
+# --- other options while it works ---
+
+
+def test_duty_and_limit_change_while_the_device_works(
+    cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {"engine": "gpu-opencl", "gpu_devices": str(cpu.index)}
+    (engine,) = engines = create_engines(settings(tmp_path, **flags), 0)
+    assert isinstance(engine, GpuEngine)
+    launcher = engine._launcher
+    with pytest.raises(SettingError, match=r"--gpu-temp-limit: .* does not say how hot it is"):
+        update_engines(engines, settings(tmp_path, **flags, gpu_duty="50", gpu_temp_limit="80"), 0)
+    assert (engine._duty, engine._thermostat) == (100, None)
+    monkeypatch.setattr(Telemetry, "temperature", lambda *_: 79.0)
+    miner = Miner(engines, chunk_s=0.02)
+    miner.start()
+    search = miner.submit(
+        Job("a", Pow.POSEIDON2, HEADER, 0, (NonceRange(0, MAX),), Order.COUNTING), lambda _: pytest.fail("ended")
+    )
+    for duty, limit in ((50, 80), (50, 90), (100, 79), (30, None)):
+        more = {} if limit is None else {"gpu_temp_limit": str(limit)}
+        assert update_engines(engines, settings(tmp_path, **flags, gpu_duty=str(duty), **more), 0) == engines
+        miner.set_engines(engines)
+        assert engine._duty == duty
+        if limit == 79:
+            assert engine._thermostat is not None
+            while not engine._thermostat._hot:
+                pass
+        else:
+            before = miner.hashes(search)
+            while miner.hashes(search) == before:
+                pass
+    assert engine._thermostat is None
+    assert engine._launcher is launcher
+    assert miner.close(WAIT_S)
+
+
+def test_a_device_that_is_not_wanted_any_more_is_let_go(cpu: Device, folder: Path, watched: list[Watched]) -> None:
+    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1)
+    engine.open()
+    miner = Miner([engine], chunk_s=0.05)
+    miner.start()
+    ended = threading.Event()
+    search = miner.submit(
+        Job("a", Pow.POSEIDON2, HEADER, 0, (NonceRange(0, 299_999),), Order.WALK), lambda _: ended.set()
+    )
+    while not miner.hashes(search):
+        pass
+    miner.set_engines([CpuEngine("cpu-fast", 1, fast_kernels(None))])
+    assert ended.wait(WAIT_S)
+    assert miner.hashes(search) == 300_000
+    assert miner.stats().gpus == ()
+    assert miner.close(WAIT_S)
+    assert watched[-1].closed
+
+
 # --- what is kept ---
 
 
@@ -1158,8 +1214,8 @@ def test_two_gpus_and_a_cpu_engine_share_a_job(cpu: Device) -> None:
 def test_without_nvml_there_are_no_readings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     nothing = Telemetry()
-    assert nothing.read("0000:01:00.0") is None
-    assert nothing.temperature("0000:01:00.0") is None
+    assert nothing.read("0000:01:00.0", WAIT_S) is None
+    assert nothing.temperature("0000:01:00.0", WAIT_S) is None
 
 
 def test_readings_have_our_units_and_what_a_card_does_not_say_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1188,8 +1244,8 @@ def test_readings_have_our_units_and_what_a_card_does_not_say_is_none(monkeypatc
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     cards = telemetry.Telemetry()
-    assert cards.read("0000:01:00.0") == Readings(61, 420.5, 2.52e9, 10.501e9, None, 0.99)
-    assert cards.read("0000:02:00.0") is None
+    assert cards.read("0000:01:00.0", WAIT_S) == Readings(61, 420.5, 2.52e9, 10.501e9, None, 0.99)
+    assert cards.read("0000:02:00.0", WAIT_S) is None
     assert cards.read(None) is None
 
 

@@ -93,8 +93,9 @@ async def _serve(
         await supervisor.run(on_started=_keep_imports)
     finally:
         await supervisor.stop()
-        stats = components.miner.stats()
-        log.info("Stopped: %d hashes, %d solutions", stats.hashes, sum(stats.solved_by_engine.values()))
+        miner = monitor.look().miner
+        hashes, solutions = (miner.hashes, sum(miner.solved_by_engine.values())) if miner else (0, 0)
+        log.info("Stopped: %d hashes, %d solutions", hashes, solutions)
 
 
 def _connect(

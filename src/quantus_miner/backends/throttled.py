@@ -52,6 +52,7 @@ class ThrottledEngine:
         self._state_file = state_file
         self._lock = threading.Lock()
         self._closed = False
+        self._sleepers = threading.Lock()  # not the one that is held while a file is written
         self._sleeping: set[Control] = set()
         self._thread = threading.local()
         self.solved_blocks = self._load() if solved_blocks is None else solved_blocks
@@ -113,6 +114,7 @@ class ThrottledEngine:
                 given, self._given = self._given, options.manip_solved_blocks
                 if self._given is not None and self._given != given:
                     self.solved_blocks = self._given
+            with self._sleepers:
                 for control in self._sleeping:
                     control.stop()  # the sleep may be one of hours that is not due any more
 
@@ -120,8 +122,7 @@ class ThrottledEngine:
 
     def close(self) -> None:
         """See Engine.close. Ends the count."""
-        with self._lock:
-            self._closed = True
+        self._closed = True
 
     def on_job_solved(self) -> None:
         """Count one more solved job: longer sleeps, also after a restart."""
@@ -135,12 +136,12 @@ class ThrottledEngine:
                 log.warning("Cannot keep the count of solved blocks in %s: %s", self._state_file, error)
 
     def _sleep(self, control: Control) -> bool:
-        with self._lock:
+        with self._sleepers:
             self._sleeping.add(control)
         try:
             return control.sleep(self.delay)
         finally:
-            with self._lock:
+            with self._sleepers:
                 self._sleeping.discard(control)
 
     def _load(self) -> int:

@@ -108,4 +108,4 @@ class Worker:
     @property
     def works(self) -> bool:
         """Whether it would take work now."""
-        return self.alive and not self.lost
+        return self.alive and not self.lost and not self.leaving

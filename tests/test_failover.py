@@ -40,8 +40,8 @@ class Played:
         self.failover.job(index, self.now)
         self._note()
 
-    def lost(self, index: int) -> float:
-        wait_s = self.failover.lost(index, self.now, 0.0)
+    def lost(self, index: int, unanswered: int = 0) -> float:
+        wait_s = self.failover.lost(index, self.now, 0.0, unanswered=unanswered)
         self._note()
         return wait_s
 
@@ -49,6 +49,10 @@ class Played:
         wait_s = self.failover.login_refused(index, self.now, 0.0)
         self._note()
         return wait_s
+
+    def set_sources(self, *keys: int) -> None:
+        self.failover.set_sources(keys, self.now)
+        self._note()
 
     def failing(self, index: int) -> Failing | None:
         return self.failover.failing(index, self.now)
@@ -281,6 +285,32 @@ def test_a_session_in_which_shares_were_only_refused_has_not_lasted() -> None:
         assert played.lost(0) == wait_s
 
 
+def test_shares_without_an_answer_at_the_end_of_a_session_count_as_one_that_was_refused() -> None:
+    """A pool that forgets a session has not refused the shares that were under way."""
+    played = Played(2)
+    for _ in range(POLICY.refused_shares):
+        played.job(0)
+        for _ in range(POLICY.accepted_for_refused):
+            played.failover.share_accepted(0, played.now)
+        played.until(played.now + POLICY.session_s, 0)
+        assert played.lost(0, unanswered=100) == POLICY.retry_s
+        assert (played.failing(0), played.wanted) == (None, (0,))
+        played.until(played.now + 1)
+
+
+def test_a_source_that_drops_a_session_at_every_share_is_left_although_its_sessions_are_long() -> None:
+    played = Played(2)
+    for count in range(1, POLICY.refused_shares + 1):
+        played.job(0)
+        played.until(played.now + 2 * POLICY.session_s, 0)
+        assert played.failing(0) is None
+        assert played.lost(0, unanswered=1) == POLICY.retry_s
+        refuses = Failing.SHARES_REFUSED if count == POLICY.refused_shares else None
+        assert played.failing(0) is refuses
+        played.until(played.now + 1)
+    assert played.wanted == (0, 1)
+
+
 def test_a_quiet_source_that_answers_keepalives_is_kept_and_a_silent_one_is_not() -> None:
     played = Played(2)
     played.job(0)
@@ -342,24 +372,114 @@ def test_a_source_that_fails_soon_after_each_return_is_returned_to_ever_later() 
     assert played.current == 0
 
 
+# --- sources come, go and change places ---
+
+
+def test_a_source_behind_the_current_one_changes_nothing() -> None:
+    played = Played(1)
+    played.job(0)
+    played.until(POLICY.healthy_s, 0)
+    played.set_sources(0, 1, 2)
+    played.until(10 * POLICY.healthy_s, 0)
+    assert (played.current, played.wanted) == (0, (0,))
+
+
+def test_when_the_current_source_is_removed_the_next_with_a_job_is_mined_at_once() -> None:
+    played = Played(3)
+    played.until(2 * POLICY.first_job_s)
+    played.job(2)
+    played.job(1)
+    played.job(0)
+    assert played.current == 2
+    played.set_sources(0, 1)
+    assert (played.current, played.wanted) == (0, (0, 1))
+    played.set_sources(1, 3)
+    assert (played.current, played.wanted) == (1, (1,))
+    played.set_sources(3)
+    assert played.current is None
+    assert (played.wanted, played.failing(3)) == ((3,), None)
+    played.set_sources()
+    assert (played.wanted, played.failover.all_refused) == ((), False)
+    played.until(played.now + POLICY.first_job_s)
+    played.set_sources(3, 0)
+    assert (played.failing(3), played.wanted) == (None, (3,)), "it is new again"
+
+
+def test_a_source_that_is_better_now_is_returned_to_when_it_has_been_healthy() -> None:
+    played = Played(3)
+    played.job(0)
+    played.until(2 * POLICY.healthy_s, 0)
+    played.set_sources(1, 2, 0)
+    assert (played.current, played.wanted) == (0, (1, 2, 0))
+    played.job(2)
+    played.until(played.now + POLICY.first_job_s, 0, 2)
+    assert (played.current, played.failing(1)) == (0, Failing.NO_JOB)
+    played.until(played.now + POLICY.healthy_s - POLICY.first_job_s - 1, 0, 2)
+    assert (played.current, played.wanted) == (0, (1, 2, 0))
+    played.until(played.now + 1, 0, 2)
+    assert (played.current, played.wanted) == (2, (1, 2))
+    # To come first is no reason to switch.
+    played.set_sources(2, 1, 0)
+    assert (played.current, played.wanted) == (2, (2,))
+    assert played.mined == [None, 0, 2]
+
+
+def test_health_does_not_outlive_a_session() -> None:
+    played = Played(2)
+    played.until(POLICY.first_job_s)
+    played.job(1)
+    played.until(10 * POLICY.healthy_s, 1)
+    played.job(0)
+    played.until(11 * POLICY.healthy_s, 0, 1)
+    assert (played.current, played.wanted) == (0, (0,))
+    played.failover.left(1, played.now)
+    played.set_sources(1, 0)
+    played.job(1)
+    assert played.current == 0
+
+
+def test_a_source_that_was_removed_changes_nothing_any_more() -> None:
+    played = Played(2)
+    played.login_refused(1)
+    played.job(0)
+    played.set_sources(0)
+    played.job(1)
+    played.failover.heard(1, played.now)
+    played.failover.share_accepted(1, played.now)
+    assert not any(played.failover.share_refused(1, played.now + then) for then in range(100))
+    played.failover.no_job(1, played.now)
+    assert played.lost(1) == POLICY.retry_s
+    played.failover.left(1, played.now)
+    assert (played.current, played.wanted, played.failing(0)) == (0, (0,), None)
+    played.set_sources(0, 1)
+    assert played.failing(1) is None, "its record is gone"
+
+
 EVENTS = ("job", "no job", "lost", "login refused", "left", "heard", "accepted", "refused", "update")
-events = st.tuples(st.sampled_from(EVENTS), st.integers(0, 2), st.floats(0, 90))
+events = st.tuples(st.sampled_from(EVENTS), st.integers(0, 3), st.floats(0, 90))
+orders = st.tuples(st.just("order"), st.lists(st.integers(0, 3), unique=True), st.floats(0, 90))
 
 
-@given(st.lists(events, max_size=80))
+@given(st.lists(events | orders, max_size=80))
 def test_whatever_happens_what_is_mined_has_a_job_and_nothing_is_idle_while_one_is_there(
-    history: list[tuple[str, int, float]],
+    history: list[tuple[str, int | list[int], float]],
 ) -> None:
-    failover, now = Failover(range(3), 0.0), 0.0
+    order = [0, 1, 2]
+    failover, now = Failover(order, 0.0), 0.0
     with_job: set[int] = set()
     for kind, index, passed in history:
         now += passed
-        if kind == "update":
-            failover.update(now)
+        failover.update(now)
+        before = (failover.current, failover.wanted)
+        if isinstance(index, list):
+            order = index
+            failover.set_sources(order, now)
+            if order and failover.current is not None and before[0] in order:
+                assert failover.current == before[0] or order.index(failover.current) < order.index(before[0])
         elif kind == "left":
             failover.left(index, now)
             with_job.discard(index)
-        elif index in failover.wanted:
+        elif kind != "update" and (index in failover.wanted or index not in order):
             if kind == "job":
                 with_job.add(index)
                 failover.job(index, now)
@@ -376,12 +496,14 @@ def test_whatever_happens_what_is_mined_has_a_job_and_nothing_is_idle_while_one_
                 else:
                     wait_s = (failover.lost if kind == "lost" else failover.login_refused)(index, now, 0.5)
                     assert 0 < wait_s <= POLICY.max_refused_retry_s
-                    assert failover.retry_at(index) >= now + wait_s
+                    assert index not in order or failover.retry_at(index) >= now + wait_s
+            if index not in order:
+                assert (failover.current, failover.wanted) == before
         with_job &= set(failover.wanted)
-        assert 0 in failover.wanted
+        assert list(failover.wanted) == order[: max(len(failover.wanted), min(1, len(order)))]
         assert failover.current in with_job if with_job else failover.current is None
         failover.update(now)
-        if failover.failing(failover.current or 0, now):
+        if failover.current is not None and failover.failing(failover.current, now):
             assert all(failover.failing(i, now) for i in with_job)
 
 

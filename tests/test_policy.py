@@ -216,6 +216,28 @@ def test_a_quiet_pool_is_kept() -> None:
     run(test())
 
 
+def test_pools_are_replaced_while_the_miner_runs() -> None:
+    async def test() -> None:
+        first, second = pool(), pool()
+        async with mining_at(first) as seen, AsyncExitStack() as stack:
+            await seen.until(lambda: first.accepted > 0)
+            await second.start()
+            stack.push_async_callback(second.close)
+            links = [PoolLink(parse_pool_url(each.url), f"{DEV_WALLET}.rig") for each in (first, second)]
+            seen.source.set_links(links, priority=1, exit_on_refusal=False)
+            accepted = first.accepted
+            await seen.until(lambda: first.accepted > accepted + 5)
+            assert (first.logins, second.logins) == (1, 0)
+            seen.source.set_links(links[1:], priority=1, exit_on_refusal=False)
+            await seen.until(lambda: second.accepted > 5 and not first.sessions)
+            (stats,) = seen.stats
+            assert (stats.mined, stats.connects, first.logins) == (True, 1, 1)
+            assert EASY * stats.accepted <= stats.work <= second.work
+            assert stats.hashes > 0
+
+    run(test())
+
+
 # --- the service ---
 
 

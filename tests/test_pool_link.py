@@ -283,8 +283,8 @@ def test_the_pool_steers_the_difficulty_of_each_miner() -> None:
             # The job before is still good, at its own difficulty.
             assert link.submit(first, solve(first, 50_000), 1, 1.0) is Handover.SENT
             assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
-            assert (await ear.verdict()).accepted
-            assert (await ear.verdict()).accepted
+            verdicts = [await ear.verdict(), await ear.verdict()]
+            assert [(verdict.accepted, verdict.difficulty) for verdict in verdicts] == [(True, 1), (True, 4)]
             assert pool.work == 9 + 4
 
     run(test)
@@ -596,6 +596,7 @@ def test_a_dropped_connection_is_lost_and_its_shares_with_it() -> None:
             await lost(task)
             verdict = await ear.verdict()
             assert (verdict.accepted, verdict.stale, verdict.reason) == (False, False, "no reply")
+            assert verdict.unanswered
             assert link.submit(job, solve(job, 1000), 1, 1.0) is Handover.LATE
 
     run(test)
@@ -699,7 +700,7 @@ def test_a_share_without_a_reply_is_given_up() -> None:
             job = await ear.job()
             assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
             verdict = await ear.verdict()
-            assert (verdict.accepted, verdict.reason) == (False, "no reply")
+            assert (verdict.accepted, verdict.reason, verdict.unanswered) == (False, "no reply", False)
             assert verdict.latency_s >= 0.1
 
     run(test)

@@ -149,7 +149,7 @@ class _Source:
         """Forget what was of the session alone."""
         if self.job_at is not None:
             self.idle_since = now
-        self.job_since = self.job_at = self.healthy_since = None
+        self.job_since = self.job_at = None
         self.accepted_here = self.refused_here = False
 
 
@@ -245,10 +245,10 @@ class Failover(Generic[Key]):
 
         ``unanswered``: shares without a verdict at its end. Together they count as one that was refused.
         """
-        if unanswered:
-            self.share_refused(key, now)
         source = self._record(key, now)
         source.look(now)
+        if unanswered:
+            self.share_refused(key, now)
         if not source.lasted:
             source.failed_sessions += 1
         return self._end(source, now, source.retry.wait_s(jitter))

@@ -59,7 +59,10 @@ class Broken(MinerProcess):
             "The heartbeat has failed at a snapshot",
         ),
         ("from quantus_miner.monitor import Monitor; Monitor.tick = boom", "The monitor's tick has failed"),
-        ("from quantus_miner.mining.miner import Miner; Miner.stats = boom", "The monitor cannot read the miner"),
+        (
+            "from quantus_miner.store.writer import Store; Store.ok = property(boom)",
+            "The monitor cannot read the store",
+        ),
         ("from quantus_miner import logs; logs.tick = boom", "The log's tick has failed"),
         ("from quantus_miner.sources.live import LiveSource; LiveSource.run = boom", "The live source has failed"),
         ("from quantus_miner.sources.node import NodeLink; NodeLink.run = boom", "has failed"),

@@ -46,13 +46,16 @@ def environment() -> dict[str, str]:
 class MinerProcess:
     """``quantus-miner serve`` on free ports that keeps its state in ``state`` and takes settings from ``flags`` alone.
 
-    ``prefix``: a command that runs it. ``log``: its lines so far. ``start_s``: seconds until it was ready.
+    ``program``: what Python runs. ``prefix``: a command that runs it. ``log``: its lines so far. ``start_s``: seconds
+    until it was ready.
     """
+
+    program: tuple[str, ...] = ("-m", "quantus_miner")
 
     def __init__(self, state: Path, *flags: str, prefix: tuple[str, ...] = ()) -> None:
         began = time.perf_counter()
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "quantus_miner", "--port=0", f"--state-dir={state}", *flags],
+            [*prefix, sys.executable, *self.program, "--port=0", f"--state-dir={state}", *flags],
             stderr=subprocess.PIPE,
             text=True,
             env=environment(),

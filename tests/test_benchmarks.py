@@ -201,6 +201,7 @@ SMOKE = {
     "load": ("--seconds=0.2", "--rounds=1", "--attacks=none"),
     "soak": ("--jobs=5", "--disconnects=5"),
     "failover": ("busy", "--seconds=1"),
+    "reload": ("--seconds=1", "--changes=5"),
 }
 
 

@@ -84,14 +84,17 @@ def by_first(rows: list[list[str]]) -> dict[str, list[str]]:
 
 def test_every_setting_is_documented_as_it_is() -> None:
     documented = [
-        (codes(flag), codes(environment), codes(default))
-        for flag, environment, default, _ in table("docs/settings.md", "flag", "environment", "default", "meaning")
+        (codes(flag), codes(environment), codes(default), applies)
+        for flag, environment, default, applies, _ in table(
+            "docs/settings.md", "flag", "environment", "default", "applies", "meaning"
+        )
     ]
     expected = [
         (
             [*([setting.short] if setting.short else []), setting.flag],
             list(setting.environment),
             [] if setting.default is None else [setting.default],
+            setting.applies,
         )
         for setting in SETTINGS
     ]
@@ -100,10 +103,10 @@ def test_every_setting_is_documented_as_it_is() -> None:
 
 def test_every_setting_has_a_meaning_and_secrets_are_named() -> None:
     for setting, row in zip(
-        SETTINGS, table("docs/settings.md", "flag", "environment", "default", "meaning"), strict=True
+        SETTINGS, table("docs/settings.md", "flag", "environment", "default", "applies", "meaning"), strict=True
     ):
-        assert row[3].endswith("."), row
-        assert setting.secret == row[3].startswith("Secret."), row
+        assert row[4].endswith("."), row
+        assert setting.secret == row[4].startswith("Secret."), row
         assert (setting.default is None) == (row[2] == "unset"), row
 
 
@@ -123,7 +126,7 @@ def test_every_range_is_that_of_the_code() -> None:
             if match := re.fullmatch(r"a whole number from ([0-9]+ to [0-9]+)", str(error)):
                 ranges[setting.flag] = match[1]
     assert {"--workers", "--port", "--history-days"} <= ranges.keys()
-    for flags, *_, meaning in table("docs/settings.md", "flag", "environment", "default", "meaning"):
+    for flags, *_, meaning in table("docs/settings.md", "flag", "environment", "default", "applies", "meaning"):
         flag = codes(flags)[-1]
         if flag in ranges:
             assert re.findall(r"\b[0-9]+ to [0-9]+\b", meaning) == [ranges[flag]], flag

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 import threading
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +20,8 @@ from quantus_miner.parts import supervisor as module
 from quantus_miner.parts.part import Part
 from quantus_miner.parts.supervisor import Supervisor
 from quantus_miner.settings import FROM_FILES, SETTINGS, Settings, load
+
+from .conftest import MinerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -376,3 +381,44 @@ def test_every_live_setting_is_applied_by_a_part_and_no_other() -> None:
     for name in FROM_FILES:
         both = {setting.applies for setting in SETTINGS if setting.name in (name, f"{name}_file")}
         assert both == {"live"}
+
+
+# --- what docs/architecture.md says of adding a part or a setting ---
+
+PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
+
+TOY_SERVICE = """
+from quantus_miner import service, settings
+from toys.greeter import Greeter
+service.PARTS.append(Greeter)
+from quantus_miner.cli import main
+main()
+"""
+
+
+def toy_part() -> str:
+    """The example of the page."""
+    section = PAGE.read_text(encoding="utf-8").split("**A part of the service**")[1]
+    return section.split("```python\n")[1].split("```")[0]
+
+
+def test_a_part_that_is_made_as_the_page_says_works(tmp_path: Path) -> None:
+    package = tmp_path / "toys"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "greeter.py").write_text(toy_part())
+    config = tmp_path / "miner.toml"
+    config.write_text("workers = 1\n")
+
+    class Toys(MinerProcess):
+        program = ("-c", TOY_SERVICE)
+
+    paths = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with Toys("--port=0", f"--config={config}", PYTHONPATH=paths) as miner:
+        assert miner.port
+        miner.wait_for_line("Hello, 1 workers")
+        config.write_text("workers = 2\n")
+        miner.process.send_signal(signal.SIGHUP)
+        miner.wait_for_line("Not 1 but 2 workers")
+        assert miner.stop() == 0
+        assert "Goodbye" in "\n".join(miner.log)

@@ -173,5 +173,3 @@ def test_many_reloads_at_once_end_with_the_last_settings(tmp_path: Path) -> None
         miner.wait_for_line("Reloaded: allowed_hosts")
         assert miner.call("GET", "/health", headers={"host": "last.lan"})[0] == 200
         assert miner.stop() == 0
-
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from quantus_miner import logs
 from quantus_miner.parts.part import Part
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from quantus_miner.settings import Settings
 from quantus_miner.heartbeat import Heartbeat
 
-CLOSE_S = 0.3
-"""Seconds that the store gets to write what is left."""
+CLOSE_S: Final = 1.0
+"""Seconds that the store gets to write what is left, on a slow disk."""
 
 
 class Log(Part):

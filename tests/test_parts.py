@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import threading
 from dataclasses import fields, replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import quantus_miner
 from quantus_miner import service
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.host.notify import Notifier
@@ -388,7 +390,7 @@ def test_every_live_setting_is_applied_by_a_part_and_no_other() -> None:
 PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
 
 TOY_SERVICE = """
-from quantus_miner import service, settings
+from quantus_miner import service
 from toys.greeter import Greeter
 service.PARTS.append(Greeter)
 from quantus_miner.cli import main
@@ -422,3 +424,33 @@ def test_a_part_that_is_made_as_the_page_says_works(tmp_path: Path) -> None:
         miner.wait_for_line("Not 1 but 2 workers")
         assert miner.stop() == 0
         assert "Goodbye" in "\n".join(miner.log)
+
+
+def test_a_setting_that_is_made_as_the_page_says_works(tmp_path: Path) -> None:
+    """In a copy of the package, with the two lines in ``settings.py`` and a part that applies it."""
+    package = tmp_path / "quantus_miner"
+    shutil.copytree(Path(quantus_miner.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = (package / "settings.py").read_text(encoding="utf-8")
+    for before, added in {
+        "SETTINGS: Final = (\n": '    Setting("greeting", str, "Hello", "What is said at the start.", "TEXT"),\n',
+        "    port: int\n": "    greeting: str\n",
+    }.items():
+        assert code.count(before) == 1
+        code = code.replace(before, before + added)
+    (package / "settings.py").write_text(code, encoding="utf-8")
+    part = toy_part().replace('"workers"', '"greeting"').replace("workers", "greeting")
+    (package / "parts" / "greeter.py").write_text(part)
+    config = tmp_path / "miner.toml"
+    config.write_text("greeting = 'Hi'\n")
+
+    class Toys(MinerProcess):
+        program = ("-c", TOY_SERVICE.replace("toys.", "quantus_miner.parts."))
+
+    with Toys("--port=0", "--workers=1", f"--config={config}", PYTHONPATH=str(tmp_path)) as miner:
+        assert miner.port
+        miner.wait_for_line("Hello, Hi greeting")
+        config.write_text("")
+        miner.process.send_signal(signal.SIGHUP)
+        miner.wait_for_line("Not Hi but Hello greeting")
+        miner.wait_for_line("Reloaded: greeting")
+        assert miner.stop() == 0

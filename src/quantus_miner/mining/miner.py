@@ -23,7 +23,7 @@ from quantus_miner.mining.workers import Workers
 from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from quantus_miner.backends.base import Engine
     from quantus_miner.events import DeviceChanged
@@ -82,10 +82,11 @@ class Miner:
             return any(worker.can(pow_) for worker in self._workers)
 
     def start(self) -> None:
-        """Starts the workers."""
+        """Starts the workers. Raises RuntimeError if the system allows no more threads."""
         with self._changing:
             self._started = True
-            self._launch(self._workers)
+            for worker in self._workers:
+                self._thread(worker).start()
 
     def set_engines(self, engines: Sequence[Engine], *, affinity: Sequence[frozenset[int]] = ()) -> None:
         """Make these the engines, at once. ``affinity``: the CPUs that each CPU worker keeps to; empty: any.
@@ -103,21 +104,17 @@ class Miner:
                 self._solved_by.update({engine.name: 0 for engine in engines})
                 abandoned = self._end_abandoned()
                 self._work.notify_all()
-            if self._started:
-                self._launch(new)
+            for worker in new if self._started else ():
+                thread = self._thread(worker)
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the system allows no more threads
+                    thread.fail(error)
+                    self.on_thread_end(worker)
         for lost in abandoned:
             _call(lost.on_end, lost)
         for engine in unused:
             _call(engine.close)
-
-    def _launch(self, workers: Iterable[Worker]) -> None:
-        for worker in workers:
-            worker.thread = WorkerThread(self, worker, self._on_device)
-            try:
-                worker.thread.start()
-            except RuntimeError as error:  # the system allows no more threads
-                worker.thread.fail(error)
-                self.on_thread_end(worker)
 
     def submit(
         self,
@@ -298,6 +295,10 @@ class Miner:
             unused = not self._workers.uses(worker.engine)
         if unused:
             _call(worker.engine.close)
+
+    def _thread(self, worker: Worker) -> WorkerThread:
+        worker.thread = WorkerThread(self, worker, self._on_device)
+        return worker.thread
 
     # --- under the lock ---
 

@@ -45,7 +45,7 @@ def test_lines_come_to_the_journal_with_their_priority_and_nothing_of_a_terminal
         "Using engine: cpu-fast": "6",
         "Metrics disabled (no --metrics-port provided)": "6",
         "Server starting on 127.0.0.1:9833": "6",
-        "--workers 0 is no number of workers.": "4",
+        "--workers must be at least 1, got 0; using": "4",
         "etected cpuset mask": "7",
     }
     for text, priority in expected.items():
@@ -317,3 +317,25 @@ def test_the_gpu_drop_in_is_understood(machine: Machine) -> None:
     assert machine.run(f"systemd-analyze verify /etc/systemd/system/{UNIT} 2>&1 | grep -c test.conf || true") == "0"
     assert machine.run(f"ls {DROP_INS}") == "test.conf"
     assert machine.call("/health")["status"] == "ready"
+
+
+# --- settings that change ---
+
+
+def test_systemctl_reload_applies_the_config_file_and_nothing_restarts(machine: Machine) -> None:
+    machine.write("/etc/quantus-miner.toml", "workers = 1\n")
+    machine.configure(env='EXTRA_MINER_FLAGS="--config /etc/quantus-miner.toml"\n')
+    before = machine.pid
+    cursor = machine.cursor()
+    machine.write("/etc/quantus-miner.toml", "job-expiry-s = 7\nlog = 'info,miner.http=warn'\n")
+    machine.run(f"systemctl reload {UNIT}")
+    assert machine.wait_for_message(cursor, "Reloaded: workers, job_expiry_s, log")
+    machine.write("/etc/quantus-miner.toml", "workers = 'x'\n")
+    cursor = machine.cursor()
+    machine.run(f"systemctl reload {UNIT}")
+    assert machine.wait_for_message(cursor, "Reloaded nothing, all settings stay as they are: --workers: 'x'")
+    assert machine.pid == before
+    assert machine.run(f"systemctl is-active {UNIT}") == "active"
+    assert machine.show("NRestarts") == "0"
+    assert machine.call("/health")["status"] == "ready"
+    machine.run("rm /etc/quantus-miner.toml")

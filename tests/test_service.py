@@ -427,7 +427,7 @@ def test_the_log_has_the_lines_that_operators_grep_for() -> None:
 
 def test_log_levels_and_the_default_number_of_workers() -> None:
     with MinerProcess("--port", "0", "--workers", "0", "--log-format", "json") as miner:
-        assert json.loads(miner.wait_for_line("Defaulting to"))["level"] == "warn"
+        assert json.loads(miner.wait_for_line("--workers must be at least 1"))["level"] == "warn"
     with MinerProcess("--port", "0", "--log-format", "json") as miner:
         line = json.loads(miner.wait_for_line("Defaulting to"))
         pattern = (

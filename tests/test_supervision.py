@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from quantus_miner import service
 from quantus_miner.model import MAX
 
 from .conftest import MinerProcess
@@ -22,6 +23,8 @@ from .test_logs import fill
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from quantus_miner.parts.part import Part
 
 WAIT_S = 30.0
 HEADER = bytes(range(32)).hex()
@@ -187,6 +190,67 @@ def test_a_step_of_the_end_that_raises_does_not_stop_the_others(patch: str) -> N
         assert miner.stop() == 0
     assert "has failed: RuntimeError: boom" in miner.log[-2]
     assert "Stopped: " in miner.log[-1]
+
+
+VITAL = [part for part in service.PARTS if part.vital]
+ASYNC_BOOM = """
+from quantus_miner import service
+async def async_boom(*_):
+    boom()
+for part in service.PARTS:
+    if {which}:
+        part.{phase} = async_boom
+"""
+
+
+@pytest.mark.parametrize("phase", ["start", "run"])
+def test_the_service_goes_on_without_all_parts_that_are_not_vital(phase: str) -> None:
+    with Broken(ASYNC_BOOM.format(which="not part.vital", phase=phase), "--metrics-port=0") as miner:
+        for part in service.PARTS:
+            if not part.vital:
+                miner.wait_for_line(f"{part.name} has failed; next try in ")
+        miner.works()
+        assert miner.stop() == 0
+    assert "Stopped: " in miner.log[-1]
+    assert not [text for text in miner.log if "Traceback" in text or text.startswith(" ")]
+
+
+@pytest.mark.parametrize("part", VITAL, ids=lambda part: part.__name__)
+@pytest.mark.parametrize("phase", ["start", "run"])
+def test_a_vital_part_that_fails_ends_the_service_in_order(phase: str, part: type[Part]) -> None:
+    with Broken(ASYNC_BOOM.format(which=f"part.__name__ == '{part.__name__}'", phase=phase)) as miner:
+        assert miner.process.wait(WAIT_S) == 1
+        miner._reader.join(WAIT_S)
+    assert "Stopped: " in miner.log[-2]
+    what = "internal error, please report it" if phase == "start" else f"{part.name} has failed"
+    assert miner.log[-1] == f"quantus-miner: {what}: RuntimeError: boom (<string>:2)"
+    assert not [text for text in miner.log if "Traceback" in text or text.startswith(" ")]
+
+
+def test_every_step_of_the_end_may_raise() -> None:
+    with Broken(ASYNC_BOOM.format(which="True", phase="stop")) as miner:
+        miner.works()
+        assert miner.stop() == 0
+    for part in service.PARTS:
+        miner.wait_for_line(f"Stopping {part.name[0].lower()}{part.name[1:]} has failed: RuntimeError: boom")
+    assert "Stopped: " in miner.log[-1]
+
+
+def test_every_part_may_raise_when_settings_change(tmp_path: Path) -> None:
+    config = tmp_path / "miner.toml"
+    config.write_text("")
+    with Broken(ASYNC_BOOM.format(which="True", phase="apply"), f"--config={config}") as miner:
+        assert miner.port
+        config.write_text(
+            "log = 'debug'\nhistory-days = 1\npriority = 'http'\nprogress-chunk-ms = 9\napi-token = 'x'\n"
+        )
+        miner.process.send_signal(signal.SIGHUP)
+        for part in service.PARTS:
+            if part.settings and part.name != "The metrics exporter":  # of which nothing has changed
+                miner.wait_for_line(f"{part.name} has failed to apply ")
+        config.write_text("")
+        miner.works()
+        assert miner.stop() == 0
 
 
 def test_an_error_at_the_start_is_one_line() -> None:

@@ -121,15 +121,15 @@ def test_a_reading_that_raises_is_logged_and_others_go_on(
 
 
 HUNG_NVML = """
-from quantus_miner import service
+from quantus_miner.parts import engines
 from quantus_miner.backends.base import EngineStatus
 from quantus_miner.gpu.device import Device
-create = service.create_engines
+create = engines.create_engines
 def create_engines(*args):
     (engine,) = create(*args)
     engine.status = lambda: EngineStatus(Device(0, "a card", "gpu", "0000:01:00.0", ""))
     return [engine]
-service.create_engines = create_engines
+engines.create_engines = create_engines
 from quantus_miner.cli import main
 main()
 """

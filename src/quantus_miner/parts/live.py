@@ -42,11 +42,7 @@ class Live(Part):
 
     async def start(self, settings: Settings) -> None:
         """Take up the links that ``settings`` name."""
-        self.components.live.set_links(
-            create_links(settings),
-            priority=PRIORITIES[settings.priority][0],
-            exit_on_refusal=settings.exit_on_refusal == "on",
-        )
+        self._use(settings)
 
     async def run(self) -> None:
         """Mine for them. Raises LinkRefusedError if none will take us and that is to end the service."""
@@ -54,7 +50,14 @@ class Live(Part):
 
     async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - links know what they are made from
         """Go over to the links that ``new`` names; those that it shares with ``old`` go on."""
-        await self.start(new)
+        self._use(new)
+
+    def _use(self, settings: Settings) -> None:
+        self.components.live.set_links(
+            create_links(settings),
+            priority=PRIORITIES[settings.priority][0],
+            exit_on_refusal=settings.exit_on_refusal == "on",
+        )
 
 
 def create_links(settings: Settings) -> list[Link]:

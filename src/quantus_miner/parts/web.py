@@ -29,7 +29,7 @@ class JobList(Part):
 
     async def start(self, settings: Settings) -> None:
         """Take up the jobs of the last run."""
-        await self.apply(settings, settings)
+        self._use(settings)
         earlier = await asyncio.wrap_future(self.components.store.loaded)
         self.components.jobs.restore(earlier)
 
@@ -39,12 +39,15 @@ class JobList(Part):
 
     async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - both are set at once
         """Take over the expiry and the priority of jobs."""
-        self.components.jobs.expiry_s = new.job_expiry_s
-        self.components.jobs.prioritize(PRIORITIES[new.priority][1])
+        self._use(new)
 
     async def stop(self) -> None:
         """Save them."""
         self.components.jobs.save()
+
+    def _use(self, settings: Settings) -> None:
+        self.components.jobs.expiry_s = settings.job_expiry_s
+        self.components.jobs.prioritize(PRIORITIES[settings.priority][1])
 
 
 class _Port(Part):
@@ -61,7 +64,7 @@ class _Port(Part):
     async def serve(self, new: server.Server, address: str, settings: Settings) -> None:
         """Return once ``new`` accepts connections on ``address``. Raises what keeps it from that."""
         self._server, self._address = new, address
-        await self.apply(settings, settings)
+        self._use(settings)
         self._serving = asyncio.create_task(new.run_until_stopped())
         ready = asyncio.create_task(new.ready.wait())
         await asyncio.wait((ready, self._serving), return_when=asyncio.FIRST_COMPLETED)
@@ -74,10 +77,13 @@ class _Port(Part):
         if self._serving is not None:
             await asyncio.shield(self._serving)
 
-    async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - the names are set as a whole
-        """Answer to other names."""
+    async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - what changes is set as a whole
+        """Answer to other names, and ask for another token."""
+        self._use(new)
+
+    def _use(self, settings: Settings) -> None:
         if self._server is not None:
-            self._server.names = server.host_names(self._address) | frozenset(new.allowed_hosts or ())
+            self._server.names = server.host_names(self._address) | frozenset(settings.allowed_hosts or ())
 
     async def stop(self) -> None:
         """Stop to accept connections, and give the requests under way GRACE_S."""
@@ -104,17 +110,17 @@ class JobServer(_Port):
         api.accepting = True
         log.info("Server starting on %s", server.endpoint(sock))
 
-    async def apply(self, old: Settings, new: Settings) -> None:
-        """Ask for another token, answer to other names."""
-        await super().apply(old, new)
-        self.components.api.token = new.api_token
-        if not new.bind.startswith("127.") and new.bind != "::1" and new.api_token is None:
-            log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", new.bind)
-
     async def stop(self) -> None:
         """Take no new jobs."""
         self.components.api.accepting = False
         await super().stop()
+
+    def _use(self, settings: Settings) -> None:
+        super()._use(settings)
+        self.components.api.token = settings.api_token
+        bind = settings.bind
+        if not bind.startswith("127.") and bind != "::1" and settings.api_token is None:
+            log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", bind)
 
 
 class Exporter(_Port):

@@ -174,7 +174,6 @@ SETTINGS: Final = (
         None,
         f"{table.THROTTLED}: solved blocks to start from; unset: the count of the last run.",
         "N",
-        applies="restart",
     ),
     Setting(
         "manip_base_delay_ns",

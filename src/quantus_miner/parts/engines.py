@@ -26,8 +26,6 @@ log = logging.getLogger("miner")
 
 CLOSE_S: Final = 0.3
 """Seconds that workers get to end their slices."""
-AT_RESTART: Final = frozenset(("state_dir", "manip_solved_blocks"))
-"""Options of engines that apply when these are made."""
 
 
 class Engines(Part):
@@ -35,7 +33,10 @@ class Engines(Part):
 
     name = "The miner"
     vital = True
-    settings = frozenset(field.name for field in fields(EngineOptions)) - AT_RESTART | {"workers", "progress_chunk_ms"}
+    settings = frozenset(field.name for field in fields(EngineOptions)) - {"state_dir"} | {
+        "workers",
+        "progress_chunk_ms",
+    }
 
     async def start(self, settings: Settings) -> None:  # noqa: ARG002 - the engines are made from them already
         """Start the workers."""

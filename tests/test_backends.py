@@ -66,7 +66,7 @@ def solve(engines: Sequence[Engine], on_job_solved: Sequence[Callable[[], None]]
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The module of the example in the documentation."""
     page = (SOURCE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    code = re.findall(r"^```python\n(.*?)^```$", page.partition("**A backend**")[2], re.DOTALL | re.MULTILINE)[0]
     (tmp_path / "toy_backend.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     yield importlib.import_module("toy_backend")

@@ -44,7 +44,7 @@ def parse(datagram: bytes) -> list[tuple[str, bytes]]:
     return fields
 
 
-class Journald:
+class JournalReader:
     """A socket where journald's would be, and the stream that it gives to a service."""
 
     def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +91,8 @@ class Journald:
 
 
 @pytest.fixture
-def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journald]:
-    found = Journald(tmp_path / "socket", monkeypatch)
+def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JournalReader]:
+    found = JournalReader(tmp_path / "socket", monkeypatch)
     yield found
     close()
     found.close()
@@ -138,7 +138,7 @@ def test_a_reader_gets_back_the_fields_of_a_record(values: list[str | int | floa
     ]
 
 
-def test_a_record_is_an_entry_with_fields(journald: Journald) -> None:
+def test_a_record_is_an_entry_with_fields(journald: JournalReader) -> None:
     logs.configure("info", "auto", journald.stream)
     logging.getLogger("miner.http").warning("Job %s", "7", extra={"job": "7", "difficulty": 2**70, "latency_ms": 1.5})
     entry = journald.entry()
@@ -159,7 +159,7 @@ def test_a_record_is_an_entry_with_fields(journald: Journald) -> None:
 
 
 @pytest.mark.parametrize("name", formats.FIELDS)
-def test_hostile_text_forges_no_field(journald: Journald, name: str) -> None:
+def test_hostile_text_forges_no_field(journald: JournalReader, name: str) -> None:
     logs.configure("info", "journald", journald.stream)
     logging.getLogger("miner").info("Job %s", HOSTILE, extra={name: HOSTILE})
     entry = journald.entry()
@@ -169,7 +169,7 @@ def test_hostile_text_forges_no_field(journald: Journald, name: str) -> None:
     assert entry["MESSAGE"].isprintable()
 
 
-def test_a_traceback_is_part_of_the_message(journald: Journald) -> None:
+def test_a_traceback_is_part_of_the_message(journald: JournalReader) -> None:
     logs.configure("debug", "auto", journald.stream)
     try:
         fail()
@@ -181,14 +181,14 @@ def test_a_traceback_is_part_of_the_message(journald: Journald) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_another_format_goes_to_the_stream(journald: Journald, log_format: str) -> None:
+def test_another_format_goes_to_the_stream(journald: JournalReader, log_format: str) -> None:
     logs.configure("info", log_format, journald.stream)
     logging.getLogger("miner").info("hello")
     assert "hello" in journald.line()
     assert journald.nothing_more()
 
 
-def test_a_stream_that_leads_elsewhere_gets_lines(journald: Journald) -> None:
+def test_a_stream_that_leads_elsewhere_gets_lines(journald: JournalReader) -> None:
     other = io.StringIO()
     logs.configure("info", "journald", other)
     logging.getLogger("miner").info("hello")
@@ -197,7 +197,7 @@ def test_a_stream_that_leads_elsewhere_gets_lines(journald: Journald) -> None:
     assert journald.nothing_more()
 
 
-def test_without_the_socket_lines_go_to_the_stream(journald: Journald, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_socket_lines_go_to_the_stream(journald: JournalReader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "SOCKET", "/nowhere/journal")
     logs.configure("info", "auto", journald.stream)
     logging.getLogger("miner").info("hello", extra={"job": HOSTILE})
@@ -205,7 +205,7 @@ def test_without_the_socket_lines_go_to_the_stream(journald: Journald, monkeypat
     assert logs.dropped() == 0
 
 
-def test_an_entry_that_is_too_large_goes_to_the_stream_and_the_next_does_not(journald: Journald) -> None:
+def test_an_entry_that_is_too_large_goes_to_the_stream_and_the_next_does_not(journald: JournalReader) -> None:
     logs.configure("info", "auto", journald.stream)
     log = logging.getLogger("miner")
     log.info("first")
@@ -218,7 +218,7 @@ def test_an_entry_that_is_too_large_goes_to_the_stream_and_the_next_does_not(jou
 
 
 def test_what_does_not_fit_into_the_socket_goes_to_the_stream(
-    journald: Journald, monkeypatch: pytest.MonkeyPatch
+    journald: JournalReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal, "SEND_S", 0.001)
     messages: list[str] = []
@@ -240,7 +240,7 @@ def test_what_does_not_fit_into_the_socket_goes_to_the_stream(
     assert messages
 
 
-def test_a_journald_that_is_back_gets_entries_again(journald: Journald) -> None:
+def test_a_journald_that_is_back_gets_entries_again(journald: JournalReader) -> None:
     logs.configure("info", "auto", journald.stream)
     log = logging.getLogger("miner")
     log.info("first")
@@ -253,7 +253,7 @@ def test_a_journald_that_is_back_gets_entries_again(journald: Journald) -> None:
     assert journald.entry()["MESSAGE"] == "miner: third"
 
 
-def test_what_neither_takes_is_counted(journald: Journald) -> None:
+def test_what_neither_takes_is_counted(journald: JournalReader) -> None:
     logs.configure("info", "auto", journald.stream)
     journald.entries.close()
     journald.lines.close()
@@ -271,7 +271,7 @@ def test_what_neither_takes_is_counted(journald: Journald) -> None:
     assert logs.dropped() == 3
 
 
-def test_the_end_waits_until_journald_has_read_all(journald: Journald, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_waits_until_journald_has_read_all(journald: JournalReader, monkeypatch: pytest.MonkeyPatch) -> None:
     """It asks for the unit of the process when it reads an entry."""
     monkeypatch.setattr(writer, "FLUSH_S", WAIT_S)
     logs.configure("info", "auto", journald.stream)
@@ -286,7 +286,7 @@ def test_the_end_waits_until_journald_has_read_all(journald: Journald, monkeypat
     assert not ending.is_alive()
 
 
-def test_why_a_command_failed_goes_to_the_stream_after_the_log(journald: Journald) -> None:
+def test_why_a_command_failed_goes_to_the_stream_after_the_log(journald: JournalReader) -> None:
     logs.configure("info", "auto", journald.stream)
     logging.getLogger("miner").info("hello")
     assert journald.entry()["MESSAGE"] == "miner: hello"
@@ -294,7 +294,7 @@ def test_why_a_command_failed_goes_to_the_stream_after_the_log(journald: Journal
     assert journald.line() == "<3>quantus-miner: --port: bad\n"
 
 
-def test_a_process_leaves_nothing_unsaid_at_its_end(journald: Journald) -> None:
+def test_a_process_leaves_nothing_unsaid_at_its_end(journald: JournalReader) -> None:
     program = f"""
 import logging
 from quantus_miner import logs

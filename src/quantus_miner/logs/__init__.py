@@ -63,7 +63,7 @@ def configure(filter_text: str, log_format: str = "auto", stream: TextIO | None 
     Raises ValueError if the filter is malformed. Afterwards, no logging call raises or blocks, whatever happens to the
     stream.
     """
-    levels = parse_filter(filter_text)
+    parse_filter(filter_text)
     stream = sys.stderr if stream is None else stream
     native = log_format in ("auto", "journald") and journal.reads(stream)
     if log_format == "auto":
@@ -79,7 +79,13 @@ def configure(filter_text: str, log_format: str = "auto", stream: TextIO | None 
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
-    for logger in root.manager.loggerDict.values():
+    set_filter(filter_text)
+
+
+def set_filter(filter_text: str) -> None:
+    """Show the records that pass ``filter_text``, from now on. Raises ValueError if it is malformed."""
+    levels = parse_filter(filter_text)
+    for logger in logging.getLogger().manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.setLevel(logging.NOTSET)
     for name, level in levels.items():

@@ -27,7 +27,7 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.process import MinerProcess
+from benchmarks.process import BenchmarkMiner
 from quantus_miner.jobs import MAX_ACTIVE, MAX_JOBS
 from quantus_miner.model import MAX
 
@@ -62,7 +62,7 @@ class Client:
         self.counts: Counter[str] = Counter()
         self.post_ms: list[float] = []
 
-    def load(self, service: MinerProcess, stopped: threading.Event) -> None:
+    def load(self, service: BenchmarkMiner, stopped: threading.Event) -> None:
         """Posts, polls and cancels until ``stopped`` or the service is dead."""
         connection = service.connect()
         dice = random.Random()  # noqa: S311 - not for secrets
@@ -106,7 +106,7 @@ class Client:
                 self.served[job_id] = result
                 self.recent.append(job_id)
 
-    def check(self, service: MinerProcess) -> None:
+    def check(self, service: BenchmarkMiner) -> None:
         """Asks for everything that is still readable."""
         connection = service.connect()
         held = [job_id for job_id in self.recent if self.counts["accepted"] - self.numbers[job_id] < SURELY_HELD]
@@ -150,7 +150,7 @@ def main() -> None:
     errors: Counter[str] = Counter()
     with folder(small=options.full_disk) as state:
         for number in range(options.kills + 1):
-            service = MinerProcess(state, "--workers=2")
+            service = BenchmarkMiner(state, "--workers=2")
             starts.append(service.start_s)
             client.check(service)
             if number == options.kills:

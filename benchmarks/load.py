@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from benchmarks import attacks
-from benchmarks.process import MinerProcess, resident_mb
+from benchmarks.process import BenchmarkMiner, resident_mb
 from quantus_miner.model import MAX
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Connection:
         self.close()
 
 
-class Service(MinerProcess):
+class Service(BenchmarkMiner):
     """A miner process with a job that does not end."""
 
     def __init__(self, state: Path, prefix: tuple[str, ...] = ()) -> None:

@@ -43,7 +43,7 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(("MINER_", "STATE_DIRECTORY"))}
 
 
-class MinerProcess:
+class BenchmarkMiner:
     """``quantus-miner serve`` on free ports that keeps its state in ``state`` and takes settings from ``flags`` alone.
 
     ``program``: what Python runs. ``prefix``: a command that runs it. ``log``: its lines so far. ``start_s``: seconds

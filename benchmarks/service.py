@@ -22,7 +22,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.process import WAIT_S, MinerProcess, resident_mb, wait_until
+from benchmarks.process import WAIT_S, BenchmarkMiner, resident_mb, wait_until
 from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.bench import measure
 from quantus_miner.mining.miner import Miner
@@ -38,7 +38,7 @@ POLL_S = 0.5
 """As nodes poll."""
 
 
-class Service(MinerProcess):
+class Service(BenchmarkMiner):
     """A miner process and one connection to each of its ports."""
 
     def __init__(self, state: Path, workers: int) -> None:

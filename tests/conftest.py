@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import logging
 import os
 import resource
 import shutil
@@ -20,7 +21,9 @@ import hypothesis
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from quantus_miner import logs
 from quantus_miner.backends.autotune import fastest_kernels
+from quantus_miner.logs import journal
 
 from .opencl import MISSING, choose_vendors
 
@@ -64,6 +67,27 @@ def opencl_on_cpu(_opencl_works: bool) -> None:
     """Skips what needs OpenCL on the CPU, and says what to install."""
     if not _opencl_works:
         pytest.skip(MISSING)
+
+
+@pytest.fixture
+def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A log that the test may configure, with no journal, and everything as before at its end."""
+    for name in ("JOURNAL_STREAM", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(journal, "SOCKET", "/nowhere/journal")
+    root = logging.getLogger()
+    handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
+    yield
+    for handler in root.handlers:
+        if isinstance(handler, logs.Handler):
+            handler.close()
+    logging.captureWarnings(capture=False)
+    root.handlers[:], logging.raiseExceptions = handlers, raises
+    root.setLevel(level)
+    for logger in root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.setLevel(logging.NOTSET)
 
 
 class MinerProcess:

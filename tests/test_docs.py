@@ -16,6 +16,7 @@ from quantus_miner import jobs, logs
 from quantus_miner.backends import table as backend_table
 from quantus_miner.cli import cli
 from quantus_miner.host.cpus import default_workers
+from quantus_miner.logs import formats, writer
 from quantus_miner.mining import rates
 from quantus_miner.model import Pow, Status
 from quantus_miner.parts import web
@@ -180,6 +181,11 @@ def test_every_log_format_is_documented() -> None:
     assert tuple(by_first(table("docs/operator.md", "format", "looks like"))) == LOG_FORMATS
 
 
+def test_every_log_field_is_documented() -> None:
+    rows = table("docs/operator.md", "JSON", "journal", "what it is")
+    assert [(code(key), code(field)) for key, field, _ in rows] == [(name, name.upper()) for name in formats.FIELDS]
+
+
 def test_the_table_of_workers_is_what_the_service_takes() -> None:
     for effective, workers in table("docs/operator.md", "effective CPUs", "workers"):
         assert default_workers(int(effective)) == int(workers), effective
@@ -228,7 +234,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert operator["hash rates are averages of"] == f"the last {rates.WINDOWS_S[0]:g} s"
     most = ", ".join(f"{name} {logs.MAX_ALIKE[logs.LEVELS[name]]}" for name in ("info", "warn", "error"))
     assert operator["lines of the log from one place in the program, a minute"] == most
-    assert operator["lines of the log that wait to be written"] == f"{logs.MAX_QUEUED:,} characters"
+    assert operator["lines of the log that wait to be written"] == f"{writer.MAX_QUEUED:,} characters"
     assert operator["jobs with series of their own in the metrics"] == f"{jobs.MAX_SHOWN}"
     assert operator["connections at once, job API"].startswith(f"{server.MAX_CONNECTIONS}, ")
     assert operator["connections at once, metrics"].startswith(f"{server.MAX_SCRAPERS}, ")

@@ -12,39 +12,21 @@ import socket
 import subprocess
 import sys
 import warnings
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from quantus_miner import logs
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from quantus_miner.logs import writer
 
 OFF = logging.CRITICAL + 1
 ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 HOSTILE = "job\r\n<0>forged\x1b[2J\x00\x7f\x85\u2028\u202e\udcff end é"
 
 
-@pytest.fixture(autouse=True)
-def _own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name in ("JOURNAL_STREAM", "NO_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    root = logging.getLogger()
-    handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
-    yield
-    for handler in root.handlers:
-        if isinstance(handler, logs.Handler):
-            handler.close()
-    logging.captureWarnings(capture=False)
-    root.handlers[:], logging.raiseExceptions = handlers, raises
-    root.setLevel(level)
-    for logger in root.manager.loggerDict.values():
-        if isinstance(logger, logging.Logger):
-            logger.setLevel(logging.NOTSET)
+pytestmark = pytest.mark.usefixtures("own_logging")
 
 
 def logged(log_format: str, message: str = "hello", level: int = logging.INFO, name: str = "miner.http") -> str:
@@ -165,6 +147,59 @@ def test_json() -> None:
     line = json.loads(logged("json", "hash rate é"))
     assert re.fullmatch(ISO, line.pop("time"))
     assert line == {"level": "info", "logger": "miner.http", "message": "hash rate é"}
+
+
+FIELDS = {"job": "1", "source": "pool a:3333", "difficulty": 2**100, "latency_ms": 1.5, "device": "0"}
+
+
+def logged_with(log_format: str, **fields: Any) -> str:
+    """What is written of a record with these fields."""
+    stream = io.StringIO()
+    logs.configure("info", log_format, stream)
+    logging.getLogger("miner").info("hello", extra=fields)
+    return written(stream)
+
+
+def test_fields_are_keys_of_the_json_object() -> None:
+    line = json.loads(logged_with("json", **FIELDS))
+    assert list(line) == ["time", "level", "logger", "message", *FIELDS]
+    assert {name: line[name] for name in FIELDS} == FIELDS
+
+
+def test_only_the_fields_that_are_known_and_given_are_shown() -> None:
+    line = json.loads(logged_with("json", job=None, difficulty=0, color="red"))
+    assert list(line) == ["time", "level", "logger", "message", "difficulty"]
+
+
+def test_a_field_that_is_no_number_of_json_is_text() -> None:
+    line = json.loads(logged_with("json", difficulty=float("nan"), latency_ms=float("inf"), device=("gpu", 1)))
+    assert (line["difficulty"], line["latency_ms"], line["device"]) == ("nan", "inf", "('gpu', 1)")
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_hostile_field_is_a_value_and_nothing_else(name: str) -> None:
+    text = logged_with("json", **{name: HOSTILE + '", "level": "error'})
+    assert len(text.splitlines()) == 1
+    assert text[:-1].isprintable()
+    line = json.loads(text)
+    assert line["level"] == "info"
+    assert line[name] == HOSTILE.replace("\udcff", "\\udcff") + '", "level": "error'
+
+
+def test_a_sentence_stays_as_it_is_whatever_fields_there_are() -> None:
+    assert re.fullmatch(rf"{ISO} INFO miner: hello\n", logged_with("text", **FIELDS))
+    assert logged_with("journald", **FIELDS) == "<6>miner: hello\n"
+
+
+def test_what_sums_up_has_the_fields_of_the_last_one_left_out() -> None:
+    stream = io.StringIO()
+    logs.configure("info", "json", stream)
+    for number in range(logs.MAX_ALIKE[logging.WARNING] + 3):
+        logging.getLogger("miner").warning("complaint", extra={"job": str(number)})
+    logging.getLogger().handlers[-1].close()
+    last = json.loads(written(stream).splitlines()[-1])
+    assert last["message"] == "3 more like it within a minute, the last: complaint"
+    assert last["job"] == str(logs.MAX_ALIKE[logging.WARNING] + 2)
 
 
 @pytest.mark.parametrize("log_format", ["text", "journald", "json"])
@@ -414,7 +449,7 @@ def test_a_full_disk_stops_nothing() -> None:
 
 
 def test_lines_that_could_not_be_written_are_counted_when_the_reader_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "MAX_QUEUED", 1000)
+    monkeypatch.setattr(writer, "MAX_QUEUED", 1000)
     read, write = os.pipe()
     with os.fdopen(write, "w") as stream, os.fdopen(read, "rb") as reader:
         size = fill(write)
@@ -437,6 +472,7 @@ def test_lines_that_could_not_be_written_are_counted_when_the_reader_is_back(mon
             assert line == f"<7>miner: line {number}"
             number += 1
     assert 0 < told < number == 500
+    assert logs.dropped() == told
     assert lines[-1] == "<7>miner: after"
 
 
@@ -459,6 +495,28 @@ def test_lines_lost_to_an_error_of_the_device_are_counted_when_it_works_again() 
             "<4>miner: 3 log lines were dropped: they could not be written",
             "<7>miner: after",
         ]
+        assert logs.dropped() == 3
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_line_that_is_too_long_is_dropped_and_those_after_it_are_not(log_format: str) -> None:
+    stream = io.StringIO()
+    logs.configure("info", log_format, stream)
+    logging.getLogger("miner").info("%s", "x" * writer.MAX_QUEUED)
+    assert flush()
+    logging.getLogger("miner").info("after")
+    first, last = written(stream).splitlines()
+    assert "1 log lines were dropped" in first
+    assert "after" in last
+    assert logs.dropped() == 1
+
+
+@pytest.mark.parametrize("character", ["x", "é", "😀", "\n"])
+def test_a_line_for_journald_is_shorter_than_what_it_splits(character: str) -> None:
+    """The second part would be a record of its own, with whatever priority its text begins with."""
+    line = logged("journald", 200_000 * character)
+    assert len(line.encode()) < 48 * 1024
+    assert re.fullmatch(r"<6>miner\.http: .*… \([0-9,]+ bytes more\)\n", line)
 
 
 def test_a_descriptor_that_does_not_block_gets_every_line() -> None:

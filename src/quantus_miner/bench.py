@@ -1,34 +1,38 @@
-"""``quantus-miner bench``: the hash rate of engines, bare, with nothing between kernel and clock."""
+"""``quantus-miner bench``: the hash rate of engines, with nothing between kernel and clock."""
 
 from __future__ import annotations
 
 import secrets
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from quantus_miner import units
 from quantus_miner.backends import table
 from quantus_miner.backends.base import Control
-from quantus_miner.errors import DevicePausedError
+from quantus_miner.backends.gpu import GpuEngine
+from quantus_miner.backends.registry import create_engines
+from quantus_miner.errors import DevicePausedError, EngineUnavailableError, MinerError
 from quantus_miner.gpu import tuning
 from quantus_miner.model import Job, Pow
 from quantus_miner.pow.order import fastest_order, positions_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from quantus_miner.backends.base import Engine
-    from quantus_miner.backends.gpu import GpuEngine
+    from quantus_miner.settings import Settings
 
 PROGRESS_S: Final = 0.1
 SLICE: Final = 2**63
 MARGIN: Final = 1.005
-"""What is less is noise."""
+"""A smaller gain is noise."""
 PAUSE_S: Final = 1.0
-"""Between two tries of a device that is too hot."""
+"""Seconds between two tries of a device that is too hot."""
 
 
 class BenchResult(msgspec.Struct, frozen=True):
@@ -51,6 +55,59 @@ class BenchReport(msgspec.Struct, frozen=True):
     """What ``--json`` prints."""
 
     results: list[BenchResult]
+
+
+class Watcher(Protocol):
+    """What is told of a benchmark while it runs."""
+
+    def unavailable(self, reason: EngineUnavailableError) -> None:
+        """Hear that an engine is left out."""
+
+    def tried(self, blocks: int, result: BenchResult) -> None:
+        """Hear the result of one try of ``tune``."""
+
+    def progress(self, engine: str, elapsed_s: float, hash_rate: float) -> None:
+        """Hear the hash rate so far, about ten times a second."""
+
+
+def run(
+    settings: Settings, pow_: Pow, workers: int, seconds: float, watcher: Watcher, *, tuned: bool
+) -> Iterator[BenchResult]:
+    """Measure the engines of ``settings`` one after the other, each with all ``workers``, for ``seconds``.
+
+    ``tuned``: first find the launch size that suits each GPU best, and save it. Engines that are not available are left
+    out. Raises MinerError if none is left or one cannot run ``pow_``.
+    """
+    for name in settings.engine:
+        if pow_ not in table.find(name).pows:
+            raise MinerError(f"--pow: engine {name} has no kernel for {pow_}")
+    for engine in _create(settings, workers, watcher):
+        if (fault := engine.status().fault) is not None:
+            raise MinerError(f"engine {engine.name} cannot run {engine.kernel(pow_)}: {fault}")
+        if tuned and isinstance(engine, GpuEngine):
+            blocks = tune(engine, seconds, watcher.tried)
+            try:
+                tuning.save(settings.state_dir, engine.name, engine.device, blocks)
+            except OSError as error:
+                raise MinerError(f"--tune: cannot keep it in {settings.state_dir}: {error.strerror}") from None
+        yield measure(engine, pow_, seconds, partial(watcher.progress, engine.name))
+
+
+def _create(settings: Settings, workers: int, watcher: Watcher) -> list[Engine]:
+    """Return the engines that are available. Raises EngineUnavailableError if there is none."""
+    # One at a time: each engine gets all the workers, and none disturbs another's measurement.
+    engines: list[Engine] = []
+    unavailable = []
+    for name in settings.engine:
+        try:
+            engines += create_engines(replace(settings, engine=(name,)), workers)
+        except EngineUnavailableError as error:
+            unavailable.append(error)
+    if not engines:
+        raise unavailable[0]
+    for reason in unavailable:
+        watcher.unavailable(reason)
+    return engines
 
 
 def measure(engine: Engine, pow_: Pow, seconds: float, progress: Callable[[float, float], None]) -> BenchResult:
@@ -114,9 +171,10 @@ def measure(engine: Engine, pow_: Pow, seconds: float, progress: Callable[[float
 
 
 def tune(engine: GpuEngine, seconds: float, progress: Callable[[int, BenchResult], None]) -> int:
-    """Sets the number of blocks a multiprocessor gets to the fastest of the candidates, each measured for ``seconds``.
+    """Set the number of blocks a multiprocessor gets to the fastest of the candidates, and return it.
 
-    ``progress(blocks, result)`` is called after each. What is fewer stays unless more is faster by MARGIN.
+    Each is measured for ``seconds``; ``progress(blocks, result)`` is called after each. Of two numbers the smaller one
+    stays unless the larger one is faster by MARGIN.
     """
     best, best_rate = engine.blocks, 0.0
     for blocks in tuning.CANDIDATES:
@@ -130,7 +188,7 @@ def tune(engine: GpuEngine, seconds: float, progress: Callable[[int, BenchResult
 
 
 def tried(blocks: int, result: BenchResult) -> str:
-    """One try of ``tune`` as a line for people."""
+    """Return one try of ``tune`` as a line for people."""
     return f"  {blocks:4} blocks a multiprocessor {units.hash_rate(result.hash_rate):>12}"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner.errors import TransitionError
 from quantus_miner.mining.stats import JobStats
-from quantus_miner.model import Progress, Status
+from quantus_miner.model import Progress, Status, achieved_difficulty
 from quantus_miner.store.rows import Find, StoredJob
 
 if TYPE_CHECKING:
@@ -102,6 +102,11 @@ class Entry:
         return self.stored.ended + (KEEP_UNSERVED_S if self.unserved else KEEP_S)
 
 
+def _fields(job: Job) -> dict[str, object]:
+    """Return the log fields of a job."""
+    return {"job": job.id, "source": "http", "difficulty": achieved_difficulty(job.limit)}
+
+
 def next_status(status: Status, event: Event) -> Status:
     """Return the state that follows. Raises TransitionError if the event is impossible in this state."""
     if (status, event) not in TRANSITIONS:
@@ -176,7 +181,7 @@ class Jobs:
         # The end of the search is handled by this thread later on, when the entry is in its place.
         entry = Entry(stored, self._search(job), polled=self._clock(), commit=self._store.put(stored))
         self._add(entry)
-        log.info("Job %s accepted: %s, header %s", job.id, job.pow, job.header.hex())
+        log.info("Job %s accepted: %s, header %s", job.id, job.pow, job.header.hex(), extra=_fields(job))
         return entry
 
     def get(self, job_id: str) -> Entry | None:
@@ -196,7 +201,7 @@ class Jobs:
     def cancel(self, entry: Entry) -> None:
         """Cancel a job if it is still running."""
         if self._stop(entry, Event.CANCEL):
-            log.info("Job %s cancelled", entry.id)
+            log.info("Job %s cancelled", entry.id, extra=_fields(entry.stored.job))
 
     def figures(self, entry: Entry) -> tuple[int, float]:
         """Return the nonces tested for a job and the seconds of its search, until now or until its end."""
@@ -209,7 +214,8 @@ class Jobs:
         now = self._clock()
         for entry in [entry for entry in self._running.values() if entry.polled <= now - self.expiry_s]:
             if self._stop(entry, Event.EXPIRE):
-                log.warning("Job %s was not polled for %g s: cancelled as expired", entry.id, self.expiry_s)
+                text = "Job %s was not polled for %g s: cancelled as expired"
+                log.warning(text, entry.id, self.expiry_s, extra=_fields(entry.stored.job))
         self._forget(now)
         self.save()
 
@@ -284,7 +290,8 @@ class Jobs:
             return
         self._end(entry, search, event)
         found = "range exhausted" if search.solution is None else f"nonce {search.solution.nonce:x}"
-        log.info("Job %s %s: %s, %d hashes in %.3f s", entry.id, entry.status, found, *self.figures(entry))
+        text, figures = "Job %s %s: %s, %d hashes in %.3f s", self.figures(entry)
+        log.info(text, entry.id, entry.status, found, *figures, extra=_fields(search.job))
 
     def _stop(self, entry: Entry, event: Event) -> bool:
         """End a job from our side. Return False if it had ended by itself."""

@@ -1,6 +1,6 @@
-"""Where settings come from beside flags: the environment, a config file, and files that hold one value.
+"""Read settings from the environment, a config file, and files that hold one value.
 
-``warn`` is called with each line that the user should see although the setting can be used.
+``warn`` is called with each line that the user should see although the setting is valid.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ MAX_CONFIG: Final = 1_000_000
 MAX_VALUE_FILE: Final = 4_096
 """Bytes of a config file, and of a file that holds one value."""
 EXPOSED: Final = 0o027
-"""Permission bits that a file with a secret should not have. Its group may read it: that is how a service gets it."""
+"""Permission bits that a file with a secret should not have. Its group may read it, because services get it so."""
 
 
 def without_service_links(
     environ: Mapping[str, str], variables: Collection[str], warn: Callable[[str], None]
 ) -> dict[str, str]:
-    """``environ`` without what Kubernetes sets for a service called ``miner``: ``MINER_PORT=tcp://10.96.12.7:9833``."""
+    """Return ``environ`` without what Kubernetes sets for a service named ``miner``: ``MINER_PORT=tcp://10.0.0.7:9833``."""
 
     def is_link(variable: str) -> bool:
         return variable.endswith("_PORT") and re.match(r"(tcp|udp|sctp)://", environ.get(variable, "")) is not None
@@ -41,14 +41,14 @@ def without_service_links(
 
 
 def read_config(path: Path, secret: Mapping[str, bool], warn: Callable[[str], None]) -> dict[str, str]:
-    """The TOML file as setting name to text; underscores and dashes are the same in names.
+    """Return the texts in the TOML file by setting. Underscores and dashes are the same in names.
 
-    ``secret``: every setting's name, and whether it is secret. Raises SettingError.
+    ``secret``: the name of every setting, and whether it is secret. Raises SettingError.
     """
     content = _read(path, "--config", MAX_CONFIG)
     try:
         table = tomllib.loads(content.text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError is not all that tomllib raises
+    except (ValueError, RecursionError) as error:  # tomllib raises more than TOMLDecodeError
         raise SettingError(f"--config: {path} is not valid TOML: {error}") from None
     texts = {}
     for key, value in table.items():
@@ -65,7 +65,7 @@ def read_config(path: Path, secret: Mapping[str, bool], warn: Callable[[str], No
 
 
 def read_value(path: Path, flag: str, *, secret: bool, warn: Callable[[str], None]) -> str:
-    """The text of the file that ``flag`` names, without white space around it. Raises SettingError."""
+    """Return the text of the file that ``flag`` names, without surrounding white space. Raises SettingError."""
     content = _read(path, flag, MAX_VALUE_FILE)
     if secret:
         _check_mode(path, content.mode, flag, warn)

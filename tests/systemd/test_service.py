@@ -53,6 +53,39 @@ def test_lines_come_to_the_journal_with_their_priority_and_nothing_of_a_terminal
     assert all(message.startswith("miner") for message in priorities)
 
 
+def test_entries_of_the_journal_have_fields(machine: Machine) -> None:
+    machine.configure()
+    cursor = machine.cursor()
+    job = {"job_id": "a\nPRIORITY=0", "mining_hash": "07" * 32, "difficulty": "1000"}
+    assert machine.call("/mine", job)["status"] == "accepted"
+    entry = machine.wait_for_message(cursor, "completed")
+    assert entry["MESSAGE"].startswith("miner.http: Job a\\nPRIORITY=0 completed: nonce ")
+    assert {name: entry[name] for name in ("JOB", "SOURCE", "DIFFICULTY", "PRIORITY", "LOGGER")} == {
+        "JOB": "a\nPRIORITY=0",
+        "SOURCE": "http",
+        "DIFFICULTY": "1000",
+        "PRIORITY": "6",
+        "LOGGER": "miner.http",
+    }
+    assert (entry["SYSLOG_IDENTIFIER"], entry["_SYSTEMD_UNIT"], entry["_TRANSPORT"]) == (
+        "quantus-miner",
+        UNIT,
+        "journal",
+    )
+    found = machine.run(f"journalctl -u {UNIT} -o json -q JOB=\"$(printf 'a\\nPRIORITY=0')\"").splitlines()
+    assert {json.loads(line)["JOB"] for line in found} == {"a\nPRIORITY=0"}
+
+
+def test_the_last_words_are_found_under_the_unit(machine: Machine) -> None:
+    """journald asks for the unit of the process, which is about to end, when it reads an entry."""
+    for _ in range(5):
+        machine.configure()
+        cursor = machine.cursor()
+        machine.run(f"systemctl stop {UNIT}")
+        last = [entry["MESSAGE"] for entry in machine.journal(cursor) if entry.get("LOGGER")][-1]
+        assert last.startswith("miner: Stopped: ")
+
+
 def test_both_environment_files_count_and_the_second_wins(machine: Machine) -> None:
     machine.configure(env="MINER_METRICS_PORT=\nMINER_PROGRESS_CHUNK_MS=1111\nMINER_PORT=9834\n")
     machine.write("/etc/sysconfig/quantus-miner", "MINER_PORT=9835\n")

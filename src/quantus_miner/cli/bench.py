@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -11,11 +10,11 @@ import click
 from quantus_miner import units
 from quantus_miner.backends import table
 from quantus_miner.cli.options import load_settings, pow_option
-from quantus_miner.errors import EngineUnavailableError, MinerError
 from quantus_miner.model import Pow
 
 if TYPE_CHECKING:
-    from quantus_miner.backends.base import Engine
+    from quantus_miner.bench import BenchResult
+    from quantus_miner.errors import EngineUnavailableError
 
 
 @click.command("bench")
@@ -41,56 +40,42 @@ def bench(pow_: str, seconds: float, tune: bool, as_json: bool, **given: str | N
     settings = load_settings({**given, "log": "warn"})
     import msgspec
 
-    from quantus_miner import bench as bench_
-    from quantus_miner.backends.gpu import GpuEngine
-    from quantus_miner.backends.registry import create_engines
-    from quantus_miner.gpu import tuning
+    from quantus_miner import bench as procedure
     from quantus_miner.parts.engines import choose_workers, detect_cpus
 
-    proof = Pow(pow_)
-    backends = [table.find(name) for name in settings.engine]
-    if tune and all(backend.kind == "cpu" for backend in backends):
+    if tune and all(table.find(name).kind == "cpu" for name in settings.engine):
         gpus = " or ".join(backend.name for backend in table.BACKENDS if backend.kind == "gpu")
         raise click.UsageError(f"--tune goes with --engine {gpus}")
-    for backend in backends:
-        if proof not in backend.pows:
-            raise MinerError(f"--pow: engine {backend.name} has no kernel for {proof}")
-    live = sys.stderr.isatty() and not as_json
-    count = choose_workers(settings.workers, detect_cpus())
-    results = []
-    # One at a time: each engine gets all the workers, and none disturbs another's measurement.
-    engines: list[Engine] = []
-    unavailable = []
-    for name in settings.engine:
-        try:
-            engines += create_engines(replace(settings, engine=(name,)), count)
-        except EngineUnavailableError as error:
-            unavailable.append(error)
-    if not engines:
-        raise unavailable[0]
-    for reason in unavailable:
-        click.echo(f"quantus-miner: {reason}", err=True)
-    for part in engines:
-        if (fault := part.status().fault) is not None:
-            raise MinerError(f"engine {part.name} cannot run {part.kernel(proof)}: {fault}")
-
-        if tune and isinstance(part, GpuEngine):
-            blocks = bench_.tune(
-                part, seconds, lambda blocks, result: click.echo(bench_.tried(blocks, result), err=True)
-            )
-            try:
-                tuning.save(settings.state_dir, part.name, part.device, blocks)
-            except OSError as error:
-                raise MinerError(f"--tune: cannot keep it in {settings.state_dir}: {error.strerror}") from None
-
-        def progress(elapsed: float, rate: float, name: str = part.name) -> None:
-            if live:
-                click.echo(f"\r  {name:22} {units.hash_rate(rate):>12}  {elapsed:4.1f} s ", nl=False, err=True)
-
-        results.append(bench_.measure(part, proof, seconds, progress))
-        if live:
-            click.echo("\r\x1b[K", nl=False, err=True)
+    screen = _Screen(live=sys.stderr.isatty() and not as_json)
+    workers = choose_workers(settings.workers, detect_cpus())
+    results: list[BenchResult] = []
+    for result in procedure.run(settings, Pow(pow_), workers, seconds, screen, tuned=tune):
+        results.append(result)
+        screen.clear()
         if not as_json:
-            click.echo(bench_.row(results[-1], results))
+            click.echo(procedure.row(result, results))
     if as_json:
-        click.echo(msgspec.json.encode(bench_.BenchReport(results)))
+        click.echo(msgspec.json.encode(procedure.BenchReport(results)))
+
+
+class _Screen:
+    """Shows on stderr how the benchmark goes on. ``live``: with a line that changes as it is measured."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._live = live
+
+    def unavailable(self, reason: EngineUnavailableError) -> None:
+        click.echo(f"quantus-miner: {reason}", err=True)
+
+    def tried(self, blocks: int, result: BenchResult) -> None:
+        from quantus_miner import bench as procedure
+
+        click.echo(procedure.tried(blocks, result), err=True)
+
+    def progress(self, engine: str, elapsed_s: float, hash_rate: float) -> None:
+        if self._live:
+            click.echo(f"\r  {engine:22} {units.hash_rate(hash_rate):>12}  {elapsed_s:4.1f} s ", nl=False, err=True)
+
+    def clear(self) -> None:
+        if self._live:
+            click.echo("\r\x1b[K", nl=False, err=True)

@@ -1,1 +1,1 @@
-"""What the machine gives this process: CPUs it can really use, and how its threads behave on them."""
+"""The machine that the process runs on: its CPUs, cgroups, files, signals and service manager."""

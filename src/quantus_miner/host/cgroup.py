@@ -1,4 +1,4 @@
-"""Where the kernel tells this process's cgroups: the folders to look in, nearest first."""
+"""Find the folders of the cgroups that this process is in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def read(path: Path) -> str | None:
-    """Text of a kernel file without white space around it; None where it is missing, unreadable or empty."""
+    """Return the text of a kernel file, stripped of white space, or None if it is missing, unreadable or empty."""
     try:
         return path.read_text(encoding="utf-8", errors="surrogateescape").strip() or None
     except (OSError, ValueError):  # ValueError: a NUL in the path
@@ -17,10 +17,10 @@ def read(path: Path) -> str | None:
 
 
 def own_folders(root: Path, controller: str) -> tuple[list[Path], list[Path]]:
-    """Folders of the cgroups that this process is in, as ``(v2, v1)``, each from its own up to the mount's root.
+    """Return the folders of this process's cgroups as ``(v2, v1)``, each from its own cgroup up to the mount's root.
 
-    ``root``: the file system's root. ``controller``: ``cpuset`` or ``cpu``. The folders need not exist: a container
-    often sees only the root of its part of the tree, while the path it is told is the host's.
+    ``root``: the root of the file system. ``controller``: ``cpuset`` or ``cpu``. The folders may not exist: a container
+    often sees only the root of its part of the tree, but is told the path on the host.
     """
     mount = root / "sys/fs/cgroup"
     v2_path, v1_path, v1_mount = "/", "/", controller
@@ -41,9 +41,9 @@ def own_folders(root: Path, controller: str) -> tuple[list[Path], list[Path]]:
 
 
 def _up(mount: Path, path: str) -> list[Path]:
-    """``mount/path`` and all its parents up to ``mount``."""
+    """Return ``mount/path`` and all its parents up to ``mount``."""
     parts = [part for part in path.split("/") if part]
     if ".." in parts:
-        parts = []  # outside our cgroup namespace: of that tree only the mount's root can concern us
+        parts = []  # outside of our cgroup namespace, where only the mount's root is ours
     own = mount.joinpath(*parts)
     return [own, *own.parents[: len(parts)]]

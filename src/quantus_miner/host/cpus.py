@@ -1,4 +1,4 @@
-"""The CPUs this process can really use, how many workers that makes, and how a worker's thread sits on them."""
+"""Detect the CPUs that this process can use, choose the number of workers, and pin their threads."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from quantus_miner.errors import printable
 from quantus_miner.host import cgroup
 
 LARGEST_CPU: Final = 8191
-"""Linux's largest NR_CPUS is 8192; a list that names more is not one of ours, and must not cost memory."""
+"""The largest NR_CPUS of Linux is 8192. A list with a larger number is malformed, and must not cost memory."""
 ROOT: Final = Path("/")
 
 
 @dataclass(frozen=True, slots=True)
 class EffectiveCpus:
-    """What ``detect`` found.
+    """The CPUs that ``detect`` found.
 
-    ``cpus``: usable logical CPUs. ``count``: how many of them the quota leaves, at least 1. ``mask``: the cpuset as
-    the kernel wrote it, None without one. ``quota``: the tightest CPU quota in CPUs, None without one. ``warnings``:
-    lines on what was ignored.
+    ``cpus``: usable logical CPUs. ``count``: as many of them as the quota allows, at least 1. ``mask``: the cpuset as
+    the kernel wrote it, or None. ``quota``: the lowest CPU quota, in CPUs, or None. ``warnings``: one line for each
+    value that was ignored.
     """
 
     cpus: frozenset[int]
@@ -36,11 +36,11 @@ class EffectiveCpus:
 
 
 def parse_cpu_list(text: str) -> frozenset[int]:
-    """CPUs of a list as the kernel writes it: ``0-3,6,8-11`` is 9 CPUs. Overlaps count once.
+    """Return the CPUs of a list as the kernel writes it: ``0-3,6,8-11`` has 9 CPUs. Overlaps count once.
 
-    Raises ValueError, in one line, where ``text`` is no such list, or is empty.
+    Raises ValueError, in one line, if ``text`` is empty or not such a list.
     """
-    mask = 0  # as bits: thousands of ranges that overlap cost no time
+    mask = 0  # in bits, so that thousands of overlapping ranges take no time
     for item in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?", item)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
@@ -51,10 +51,10 @@ def parse_cpu_list(text: str) -> frozenset[int]:
 
 
 def detect(root: Path = ROOT, affinity: frozenset[int] | None = None) -> EffectiveCpus:
-    """CPUs that this process can use: its cgroup's cpuset and its affinity mask, limited by its cgroup's quota.
+    """Return the CPUs in both its cgroup's cpuset and its affinity mask, and how many of them the CPU quota allows.
 
-    ``root``: where ``/proc`` and ``/sys`` are. ``affinity``: the affinity mask, None for the calling thread's. What
-    is missing does not limit; what is malformed is ignored with a warning. Never raises.
+    ``root``: the folder with ``/proc`` and ``/sys``. ``affinity``: the affinity mask, None for that of the calling
+    thread. A missing value limits nothing; a malformed one is ignored with a warning. Never raises.
     """
     warnings: list[str] = []
     cpus = own_affinity() if affinity is None else affinity
@@ -70,12 +70,12 @@ def detect(root: Path = ROOT, affinity: frozenset[int] | None = None) -> Effecti
 
 
 def default_workers(effective: int) -> int:
-    """Workers where none are asked for: about half of ``effective`` CPUs, and one CPU left free where there are two."""
+    """Return the default number of workers: about half of ``effective`` CPUs, with one left free if there are two."""
     return max(1, min(effective - effective // 2, effective - 1))
 
 
 def pin_thread(cpus: frozenset[int]) -> bool:
-    """Keep the calling thread on ``cpus``; False where that is refused (no such CPU, cpuset, system call filter)."""
+    """Pin the calling thread to ``cpus``. Return False if that is refused (no such CPU, cpuset, system call filter)."""
     try:
         os.sched_setaffinity(0, cpus)
     except (OSError, ValueError, OverflowError):
@@ -84,25 +84,25 @@ def pin_thread(cpus: frozenset[int]) -> bool:
 
 
 def yield_priority() -> None:
-    """Makes the calling thread give way to this process's other threads.
+    """Give the other threads of this process precedence over the calling thread.
 
-    Without this a request waits for its turn behind workers that never sleep. Ten steps of nice are enough for that.
-    SCHED_IDLE would be too much: on a busy machine such a thread may not run for a second while it holds the GIL.
-    In a service's own cgroup this orders only our own threads; the share against others is the cgroup's CPU weight.
+    Without this, a request waits behind workers that never sleep. Ten steps of nice are enough. SCHED_IDLE would be too
+    much: on a busy machine, such a thread may not run for a second while it holds the GIL. In a cgroup of its own, a
+    service only ranks its own threads with this; its share against others is the CPU weight of the cgroup.
     """
     with contextlib.suppress(OSError):
-        os.nice(10)  # Linux: of the calling thread alone
+        os.nice(10)  # on Linux, of the calling thread only
 
 
 def processor_name(root: Path = ROOT) -> str:
-    """Model of the processor as the kernel names it, for people; the architecture where it has no name."""
+    """Return the processor's model as the kernel names it, for people, or the architecture if it has no name."""
     fields: dict[str, str] = {}
     for line in (cgroup.read(root / "proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), " ".join(value.split()))
     if name := fields.get("model name"):
         return printable(name)  # a hypervisor may have written it
-    # aarch64 kernels give only the numbers of the MIDR register.
+    # aarch64 kernels only show the numbers of the MIDR register.
     numbers = [f"{key} {fields[key]}" for key in ("CPU implementer", "CPU part") if fields.get(key)]
     return printable(", ".join([platform.machine(), *numbers]))
 
@@ -116,7 +116,7 @@ def own_affinity() -> frozenset[int]:
 
 
 def _cpuset(root: Path, warnings: list[str]) -> tuple[str | None, frozenset[int] | None]:
-    """Nearest well-formed cpuset, as text and as CPUs."""
+    """Return the nearest well-formed cpuset, as text and as CPUs."""
     v2, v1 = cgroup.own_folders(root, "cpuset")
     files = [folder / "cpuset.cpus.effective" for folder in v2]
     files += [folder / name for folder in v1 for name in ("cpuset.cpus", "cpuset.effective_cpus")]
@@ -130,7 +130,7 @@ def _cpuset(root: Path, warnings: list[str]) -> tuple[str | None, frozenset[int]
 
 
 def _quota(root: Path, warnings: list[str]) -> float | None:
-    """Tightest quota of the cgroup and all above it, in CPUs: each of them limits on its own."""
+    """Return the lowest quota of the cgroup and of all above it, in CPUs, or None. Each of them is a limit."""
     v2, v1 = cgroup.own_folders(root, "cpu")
     texts = {file: cgroup.read(file) for file in (folder / "cpu.max" for folder in v2)}
     for folder in v1:

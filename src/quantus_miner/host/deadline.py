@@ -14,9 +14,9 @@ Value = TypeVar("Value")
 
 
 def within(seconds: float, call: Callable[[], Value]) -> Value:
-    """Return what ``call`` returns, or raise what it raises; raise TimeoutError if it takes longer than ``seconds``.
+    """Return what ``call`` returns, or raise what it raises. Raise TimeoutError if it takes longer than ``seconds``.
 
-    A call that takes longer goes on in a thread that does not keep the process from ending.
+    A call that takes longer continues in a thread, which does not keep the process from ending.
     """
     values: list[Value] = []
     errors: list[BaseException] = []

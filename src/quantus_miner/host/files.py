@@ -1,4 +1,4 @@
-"""Small files: written so that they are whole at any moment, read so that nothing hangs."""
+"""Read small files without ever waiting, and write them so that they are complete at any moment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS: Final = (
 
 
 class Content(NamedTuple):
-    """What ``read_text`` found. ``mode``: the permission bits."""
+    """The text of a file and its permission bits."""
 
     text: str
     mode: int
@@ -29,13 +29,13 @@ class Content(NamedTuple):
 def read(path: Path, max_bytes: int) -> bytes:
     """Return the content of a regular file of at most ``max_bytes``.
 
-    Never waits: whatever else has the name is refused, unopened. Raises OSError with the reason.
+    Never waits: anything but a regular file is refused without opening it. Raises OSError with the reason.
     """
     return _read(path, max_bytes)[0]
 
 
 def read_text(path: Path, max_bytes: int) -> Content:
-    """Return what ``read`` does as UTF-8 text, without its byte-order mark. Raises ValueError with the reason."""
+    """Return the content as UTF-8 text without its byte-order mark, as ``read``. Raises ValueError with the reason."""
     try:
         data, mode = _read(path, max_bytes)
         return Content(data.decode("utf-8-sig"), stat.S_IMODE(mode))
@@ -47,7 +47,7 @@ def read_text(path: Path, max_bytes: int) -> Content:
 
 def _read(path: Path, max_bytes: int) -> tuple[bytes, int]:
     _check_kind(os.stat(path).st_mode)  # noqa: PTH116 - as below
-    # What has the name may have changed meanwhile.
+    # The name may belong to something else by now, so that is checked again.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         mode = os.fstat(descriptor).st_mode
@@ -75,7 +75,7 @@ def replace(path: Path, content: str | bytes) -> None:
         with temporary.open("wb") as file:
             file.write(content.encode("ascii") if isinstance(content, str) else content)
             file.flush()
-            # Or a loss of power may leave the new name with nothing in it.
+            # Without this, a power failure may leave an empty file under the new name.
             os.fsync(file.fileno())
         os.replace(temporary, path)  # noqa: PTH105 - the atomic step, spelled out
     except OSError:

@@ -1,4 +1,4 @@
-"""Tells the service manager how the service is, as sd_notify(3) and sd_watchdog_enabled(3) say."""
+"""Notify the service manager of the state of the service, see sd_notify(3) and sd_watchdog_enabled(3)."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 STATUS_S: Final = 15.0
-"""Seconds between two status lines where no watchdog asks for more."""
+"""Seconds between two status lines without a watchdog."""
 
 
 class Notifier:
-    """Sends to the socket that ``NOTIFY_SOCKET`` names; without one, nowhere.
+    """Sends to the socket that ``NOTIFY_SOCKET`` names, if there is one.
 
-    ``watchdog``: whether the manager waits for signs of life from this process. ``interval_s``: seconds between two
-    of them, half of what the manager allows; without a watchdog, between two status lines.
+    ``watchdog``: True if the manager expects signs of life from this process. ``interval_s``: seconds between two of
+    them, half of what the manager allows; without a watchdog, between two status lines.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
-        # A leading @ is an abstract socket, whose name begins with a NUL. What is neither (vsock) is not for us.
+        # A leading @ stands for an abstract socket, whose name begins with a NUL. Others (vsock) are not supported.
         self._address = "\0" + address[1:] if address.startswith("@") else address if address.startswith("/") else ""
         allowed = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
@@ -34,9 +34,9 @@ class Notifier:
         self.interval_s = int(allowed) / 2e6 if self.watchdog else STATUS_S
 
     def send(self, *assignments: str) -> None:
-        """``READY=1``, ``STATUS=…``: assignments of sd_notify(3), in one message. Never raises, never blocks.
+        """Send assignments of sd_notify(3), such as ``READY=1``, in one message. Never raises or blocks.
 
-        A line end within one does not begin another: what peers say may be part of a status.
+        A line end within one does not begin another: a status may contain text from peers.
         """
         if not self._address:
             return

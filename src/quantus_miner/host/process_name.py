@@ -1,4 +1,4 @@
-"""The name and arguments under which ps, top and pidof show this process."""
+"""Set the name and arguments that ps, top and pidof show for this process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MAX_NAME: Final = 15
 
 
 def rename_process(name: str, arguments: Sequence[str]) -> None:
-    """Show ``name`` and ``arguments`` in the place of the interpreter, its flags and its arguments.
+    """Show ``name`` and ``arguments`` instead of the interpreter, its flags and its arguments.
 
-    pidof looks for a command line that begins with the name; that of an installed script begins with ``python3``.
-    Writes over the memory that /proc/self/cmdline is read from, as programs that set their title do. Leaves everything
-    as it is where the kernel does not tell where that is, or if it is too small.
+    pidof looks for a command line that begins with the name, but that of an installed script begins with ``python3``.
+    Overwrites the memory that /proc/self/cmdline is read from, as programs that set their title do. Changes nothing if
+    the kernel does not tell where that memory is, or if it is too small.
     """
     with contextlib.suppress(OSError, IndexError, ValueError):
         fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()

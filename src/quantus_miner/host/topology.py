@@ -1,4 +1,4 @@
-"""Which CPUs workers keep to: whole cores first, fast cores before slow ones, node by node."""
+"""Assign CPUs to workers: whole cores first, fast cores before slow ones, node by node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SYSTEM: Final = "sys/devices/system"
 
 
 class Core(NamedTuple):
-    """A physical core: its usable logical CPUs; ``performance`` compares with that of other cores; its NUMA node."""
+    """A physical core: its usable logical CPUs, its speed relative to other cores, and its NUMA node."""
 
     cpus: tuple[int, ...]
     performance: int
@@ -24,9 +24,10 @@ class Core(NamedTuple):
 
 
 def cores(cpus: Iterable[int], root: Path = ROOT) -> list[Core]:
-    """The cores that ``cpus`` belong to, best first: by performance, then by node, then by number.
+    """Return the cores that ``cpus`` belong to, best first: by performance, then by node, then by number.
 
-    What sysfs does not say counts as one thread a core, equal cores, one node. ``root``: where ``/sys`` is.
+    Without data in sysfs, each core has one thread, all cores are equal, and there is one node. ``root``: the folder
+    with ``/sys``.
     """
     usable = set(cpus)
     slow = cpu_list(root / "sys/devices/cpu_atom/cpus")
@@ -50,11 +51,11 @@ def cores(cpus: Iterable[int], root: Path = ROOT) -> list[Core]:
 
 
 def affinity(workers: int, cpus: Iterable[int], root: Path = ROOT) -> list[frozenset[int]]:
-    """The CPUs that each of ``workers`` workers is to keep to; an empty list: wherever the scheduler puts them.
+    """Return the CPUs that each of ``workers`` workers is pinned to. If the list is empty, none is pinned.
 
-    With a worker for every CPU the machine is ours: one CPU each. With fewer, each keeps to a core, and a core gets
-    a second worker only when all have one; where all cores are alike and have one thread there is nothing to gain
-    over the scheduler, which knows what else runs.
+    With a worker for every CPU, each gets one CPU. With fewer, each gets a core, and no core gets a second worker
+    before all have one. If all cores are equal and have one thread, pinning gains nothing over the scheduler, which
+    knows what else runs.
     """
     known = cores(cpus, root)
     threads = max(len(core.cpus) for core in known)
@@ -67,7 +68,7 @@ def affinity(workers: int, cpus: Iterable[int], root: Path = ROOT) -> list[froze
 
 
 def cpu_list(path: Path) -> frozenset[int]:
-    """The CPUs in a sysfs file; none where it is missing or malformed."""
+    """Return the CPUs in a sysfs file, or none if it is missing or malformed."""
     try:
         return parse_cpu_list(cgroup.read(path) or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""The SQLite file: owned by one process, opened, checked, read, written. Used by one thread."""
+"""Open, check, read and write the SQLite file, which one process owns. For use by one thread."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner.store")
 
 FILE: Final = "jobs.db"
-"""Its name in the state folder; beside it SQLite keeps ``jobs.db-wal`` and ``jobs.db-shm``, or ``jobs.db-journal``."""
+"""Its name in the state folder. SQLite keeps ``jobs.db-wal`` and ``jobs.db-shm``, or ``jobs.db-journal``, beside it."""
 LOCK_BYTE: Final = 2**62
-"""The byte of the file that its owner locks. SQLite locks bytes from 2^30 on, so others can still read."""
+"""The byte of the file that its owner locks. SQLite locks bytes from 2^30 on, so other processes can still read."""
 MAX_FINDS: Final = 50_000
 """Found blocks and shares that are kept."""
 PRUNE_EVERY: Final = 1_000
 """New finds after which old ones are pruned."""
 RESERVE_BYTES: Final = 6 * 2**20
-"""Kept free in the database, and in its log, for when the disk is full: twice what all jobs that are held take."""
+"""Room that is kept in the database and in its log for when the disk is full: twice what the most jobs need."""
 CHECKPOINT_PAGES: Final = 500
-"""Pages of 4 KiB in the log at which it goes into the database: a transaction of 4 MB still fits behind them."""
+"""Pages of 4 KiB in the log at which it is moved into the database. A transaction of 4 MB still fits behind them."""
 
 PUT: Final = "INSERT INTO jobs ({}) VALUES ({}) ON CONFLICT (id) DO UPDATE SET {}".format(  # noqa: S608 - our own names
     ", ".join(JOB_COLUMNS),
@@ -46,7 +46,7 @@ PUT: Final = "INSERT INTO jobs ({}) VALUES ({}) ON CONFLICT (id) DO UPDATE SET {
 LOAD: Final = "SELECT {} FROM jobs ORDER BY number".format(", ".join(JOB_COLUMNS))  # noqa: S608 - our own names
 
 WRITE_VERSION: Final = 18
-"""Where in the file SQLite says how it is written: 1 rollback journal, 2 WAL."""
+"""Offset of the byte in the file that says how it is written: 1 is a rollback journal, 2 is WAL."""
 NO_SHARED_MEMORY: Final = frozenset(
     {
         sqlite3.SQLITE_CANTOPEN,
@@ -58,7 +58,7 @@ NO_SHARED_MEMORY: Final = frozenset(
         sqlite3.SQLITE_READONLY_CANTINIT,
     }
 )
-"""What SQLite says when ``jobs.db-shm`` cannot be made, mapped or locked. Some of these have other causes, too."""
+"""Errors of SQLite if ``jobs.db-shm`` cannot be created, mapped or locked. Some of them have other causes as well."""
 
 
 class LockedError(Exception):
@@ -76,17 +76,17 @@ class NewerError(Exception):
 
 
 class DamagedError(Exception):
-    """The file is no database, or not one of ours; says why."""
+    """The file is damaged or not a database of the miner. The message says why."""
 
 
 class Database:
-    """``jobs.db`` in ``folder``, owned by this process until ``close``. To be prepared before anything else.
+    """``jobs.db`` in ``folder``, which this process owns until ``close``. Call ``prepare`` before anything else.
 
     Ages are counted in running time: the seconds for which miners had the file open. ``clock`` measures it, from any
-    origin; the file keeps the sum. The wall clock may be wrong or jump, and is only shown. Times of jobs are seconds
-    of ``clock`` here and seconds of running time in the file.
+    origin; the file keeps the sum. The wall clock may be wrong or jump, so it is only displayed. Times of jobs are
+    seconds of ``clock`` here, and seconds of running time in the file.
 
-    ``history_days``: running time for which finds are kept. Raises OSError or LockedError.
+    ``history_days``: days of running time for which finds are kept. Raises OSError or LockedError.
     """
 
     def __init__(self, folder: Path, history_days: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -107,7 +107,7 @@ class Database:
             raise
 
     def prepare(self) -> None:
-        """Open the database, check it as a whole and bring its tables to VERSION.
+        """Open the database, check all of it, and upgrade its tables to VERSION.
 
         Raises sqlite3.Error, DamagedError, NewerError.
         """
@@ -118,7 +118,7 @@ class Database:
                 raise
             self._db.close()
             self._db = self._connect()
-            # The only way to read a log without a shared map.
+            # Without shared memory, this is the only way to read a log.
             self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
             self._prepare("TRUNCATE")
             log.info("%s has no shared memory maps: commits to %s take longer", self._path.parent, FILE)
@@ -127,38 +127,38 @@ class Database:
         self._as_written = self._state()
 
     def _connect(self) -> sqlite3.Connection:
-        # Transactions are begun and ended by us. Only a reader can make us wait, and only without WAL.
+        # We begin and end transactions ourselves. Only a reader can make us wait, and only without WAL.
         db = sqlite3.connect(self._path, isolation_level=None, timeout=1.0)
-        # What is no text makes no job, which is found out when it is read as one.
+        # Bytes that are not text do not make a valid job, which is detected when they are read as one.
         db.text_factory = lambda text: text.decode(errors="replace")
         return db
 
     def _prepare(self, journal_mode: str) -> None:
         db = self._db
         with damage():
-            # First of all, so that a file of others is left as it is.
+            # Before anything is written, so that a file of another program stays as it is.
             (version,) = db.execute("PRAGMA user_version").fetchone()
             (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
             if version > schema.VERSION:
                 raise NewerError
             if version < 0 or (version == 0) != (tables == 0):
                 raise DamagedError(f"its schema has version {version}")
-            # SQLite reads a file of a later format, but fails to write it as if that were not allowed. Read through our
-            # descriptor: to close another one would take away SQLite's locks.
+            # SQLite reads a file of a later format, but refuses to write it as if that were not permitted. This reads
+            # through our descriptor, because closing another one would release SQLite's locks.
             if os.pread(self._descriptor, 1, WRITE_VERSION) > b"\2":
                 raise DamagedError("its format is unknown")
             (mode,) = db.execute(f"PRAGMA journal_mode = {journal_mode}").fetchone()
             self._wal = mode == "wal"
             db.execute("PRAGMA locking_mode = NORMAL")
-            # A commit is on the disk when it returns, also for a loss of power.
+            # A commit is on the disk when it returns, and survives a power failure.
             db.execute("PRAGMA synchronous = FULL")
             db.execute(f"PRAGMA journal_size_limit = {2 * RESERVE_BYTES}")
             db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-            # Without shared memory maps WAL may fail here first.
+            # Without shared memory maps, WAL may fail here for the first time.
             db.executescript("BEGIN IMMEDIATE; ROLLBACK")
             try:
                 schema.upgrade(db, version)
-            except (sqlite3.DataError, sqlite3.IntegrityError) as error:  # rows that their table does not allow
+            except (sqlite3.DataError, sqlite3.IntegrityError) as error:  # rows that the table does not allow
                 raise DamagedError(str(error)) from None
             if not schema.is_complete(db):
                 raise DamagedError("its tables are not those of a miner")
@@ -175,7 +175,7 @@ class Database:
         return self._files == self._identify() and self._as_written == self._state()
 
     def _state(self) -> tuple[int, int] | None:
-        """Size and time of the last change of the file; None if they cannot be read."""
+        """Return the size of the file and the time of its last change, or None if they cannot be read."""
         try:
             status = os.fstat(self._descriptor)
         except OSError:
@@ -187,7 +187,7 @@ class Database:
         return [_identity(self._path.with_name(FILE + suffix)) for suffix in suffixes]
 
     def load(self) -> list[StoredJob]:
-        """All jobs, in the order in which they came. Raises sqlite3.Error, DamagedError."""
+        """Return all jobs in the order in which they came. Raises sqlite3.Error, DamagedError."""
         try:
             with damage():
                 rows = self._db.execute(LOAD).fetchall()
@@ -196,10 +196,10 @@ class Database:
             raise DamagedError(str(error)) from None
 
     def reserve(self) -> None:
-        """Makes both files so large that RESERVE_BYTES can be written to them when the disk has no room left.
+        """Make both files so large that RESERVE_BYTES can be written to them when the disk is full.
 
-        Pages that are free again stay in the database, and the log is overwritten from its beginning. (A file system
-        that writes no block twice, such as btrfs or ZFS, knows no such thing.) Raises OSError and sqlite3.Error.
+        Free pages stay in the database, and the log is overwritten from its beginning. (This has no effect on file
+        systems that never overwrite a block, such as btrfs and ZFS.) Raises OSError and sqlite3.Error.
         """
         (pages,) = self._db.execute("PRAGMA freelist_count").fetchone()
         sizes = [4096 * pages]
@@ -207,11 +207,11 @@ class Database:
             sizes.append(self._path.with_name(f"{FILE}-wal").stat().st_size)
         if min(sizes) >= RESERVE_BYTES:
             return
-        # Not begun where it might not be ended: a log that cannot go into the database only grows.
+        # Don't begin what may not be finished: a log that cannot be moved into the database only grows.
         if shutil.disk_usage(self._path.parent).free < 4 * RESERVE_BYTES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        # In two transactions: pages that are free again at the end of one are not written. More than asked for, or
-        # the next job would be a reason to do it again.
+        # In two transactions, because pages that are free at the end of a transaction are not written. A third more
+        # than needed, or the next job would be a reason to do it again.
         self._db.executescript(
             f"DROP TABLE IF EXISTS reserve; CREATE TABLE reserve AS SELECT zeroblob({RESERVE_BYTES * 4 // 3}) AS room;"
             "DROP TABLE reserve"
@@ -225,7 +225,7 @@ class Database:
         finds: list[Find],
         verdicts: Iterable[tuple[str, int, str]],
     ) -> None:
-        """One transaction, on the disk when this returns. ``verdicts``: source, nonce, what was said of it."""
+        """Write one transaction, which is on the disk when this returns. ``verdicts``: source, nonce and verdict."""
         ran = self._clock() + self._offset
         with damage():
             self._db.execute("BEGIN IMMEDIATE")
@@ -258,8 +258,8 @@ class Database:
         self._db.execute("DELETE FROM finds WHERE number <= (SELECT max(number) FROM finds) - ?", (MAX_FINDS,))
 
     def set_aside(self) -> Path:
-        """Rename the file and what belongs to it, and close; the new name. Raises OSError."""
-        # SQLite first, which still writes; our lock last: nobody else may rename the file that comes next.
+        """Close, rename the file and those that belong to it, and return the new name. Raises OSError."""
+        # Close SQLite first, which still writes. Release our lock last, so that nobody else renames the next file.
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
@@ -275,7 +275,7 @@ class Database:
         return target
 
     def close(self) -> None:
-        """Never raises."""
+        """Close the file and release its lock. Never raises."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
         os.close(self._descriptor)
@@ -283,23 +283,23 @@ class Database:
 
 @contextlib.contextmanager
 def damage() -> Iterator[None]:
-    """Turns what SQLite says of a damaged file into DamagedError."""
+    """Turn the errors that SQLite raises for a damaged file into DamagedError."""
     try:
         yield
-    except UnicodeDecodeError:  # SQLite's own words with a name from the file
+    except UnicodeDecodeError:  # a message of SQLite with a name from the file
         raise DamagedError("it has names that make no sense") from None
     except MemoryError:  # a size from the file
         raise DamagedError("it has sizes that make no sense") from None
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        # A table that is not there, or not as it should be, is an OperationalError with code 1.
+        # A table that is missing or has other columns is an OperationalError with code 1.
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
             raise DamagedError(str(error)) from None
         raise
 
 
 def _own(path: Path) -> int:
-    """Open the file, made if it is missing, and lock it for this process; the descriptor.
+    """Open the file, lock it for this process, and return its descriptor. Creates the file if it is missing.
 
     Raises OSError or LockedError.
     """
@@ -318,7 +318,7 @@ def _own(path: Path) -> int:
 
 
 def _lock(descriptor: int) -> None:
-    # Of this open file, not of the process: to close another descriptor of the file does not end it.
+    # The lock belongs to this open file, not to the process: closing another descriptor does not release it.
     write_lock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, LOCK_BYTE, 1, 0)
     try:
         try:
@@ -326,7 +326,7 @@ def _lock(descriptor: int) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            # A system without such locks, such as gVisor.
+            # This system has no such locks, for example gVisor.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         raise LockedError from None

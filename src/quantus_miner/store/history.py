@@ -1,4 +1,4 @@
-"""Reads what was found, beside a running miner."""
+"""Read the history of found blocks and shares, also while a miner runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LATEST: Final = (
 
 
 class Entry(msgspec.Struct):
-    """A block or share that was found. ``time``: UTC, ISO 8601; ``difficulty``: achieved, decimal."""
+    """A block or share that was found. ``time``: UTC, in ISO 8601. ``difficulty``: what it achieved, in decimal."""
 
     time: str
     source: str
@@ -40,7 +40,7 @@ class Entry(msgspec.Struct):
     nonce: str
     difficulty: str
     verdict: str | None
-    """accepted, stale or rejected; None where nobody says."""
+    """accepted, stale or rejected, or None if the source does not say."""
 
 
 def latest(folder: Path, count: int) -> list[Entry]:
@@ -58,7 +58,7 @@ def latest(folder: Path, count: int) -> list[Entry]:
         raise MinerError(f"cannot read {path}: {error.strerror}") from None
     except sqlite3.Error as error:
         raise MinerError(f"cannot read {path}: {error}") from None
-    # What comes from a damaged file may be anything; MemoryError: a size in it.
+    # A damaged file may contain anything. MemoryError: a size from the file.
     except (ArithmeticError, AttributeError, MemoryError, TypeError, ValueError, msgspec.ValidationError):
         raise MinerError(f"cannot read {path}: it is damaged") from None
 
@@ -86,7 +86,7 @@ def _read(path: Path, count: int) -> list[tuple[Any, ...]]:
             sqlite3.SQLITE_IOERR,
         ):
             raise
-    # To read the log of a database, SQLite has to write beside it.
+    # SQLite can only read the log of a database if it can write files beside it.
     try:
         with tempfile.TemporaryDirectory() as copy:
             for suffix in ("", "-wal", "-journal"):
@@ -103,15 +103,15 @@ def _query(path: Path, mode: str, count: int) -> list[tuple[Any, ...]]:
         if version > schema.VERSION:
             raise MinerError(f"cannot read {path}: it was written by a newer version of quantus-miner")
         if not database.execute(schema.STATEMENTS).fetchall():
-            return []  # begun, and nothing written yet
+            return []  # created, but not written yet
         return database.execute(LATEST, (count,)).fetchall()
 
 
 def lines(entries: Iterable[Entry]) -> list[str]:
-    """A table for people."""
+    """Return a table for people."""
     rows: list[tuple[str, ...]] = [("time", "source", "job", "nonce", "difficulty", "verdict")]
     for entry in entries:
-        # What others chose must not write to the terminal.
+        # Text that others chose must not control the terminal.
         number = f"{int(entry.difficulty):,}"
         texts = (entry.time[:19] + "Z", entry.source, entry.job_id, entry.nonce, number, entry.verdict or "-")
         rows.append(tuple(map(_short, texts)))
@@ -120,7 +120,7 @@ def lines(entries: Iterable[Entry]) -> list[str]:
 
 
 def json_lines(entries: Iterable[Entry]) -> list[str]:
-    """Return a JSON object for each entry, in ASCII: nothing in it steers a terminal, or depends on the locale."""
+    """Return a JSON object for each entry. ASCII controls no terminal and does not depend on the locale."""
     return [json.dumps(msgspec.structs.asdict(entry), separators=(",", ":")) for entry in entries]
 
 
@@ -135,7 +135,7 @@ def _entry(
     verdict: str | None,
 ) -> Entry:
     time = dt.datetime.fromtimestamp(time_ns / 1e9, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    # JSON has no lone surrogates, which a job's id may hold.
+    # A job's id may have lone surrogates, which JSON does not allow.
     name = decode_id(job_id).encode("utf-8", "replace").decode()
     fields = (time, source, name, pow_, header.hex(), f"{int.from_bytes(nonce):x}", str(int(difficulty)), verdict)
     return msgspec.convert(dict(zip(Entry.__struct_fields__, fields, strict=True)), Entry)

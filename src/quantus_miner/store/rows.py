@@ -1,4 +1,4 @@
-"""What is stored, and how it looks in the database."""
+"""The rows of the database as values: jobs and finds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ JOB_COLUMNS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job that came over HTTP. ``engine``: that found ``solution``. ``ended``: when, in seconds; see Database."""
+    """A job of the HTTP API.
+
+    ``engine``: the one that found ``solution``. ``ended``: the time of its end in seconds, see Database.
+    """
 
     job: Job
     progress: Progress
@@ -32,7 +35,7 @@ class StoredJob:
     served: bool = False
 
     def columns(self) -> tuple[Any, ...]:
-        """In the order of JOB_COLUMNS."""
+        """Return the values in the order of JOB_COLUMNS."""
         job, progress, solution = self.job, self.progress, self.solution
         return (
             encode_id(job.id),
@@ -54,7 +57,7 @@ class StoredJob:
 
     @classmethod
     def of(cls, columns: tuple[Any, ...]) -> StoredJob:
-        """The reverse of ``columns``. Raises ValueError where they make no job."""
+        """Return the job with these values of JOB_COLUMNS. Raises ValueError if they do not make a valid one."""
         id_, pow_, header, limit, order, ranges, todo, hashes, elapsed, status, nonce, value, engine, ended, served = (
             columns
         )
@@ -79,7 +82,7 @@ class StoredJob:
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """A block or share that was found. ``time_ns``: since the epoch. ``verdict``: what a pool said of it."""
+    """A block or share that was found. ``time_ns``: nanoseconds since the epoch. ``verdict``: the pool's, if any."""
 
     time_ns: int
     source: str
@@ -95,7 +98,7 @@ class Find:
         return cls(time.time_ns(), source, job.id, job.pow, job.header, solution)
 
     def columns(self) -> tuple[Any, ...]:
-        """In the order of the table ``finds``, without its number and its age."""
+        """Return the values in the order of the table ``finds``, without ``number`` and ``ran``."""
         return (
             self.time_ns,
             self.source,
@@ -109,17 +112,17 @@ class Find:
 
 
 def encode_id(job_id: str) -> bytes:
-    """A job's id, whatever is in it."""
+    """Return a job's id as it is stored. Any characters are allowed."""
     return job_id.encode("utf-8", "surrogatepass")
 
 
 def decode_id(encoded: bytes) -> str:
-    """The reverse of ``encode_id``."""
+    """Return the id that ``encode_id`` has encoded."""
     return encoded.decode("utf-8", "surrogatepass")
 
 
 def encode_nonce(nonce: int) -> bytes:
-    """As it is in the table ``finds``."""
+    """Return a nonce as it is stored in the table ``finds``."""
     return _encode(nonce)
 
 

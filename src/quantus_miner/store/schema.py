@@ -1,4 +1,4 @@
-"""The tables of ``jobs.db``, step by step from version to version."""
+"""Create the tables of ``jobs.db``, or upgrade them from one version to the next."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ UPDATE jobs SET ended = 0.0 WHERE ended IS NOT NULL;
 PRAGMA user_version = 2;
 """,
 )
-"""STEPS[N] turns a file of version N into one of version N + 1; 0 is an empty file."""
+"""STEPS[N] upgrades a file of version N to version N + 1. An empty file has version 0."""
 VERSION: Final = len(STEPS)
 STATEMENTS: Final = "SELECT type, name, sql FROM sqlite_schema"
 
 
 def upgrade(database: sqlite3.Connection, version: int) -> None:
-    """Bring a file of ``version`` to VERSION, in one transaction. Raises sqlite3.Error."""
+    """Upgrade a file of ``version`` to VERSION in one transaction. Raises sqlite3.Error."""
     if version < VERSION:
         try:
             database.executescript(f"BEGIN IMMEDIATE; {''.join(STEPS[version:])} COMMIT")

@@ -1,7 +1,7 @@
-"""The store: a mirror of the jobs, kept on the disk by one thread.
+"""The store: a copy of the jobs, in memory and on the disk. One thread writes the file.
 
-Their owner (``jobs``) reports each job's newest state. All that gathers while a commit is under way goes into the next
-one. The mirror is also in memory: if the disk fails, or the file is removed, all of it is written again.
+The owner of the jobs (``jobs``) reports each new state. Changes that come while a commit is under way go into the next
+one. If the disk fails or the file is removed, everything is written again from memory.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner.store")
 
 RETRY_S: Final = 1.0
-"""Seconds between two tries to write where the disk fails."""
+"""Seconds between two attempts to write to a disk that fails."""
 CHECK_S: Final = 1.0
-"""Seconds between two checks that the file is still in its place."""
+"""Seconds between two checks that the file is still in place."""
 SAVE_S: Final = 60.0
-"""Seconds between two commits at most, so that the running time is kept."""
+"""Maximum seconds between two commits, which also save the running time."""
 RESERVE_S: Final = 60.0
-"""Seconds between two looks at the room that is reserved."""
+"""Seconds between two checks of the room that is reserved."""
 MAX_WAITING: Final = 10_000
-"""Finds that wait for the disk at once; beyond, the oldest are forgotten."""
+"""Finds that wait for the disk. If there are more, the oldest are forgotten."""
 
 
 class Store:
-    """Jobs and finds in the state folder. All methods may be called from any thread, none waits for the disk.
+    """Jobs and finds in the state folder. Methods may be called from any thread. Only ``start`` and ``close`` wait.
 
-    ``history_days``: running time for which finds are kept. ``clock``: that of the jobs. ``retry_s``: short in
-    tests only.
+    ``history_days``: days of running time for which finds are kept. ``clock``: the clock of the jobs. ``retry_s``:
+    shorter in tests.
     """
 
     def __init__(
@@ -86,11 +86,11 @@ class Store:
 
     @property
     def ok(self) -> bool:
-        """Whether what happens gets to the disk."""
+        """Return True if changes are written to the disk."""
         return self._ok
 
     def start(self) -> list[StoredJob]:
-        """Starts the writer; the jobs of the last run, in the order in which they came. Waits for them."""
+        """Start the writer. Return the jobs of the last run, in the order in which they came; wait for them."""
         self.begin()
         return self.loaded.result()
 
@@ -99,7 +99,7 @@ class Store:
         self._thread.start()
 
     def put(self, job: StoredJob, find: Find | None = None) -> Future[None]:
-        """What a job is from now on. Done when it is on the disk, or when the disk has failed."""
+        """Store the new state of a job. The future is done when it is on the disk, or when the disk has failed."""
         with self._ready:
             if self._closing:
                 return _done()
@@ -111,7 +111,7 @@ class Store:
             return self._commit if self._ok else _done()
 
     def retain(self, ids: Collection[str]) -> None:
-        """Forgets all jobs but these."""
+        """Forget all jobs but these."""
         with self._ready:
             if self._closing:
                 return
@@ -131,19 +131,19 @@ class Store:
             self.judged(event.source, event.nonce, event.judgement)
 
     def found(self, find: Find) -> None:
-        """Keeps a block or share as history."""
+        """Add a block or share to the history."""
         with self._ready:
             self._finds.append(find)
             self._ready.notify()
 
     def judged(self, source: str, nonce: int, verdict: str) -> None:
-        """What a pool said of a share that was found."""
+        """Add a pool's verdict to a share in the history."""
         with self._ready:
             self._verdicts.append((source, nonce, verdict))
             self._ready.notify()
 
     def close(self, timeout: float) -> None:
-        """Writes what is left and ends the writer, within ``timeout`` seconds."""
+        """Write what is left and end the writer, within ``timeout`` seconds."""
         with self._ready:
             self._closing = True
             self._ready.notify()
@@ -165,7 +165,7 @@ class Store:
         with self._ready:
             self._ok, self._closing = self._ok and self._closing, True
             commit, self._commit = self._commit, _done()
-        # Whoever waits does not wait for ever.
+        # Nobody may wait for ever.
         for future in (commit, self._under_way):
             if not future.done():
                 future.set_result(None)
@@ -185,7 +185,7 @@ class Store:
             with self._ready:
                 self._ready.wait_for(self._has_work, CHECK_S if self._ok else self._retry_s)
                 if not self._ok and not self._closing:
-                    # Not at once again: the disk gets time.
+                    # Give the disk time before the next attempt.
                     self._ready.wait_for(lambda: self._closing, self._retry_s)
             self._check_in_place()
             with self._ready:
@@ -229,7 +229,7 @@ class Store:
     def _write(
         self, jobs: list[StoredJob], gone: set[str], finds: list[Find], verdicts: list[tuple[str, int, str]]
     ) -> bool:
-        """Whether it is on the disk."""
+        """Return True if it is on the disk."""
         try:
             try:
                 self._open().write(jobs, gone, finds, verdicts)
@@ -250,7 +250,7 @@ class Store:
         return True
 
     def _reserve(self) -> None:
-        """What cannot be reserved is no failure yet."""
+        """Reserve room for when the disk is full. Being unable to is not a failure yet."""
         if self._database is None:
             return
         self._reserved = time.monotonic()
@@ -284,7 +284,7 @@ class Store:
             log.error("Cannot write %s: %s; jobs are kept in memory only until it can be written", self._path, reason)
 
     def _start_over(self) -> None:
-        """Close the database. Whatever has been written or not: all of it is to be written to the next one."""
+        """Close the database. Everything, written before or not, has to be written to the next one."""
         self._close_database()
         with self._ready:
             self._changed = dict.fromkeys([*self._jobs, *self._on_disk])
@@ -297,7 +297,7 @@ class Store:
 
 
 def _future() -> Future[None]:
-    """One that several may wait for: none of them can cancel it."""
+    """Return a future that several can wait for and none of them can cancel."""
     future: Future[None] = Future()
     future.set_running_or_notify_cancel()
     return future

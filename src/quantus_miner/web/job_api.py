@@ -157,6 +157,7 @@ class JobApi:
                 'uses now. Update the node; it will send "difficulty", or speak QUIC',
                 job.id,
                 job.limit,
+                extra={"job": job.id, "source": "http"},
             )
 
     async def _result(self, request: Request) -> Response:
@@ -202,7 +203,7 @@ class JobApi:
         headers = request.headers
         host, origins, sites = headers.get("host", ""), headers.getlist("origin"), headers.getlist("sec-fetch-site")
         if problem := from_other_page(host, origins, sites):
-            log.warning("Refused a request: %s", problem)
+            log.warning("Refused a request: %s", problem, extra={"source": "http"})
             return _error(403, "", problem)
         if self.token is None:
             return None
@@ -219,7 +220,7 @@ class JobApi:
             try:
                 response = await handler(request)
             except Exception:
-                log.exception("%s failed", endpoint)
+                log.exception("%s failed", endpoint, extra={"source": "http"})
                 if endpoint == "/mine":
                     self._mine_requests["error"] += 1
                 response = _error(500, "", "internal error")

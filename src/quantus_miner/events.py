@@ -51,7 +51,7 @@ class DeviceChanged:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """A job of the HTTP API has ended, after ``hashes`` nonces and ``seconds``. ``status``: completed, failed, …"""
+    """A job of the HTTP API has ended, after ``hashes`` nonces and ``seconds``. ``status``: as in the API."""
 
     job_id: str
     engine: str

@@ -35,7 +35,7 @@ from quantus_miner.gpu import drivers, tuning
 from quantus_miner.gpu.device import IN_FLIGHT, DriverError
 from quantus_miner.gpu.source import BLOCK, ENTRIES
 from quantus_miner.gpu.telemetry import Telemetry
-from quantus_miner.model import Job, Order, Pow, limit_from_difficulty
+from quantus_miner.model import Job, Order, Pow, target_from_difficulty
 from quantus_miner.pow.order import positions_from
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def bare(launcher: Launcher, order: Order, blocks: int, count: int, seconds: float) -> float:
     """Nonces a second of launches of ``count``, with nothing around them."""
-    words, top_limit, _ = native.span(native.prepare(_job(order, 0)), 0)
+    words, top_target, _ = native.span(native.prepare(_job(order, 0)), 0)
     began = time.perf_counter()
     launches = 0
     in_flight = deque[None]()
     while time.perf_counter() < began + seconds or in_flight:
         while len(in_flight) < IN_FLIGHT and time.perf_counter() < began + seconds:
-            launcher.launch(order, words, top_limit, 0, count, blocks)
+            launcher.launch(order, words, top_target, 0, count, blocks)
             in_flight.append(None)
         if in_flight:
             launcher.collect()
@@ -181,7 +181,7 @@ def limits(engine: GpuEngine, multiprocessors: int, rates: dict[Order, float], s
 
 def exact(engine: GpuEngine, order: Order, nonces: int) -> bool:
     """Prints how the hits differ from those of the fastest CPU kernel; whether no more than is to be expected."""
-    job, kernel = _job(order, limit_from_difficulty(DIFFICULTY)), native.find_kernel(Pow.POSEIDON2, None)
+    job, kernel = _job(order, target_from_difficulty(DIFFICULTY)), native.find_kernel(Pow.POSEIDON2, None)
     task, size, span = native.prepare(job), max(1, nonces // PARTS), 2 ** native.SPAN_BITS[order]
     # Every part crosses the end of a span, at a random place.
     starts = [secrets.randbits(250) * span + span - secrets.randbelow(size) - 1 for _ in range(PARTS)]

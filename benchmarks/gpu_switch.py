@@ -39,7 +39,7 @@ class SimulatedLauncher:
         """When the last launch ends, of perf_counter; seconds without one."""
         self._queued: deque[tuple[float, float]] = deque()
 
-    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:  # noqa: ARG002 - as in Launcher
+    def launch(self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int) -> None:  # noqa: ARG002 - as in Launcher
         """See Launcher."""
         seconds = count / RATE
         begin = max(time.perf_counter(), self.free)
@@ -74,9 +74,9 @@ class WatchedLauncher:
         """See Launcher."""
         return self.inner.multiprocessors
 
-    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:
+    def launch(self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int) -> None:
         """See Launcher."""
-        self.inner.launch(order, words, top_limit, first, count, blocks)
+        self.inner.launch(order, words, top_target, first, count, blocks)
         with self.changed:
             self.words, self.called, self.cpu = words, time.perf_counter(), time.thread_time()
             self.changed.notify_all()

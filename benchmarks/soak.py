@@ -29,7 +29,7 @@ from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.quic_node import QuicNode
 from quantus_miner.mining.miner import Miner
-from quantus_miner.model import LiveJob, Pow, Solution, limit_from_difficulty
+from quantus_miner.model import LiveJob, Pow, Solution, target_from_difficulty
 from quantus_miner.sources.failover import Policy
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
@@ -63,7 +63,7 @@ class Node(QuicNode):
         nonce = int(result.work or "0", 16)
         if header is None:
             self.unknown += 1
-        elif reference.is_valid(Pow.POSEIDON2, header, nonce, limit_from_difficulty(DIFFICULTY)):
+        elif reference.is_valid(Pow.POSEIDON2, header, nonce, target_from_difficulty(DIFFICULTY)):
             self.received.append((header, nonce))
         else:
             self.invalid += 1

@@ -117,5 +117,5 @@ def solve(job: LiveJob) -> Iterator[Solution]:
     """Solutions of an easy job."""
     for nonce in itertools.count(1):
         value = reference.evaluate(Pow.POSEIDON2, job.header, nonce)
-        if value <= job.limit:
+        if value <= job.target:
             yield Solution(nonce, value)

@@ -24,7 +24,7 @@ from quantus_miner import pow as reference
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.http_node import MinerClient
 from quantus_miner.errors import MinerError, SettingError
-from quantus_miner.model import MAX, Pow, achieved_difficulty, limit_from_difficulty
+from quantus_miner.model import MAX, Pow, achieved_difficulty, target_from_difficulty
 
 from .conftest import VECTORS, MinerProcess, vectors
 
@@ -220,7 +220,7 @@ class Miner(BaseHTTPRequestHandler):
 
 
 def is_valid(header: str, nonce: int, difficulty: int) -> bool:
-    return reference.is_valid(Pow.POSEIDON2, bytes.fromhex(header), nonce, limit_from_difficulty(difficulty))
+    return reference.is_valid(Pow.POSEIDON2, bytes.fromhex(header), nonce, target_from_difficulty(difficulty))
 
 
 def test_the_dev_node_counts_the_hashes_of_all_jobs_of_a_block_until_their_end() -> None:

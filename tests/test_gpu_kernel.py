@@ -326,8 +326,8 @@ def test_words_at_the_edges_and_the_very_limit(program: Program, order: Order) -
             # Their low halves by dice: others meet the exceptions.
             words = [(high if i % 3 else M - high) << 32 | dice.randrange(2**32) for i in range(14)]
             top = top_of(columns_of(order, words, offset))
-            for limit, hits in ((top, 1), (top - 1, 0)):
-                assert program.run(ENTRIES[order], (*words, limit), (offset, 1), 1 + MAX_HITS)[0] == hits
+            for target, hits in ((top, 1), (top - 1, 0)):
+                assert program.run(ENTRIES[order], (*words, target), (offset, 1), 1 + MAX_HITS)[0] == hits
 
 
 @pytest.mark.parametrize("order", Order)
@@ -340,7 +340,7 @@ def test_a_search_finds_what_the_scalar_kernel_finds(program: Program, order: Or
         span = native.span(prepared, start)
         tested = min(count, 2 ** native.SPAN_BITS[order] - span.offset)
         limits = (span.offset, tested)
-        out = program.run(ENTRIES[order], (*span.words, span.top_limit), limits, 1 + MAX_HITS)
+        out = program.run(ENTRIES[order], (*span.words, span.top_target), limits, 1 + MAX_HITS)
         expected = {
             offset
             for offset in range(tested)
@@ -355,7 +355,7 @@ def test_what_does_not_fit_is_counted(program: Program) -> None:
     job = Job("job", Pow.POSEIDON2, bytes(32), MAX, (NonceRange(0, 0),), Order.WALK)
     span = native.span(native.prepare(job), 0)
     count = 1000 if isinstance(program, OpenCl) else 7
-    out = program.run("search_walk", (*span.words, span.top_limit), (0, count), 1 + MAX_HITS)
+    out = program.run("search_walk", (*span.words, span.top_target), (0, count), 1 + MAX_HITS)
     assert out[0] == count
     kept = out[1 : 1 + min(count, MAX_HITS)]
     assert len(set(kept)) == len(kept)

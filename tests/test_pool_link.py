@@ -164,7 +164,7 @@ async def serving(
 def solve(job: LiveJob, number: int = 1) -> Solution:
     """The first valid nonce from ``number`` on after the job's extranonce."""
     nonce = int.from_bytes(job.prefix.ljust(64, b"\0")) + number
-    while (value := reference.evaluate(Pow.POSEIDON2, job.header, nonce)) > job.limit:
+    while (value := reference.evaluate(Pow.POSEIDON2, job.header, nonce)) > job.target:
         nonce += 1
     return Solution(nonce, value)
 
@@ -343,7 +343,7 @@ def test_every_refusal_of_the_development_pool() -> None:
             bad = next(
                 candidate
                 for candidate in range(good.nonce, good.nonce + 1000)
-                if reference.evaluate(Pow.POSEIDON2, first.header, candidate) > first.limit
+                if reference.evaluate(Pow.POSEIDON2, first.header, candidate) > first.target
             )
             low = f"{bad:0128x}", f"{reference.evaluate(Pow.POSEIDON2, first.header, bad):0128x}"
             foreign = bytes(byte ^ 1 for byte in first.prefix).hex() + nonce[8:]

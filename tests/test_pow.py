@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantus_miner.model import MAX, NonceRange, Pow, achieved_difficulty, limit_from_difficulty
+from quantus_miner.model import MAX, NonceRange, Pow, achieved_difficulty, target_from_difficulty
 from quantus_miner.pow import evaluate, is_valid, poseidon2, sha3
 from quantus_miner.pow.block import Header, SealedBlock
 
@@ -46,15 +46,15 @@ def test_poseidon2_hash(case: dict[str, Any]) -> None:
 
 
 def accepted(case: dict[str, Any]) -> int:
-    """The limit that a case stands for; -1 where nothing is valid."""
+    """The target that a case stands for; -1 where nothing is valid."""
     if case["difficulty"] is None:
         return int(case["target_hex"], 16) - 1
     difficulty = int(case["difficulty"])
     if difficulty == 0:
         return -1
-    limit = limit_from_difficulty(difficulty)
-    assert hex512(limit + 1) == case["target_hex"]
-    return limit
+    target = target_from_difficulty(difficulty)
+    assert hex512(target + 1) == case["target_hex"]
+    return target
 
 
 @pytest.mark.parametrize("case", cases("qpow_poseidon2_validity", "comparison_only"))
@@ -110,23 +110,23 @@ def test_is_prime_agrees_with_trial_division() -> None:
 # Searches, zero nonce, bad arguments
 
 
-def check_search(pow_: Pow, case: dict[str, Any], limit: int, first: str | None, winners: int) -> None:
+def check_search(pow_: Pow, case: dict[str, Any], target: int, first: str | None, winners: int) -> None:
     header = bytes.fromhex(case["header_hex"])
     searched = NonceRange(int(case["nonce_start"], 16), int(case["nonce_end"], 16))
     listed = [nonce for nonce in (int(text, 16) for text in case["winning_nonces"]) if nonce]
     if searched.size <= LONGEST_SEARCH:
-        found = [nonce for nonce in range(searched.start, searched.end + 1) if is_valid(pow_, header, nonce, limit)]
+        found = [nonce for nonce in range(searched.start, searched.end + 1) if is_valid(pow_, header, nonce, target)]
         assert found[:64] == listed[:64]
         assert len(found) == winners
     else:
-        assert all(is_valid(pow_, header, nonce, limit) for nonce in listed)
+        assert all(is_valid(pow_, header, nonce, target) for nonce in listed)
     assert (hex512(listed[0]) if listed else None) == first
 
 
 @pytest.mark.parametrize("case", cases("qpow_poseidon2_search"))
 def test_poseidon2_search(case: dict[str, Any]) -> None:
-    limit = limit_from_difficulty(int(case["difficulty"]))
-    check_search(Pow.POSEIDON2, case, limit, case["chain_first_nonce"], case["chain_winners"])
+    target = target_from_difficulty(int(case["difficulty"]))
+    check_search(Pow.POSEIDON2, case, target, case["chain_first_nonce"], case["chain_winners"])
 
 
 @pytest.mark.parametrize("case", cases("qpow_sha3_search"))
@@ -176,7 +176,7 @@ def test_real_block(document: dict[str, Any]) -> None:
     assert hex512(block.nonce) == document["nonce"]
     difficulty = int(document["achieved_difficulty"])
     assert achieved_difficulty(evaluate(Pow.POSEIDON2, block.mining_hash, block.nonce)) == difficulty
-    assert is_valid(Pow.POSEIDON2, block.mining_hash, block.nonce, limit_from_difficulty(difficulty - 1))
+    assert is_valid(Pow.POSEIDON2, block.mining_hash, block.nonce, target_from_difficulty(difficulty - 1))
 
 
 def test_header_alone_is_the_same_block(document: dict[str, Any]) -> None:

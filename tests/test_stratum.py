@@ -97,7 +97,7 @@ def test_the_captured_job() -> None:
     assert parsed == LiveJob(
         "22768-10000000000", bytes.fromhex(CAPTURED["mining_hash"]), 10_000_000_000, b"\x00\x04\xf0\x05"
     )
-    assert parsed.limit == int(CAPTURED["target"], 16) - 1
+    assert parsed.target == int(CAPTURED["target"], 16) - 1
     # Kryptex sends no algo; and what we send as a pool is what pools send.
     assert parse({name: value for name, value in CAPTURED.items() if name != "algo"}) == parsed
     assert stratum.job_body(parsed) == {name: value for name, value in CAPTURED.items() if name != "seq"}
@@ -153,7 +153,7 @@ def test_a_difficulty_may_be_rounded_for_the_target_is_what_counts(difficulty: o
 def test_a_target_between_those_of_two_whole_difficulties_is_mined_as_it_is() -> None:
     target = 2 * MAX // 2_000_001
     parsed = parse(CAPTURED | {"difficulty": 1_000_000.5, "target": f"{target:0128x}"})
-    assert (parsed.difficulty, parsed.limit) == (1_000_000, target - 1)
+    assert (parsed.difficulty, parsed.target) == (1_000_000, target - 1)
     assert parse(stratum.job_body(parsed)) == parsed
 
 
@@ -162,7 +162,7 @@ def test_any_target_is_mined_as_it_is(target: int) -> None:
     parsed = parse(
         {key: value for key, value in CAPTURED.items() if key != "difficulty"} | {"target": f"{target:0128x}"}
     )
-    assert parsed.limit == target - 1
+    assert parsed.target == target - 1
     assert parse(stratum.job_body(parsed)) == parsed
 
 
@@ -170,7 +170,7 @@ def test_any_target_is_mined_as_it_is(target: int) -> None:
 def test_a_difficulty_as_a_float_is_that_of_its_target(difficulty: int) -> None:
     target = MAX // difficulty
     parsed = parse(CAPTURED | {"difficulty": float(difficulty), "target": f"{target:0128x}"})
-    assert parsed.limit == target - 1
+    assert parsed.target == target - 1
 
 
 @pytest.mark.parametrize("text", [b"NaN", b"Infinity", b"-Infinity", b"01", b"1.", b"+1"])

@@ -16,7 +16,7 @@ extern "C" {
 /* begin cdef */
 
 /* Raised with every change of this header; the binding refuses any other. */
-#define QM_ABI_VERSION 3
+#define QM_ABI_VERSION 4
 
 enum qm_pow { QM_POSEIDON2 = 0, QM_SHA3 = 1 };
 
@@ -36,10 +36,10 @@ enum qm_outcome {
 };
 
 /* One job as a kernel sees it. A nonce is valid if it is not zero and its hash (qpow-poseidon2)
- * or distance (qpow-sha3) is <= limit. */
+ * or distance (qpow-sha3) is <= target. */
 typedef struct {
     uint8_t header[32]; /* mining hash */
-    uint8_t limit[64];  /* inclusive */
+    uint8_t target[64]; /* the largest valid hash or distance */
     uint8_t base[32];   /* qpow-sha3 only: m, below modulus */
     uint8_t modulus[64]; /* qpow-sha3 only: n, odd */
     uint32_t order;     /* enum qm_order */
@@ -73,7 +73,7 @@ typedef struct {
      * Walk: what all elements but 3 and 7 give before the second S-boxes, their constants included, and then elements 3
      * and 7 before the first S-boxes; these are words[12] + 35 k and words[13] - 35 k at offset k. */
     uint64_t words[14];
-    uint64_t top_limit; /* a nonce the first 8 bytes of whose hash are above this, as an integer, is not valid */
+    uint64_t top_target; /* a nonce the first 8 bytes of whose hash are above this, as an integer, is not valid */
     uint32_t offset;    /* of the position */
 } qm_span;
 

@@ -117,8 +117,8 @@ class Sha3Lanes {
     }
 
     uint32_t next() {
-        const Vector distance = y_.sha3_512_top() ^ job_.target_top();
-        uint32_t candidates = Set::not_above(distance, Vector{} + job_.limit.word[7]), valid = 0;
+        const Vector distance = y_.sha3_512_top() ^ job_.origin_top();
+        uint32_t candidates = Set::not_above(distance, Vector{} + job_.target.word[7]), valid = 0;
         for (; __builtin_expect(candidates != 0, 0); candidates &= candidates - 1) {
             const int lane = __builtin_ctz(candidates);
             if (job_.valid(y_.get(lane))) valid |= uint32_t{1} << lane;

@@ -56,15 +56,15 @@ class NonceRange:
 class Job:
     """Work from a source.
 
-    ``header``: the 32-byte mining hash. ``limit``: the largest valid hash (qpow-poseidon2) or distance
-    (qpow-sha3), inclusive, 0 .. MAX. ``ranges``: what to search, one after the other, without overlap; positions of
+    ``header``: the 32-byte mining hash. ``target``: the largest valid hash (qpow-poseidon2) or distance
+    (qpow-sha3), 0 .. MAX. ``ranges``: what to search, one after the other, without overlap; positions of
     ``order``.
     """
 
     id: str
     pow: Pow
     header: bytes
-    limit: int
+    target: int
     ranges: tuple[NonceRange, ...]
     order: Order = Order.COUNTING
 
@@ -74,15 +74,15 @@ class LiveJob:
     """Work from a live source; it holds until the next one comes, however many solutions are found.
 
     ``header``: the 32-byte mining hash of qpow-poseidon2. ``difficulty``: 1 .. MAX, that of the network or of a share.
-    ``prefix``: the bytes that every nonce begins with (a pool's extranonce), 0 to 32 of them. ``target``: what a valid
-    hash is below, 1 .. MAX; None: ``floor(MAX / difficulty)``.
+    ``prefix``: the bytes that every nonce begins with (a pool's extranonce), 0 to 32 of them. ``exact_target``: the target
+    if it is not the one of ``difficulty``: pools may round the difficulty.
     """
 
     id: str
     header: bytes
     difficulty: int
     prefix: bytes = b""
-    target: int | None = None
+    exact_target: int | None = None
 
     @property
     def pow(self) -> Pow:
@@ -90,14 +90,14 @@ class LiveJob:
         return Pow.POSEIDON2
 
     @property
-    def limit(self) -> int:
-        """Largest valid hash, inclusive."""
-        return limit_from_difficulty(self.difficulty) if self.target is None else self.target - 1
+    def target(self) -> int:
+        """Return the largest valid hash, 0 .. MAX."""
+        return target_from_difficulty(self.difficulty) if self.exact_target is None else self.exact_target
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A valid nonce, re-hashed by the reference. ``value``: its hash or distance, <= the job's limit."""
+    """A valid nonce, re-hashed by the reference. ``value``: its hash or distance, <= the job's target."""
 
     nonce: int
     value: int
@@ -112,10 +112,10 @@ class Progress:
     elapsed: float = 0.0
 
 
-def limit_from_difficulty(difficulty: int) -> int:
-    """Largest hash that is valid at ``difficulty`` (1 .. MAX): ``floor(MAX / difficulty) - 1``.
+def target_from_difficulty(difficulty: int) -> int:
+    """Return the largest hash that is valid at ``difficulty`` (1 .. MAX): ``floor(MAX / difficulty) - 1``.
 
-    The chain's rule is strict, ``hash < floor(MAX / difficulty)``; limits here are inclusive.
+    The chain's rule is strict, ``hash < floor(MAX / difficulty)``. A target is itself valid.
     """
     if not 1 <= difficulty <= MAX:
         raise ValueError("a difficulty is from 1 to 2^512 - 1")

@@ -13,7 +13,7 @@ from quantus_miner.pow.order import STEP_BITS, last_position, nonce_at
 if TYPE_CHECKING:
     from cffi import FFI
 
-ABI_VERSION: Final = 3
+ABI_VERSION: Final = 4
 _POWS: Final = {lib.QM_POSEIDON2: Pow.POSEIDON2, lib.QM_SHA3: Pow.SHA3}
 SPAN_BITS: Final = {Order.COUNTING: 32, Order.WALK: STEP_BITS}
 """Of qpow-poseidon2, in each order: positions in a span, as a power of 2."""
@@ -68,12 +68,12 @@ class Control:
 class Span(NamedTuple):
     """What the nonces of a span share: positions with all but the low ``SPAN_BITS`` bits in common.
 
-    ``words``: 14 field elements, see ``native/include/quantus_miner.h``. ``top_limit``: a nonce the first 8 bytes of
+    ``words``: 14 field elements, see ``native/include/quantus_miner.h``. ``top_target``: a nonce the first 8 bytes of
     whose hash are above this is not valid. ``offset``: of the position in its span.
     """
 
     words: tuple[int, ...]
-    top_limit: int
+    top_target: int
     offset: int
 
 
@@ -115,13 +115,13 @@ def find_kernel(pow: Pow, name: str | None) -> Kernel:  # noqa: A002 - the field
 def prepare(job: Job) -> NativeJob:
     """``job`` for ``search``; of qpow-sha3 with its base and modulus, which take milliseconds the first time.
 
-    Raises ValueError unless the header has 32 bytes and the limit is from 0 to 2^512 - 1.
+    Raises ValueError unless the header has 32 bytes and the target is from 0 to 2^512 - 1.
     """
     if len(job.header) != 32:
         raise ValueError(f"a header has 32 bytes, not {len(job.header)}")
-    if not 0 <= job.limit <= MAX:
-        raise ValueError("a limit is from 0 to 2^512 - 1")
-    fields = {"header": job.header, "limit": job.limit.to_bytes(64), "order": _ORDERS[job.order]}
+    if not 0 <= job.target <= MAX:
+        raise ValueError("a target is from 0 to 2^512 - 1")
+    fields = {"header": job.header, "target": job.target.to_bytes(64), "order": _ORDERS[job.order]}
     if job.pow is Pow.SHA3:
         base, modulus = sha3.modulus(job.header)
         fields |= {"base": base.to_bytes(32), "modulus": modulus.to_bytes(64)}
@@ -158,7 +158,7 @@ def span(job: NativeJob, position: int) -> Span:
         raise ValueError(f"a position in {job.order} order is from 0 to {last_position(job.order):#x}")
     found: Any = ffi.new("qm_span *")
     lib.qm_span_at(job.data, position.to_bytes(64), found)
-    return Span(tuple(found.words), found.top_limit, found.offset)
+    return Span(tuple(found.words), found.top_target, found.offset)
 
 
 def _text(data: FFI.CData) -> str:

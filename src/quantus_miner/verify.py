@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import pow as reference
 from quantus_miner.errors import MinerError, SettingError
-from quantus_miner.model import MAX, Pow, achieved_difficulty, limit_from_difficulty
+from quantus_miner.model import MAX, Pow, achieved_difficulty, target_from_difficulty
 from quantus_miner.pow.block import SealedBlock
 from quantus_miner.rpc import NodeRpc, RpcError
 
@@ -23,7 +23,7 @@ NOT_CHECKED: Final = 4
 
 
 class Verdict:
-    """What is known of ``nonce`` and ``header``; without ``limit`` that is the hash, but not whether it is low enough.
+    """What is known of ``nonce`` and ``header``; without ``target`` that is the hash, but not whether it is low enough.
 
     ``block``: the block that they are from. ``source``: what is said of the difficulty, if it is the node's.
     """
@@ -33,7 +33,7 @@ class Verdict:
         pow_: Pow,
         header: bytes,
         nonce: int,
-        limit: int | None,
+        target: int | None,
         block: SealedBlock | None = None,
         source: str | None = None,
     ) -> None:
@@ -41,8 +41,8 @@ class Verdict:
         self.header = header
         self.nonce = nonce
         self.value = reference.evaluate(pow_, header, nonce)
-        self.checked = limit is not None or nonce == 0
-        self.valid = nonce != 0 and limit is not None and self.value <= limit
+        self.checked = target is not None or nonce == 0
+        self.valid = nonce != 0 and target is not None and self.value <= target
         self._block = block
         self._source = source
 
@@ -94,11 +94,11 @@ def verdict(
     proof = Pow(pow_) if pow_ else Pow.SHA3 if threshold is not None else Pow.POSEIDON2
     if (difficulty if proof is Pow.SHA3 else threshold) is not None:
         raise SettingError(f"--pow: {proof} takes {'--threshold' if proof is Pow.SHA3 else '--difficulty'}")
-    limit = None
+    target = None
     if difficulty is not None:
-        limit = limit_from_difficulty(_decimal("--difficulty", difficulty, 1))
+        target = target_from_difficulty(_decimal("--difficulty", difficulty, 1))
     elif threshold is not None:
-        limit = _decimal("--threshold", threshold, 0)
+        target = _decimal("--threshold", threshold, 0)
     if (rpc is None) != (height is None):
         raise SettingError("--rpc and --height go together: the node's URL and the number of a block")
     if block is not None or rpc is not None:
@@ -111,20 +111,20 @@ def verdict(
         if rpc is not None and height is not None:
             node = NodeRpc(rpc)
             sealed = _fetch_block(node, height)
-            if limit is None:
-                limit, source = _fetch_limit(node, sealed)
+            if target is None:
+                target, source = _fetch_target(node, sealed)
         else:
             sealed = _read_block(Path(block or ""))
-        return Verdict(proof, sealed.mining_hash, sealed.nonce, limit, sealed, source)
+        return Verdict(proof, sealed.mining_hash, sealed.nonce, target, sealed, source)
     if header is None or nonce is None:
         raise SettingError("verify needs --header and --nonce, or --block, or --rpc and --height")
-    if limit is None:
+    if target is None:
         raise SettingError("verify needs --difficulty (qpow-poseidon2) or --threshold (qpow-sha3)")
     if not re.fullmatch(r"(0x)?[0-9a-fA-F]{64}", header):
         raise SettingError("--header: allowed: 64 hex digits")
     if not re.fullmatch(r"(0x)?[0-9a-fA-F]{1,128}", nonce):
         raise SettingError("--nonce: allowed: 1 to 128 hex digits")
-    return Verdict(proof, bytes.fromhex(header.removeprefix("0x")), int(nonce, 16), limit)
+    return Verdict(proof, bytes.fromhex(header.removeprefix("0x")), int(nonce, 16), target)
 
 
 def _decimal(flag: str, text: str, low: int) -> int:
@@ -160,7 +160,7 @@ def _fetch_block(node: NodeRpc, height: int) -> SealedBlock:
     return block
 
 
-def _fetch_limit(node: NodeRpc, block: SealedBlock) -> tuple[int | None, str]:
+def _fetch_target(node: NodeRpc, block: SealedBlock) -> tuple[int | None, str]:
     """The largest valid hash of ``block``, None if the node does not say; and what is reported of it."""
     try:
         # What a block has to meet is decided by the state that its parent left.
@@ -169,4 +169,4 @@ def _fetch_limit(node: NodeRpc, block: SealedBlock) -> tuple[int | None, str]:
         return None, f"unknown: {error}"
     if not difficulty:
         return None, f"unknown: {node.url} gives 0"
-    return limit_from_difficulty(difficulty), f"{difficulty}, by {node.url}"
+    return target_from_difficulty(difficulty), f"{difficulty}, by {node.url}"

@@ -86,13 +86,13 @@ def http_body(data: bytes) -> None:
         return
     assert 0 < len(job.id) <= api.MAX_JOB_ID
     assert len(job.header) == 32
-    assert 0 <= job.limit <= MAX
+    assert 0 <= job.target <= MAX
     assert job.order is Order.COUNTING or job.pow is Pow.POSEIDON2
-    assert not api.is_implausible(job) or (job.pow is Pow.SHA3 and 0 < job.limit < 2**400)
+    assert not api.is_implausible(job) or (job.pow is Pow.SHA3 and 0 < job.target < 2**400)
     reply = msgspec.json.decode(api.encode_result(job.id, Status.RUNNING, None, 0, 0.0))
     assert reply["job_id"] == job.id
     if len(job.ranges) == 1:
-        target = {"distance_threshold": str(job.limit)} if job.pow is Pow.SHA3 else {"difficulty": _difficulty(data)}
+        target = {"distance_threshold": str(job.target)} if job.pow is Pow.SHA3 else {"difficulty": _difficulty(data)}
         ends = {"nonce_start": f"{job.ranges[0].start:0128x}", "nonce_end": f"{job.ranges[0].end:0128x}"}
         again = {"job_id": job.id, "mining_hash": job.header.hex(), **target, **ends}
         assert job.order is Order.WALK or api.parse_mine(msgspec.json.encode(again), 8) == job
@@ -296,7 +296,7 @@ def stratum_line(data: bytes) -> None:
     except stratum.BadJobError as error:
         assert str(error).isprintable()
         return
-    assert 0 <= job.limit < MAX
+    assert 0 <= job.target < MAX
     assert 1 <= job.difficulty <= MAX
     assert stratum.parse_job(msgspec.Raw(stratum.encode(stratum.job_body(job)))) == job
 
@@ -541,9 +541,9 @@ def _check_stored(stored: StoredJob) -> None:
     """It can be mined, and served, without another check."""
     job, progress = stored.job, stored.progress
     assert len(job.header) == 32
-    assert 0 <= job.limit <= MAX
+    assert 0 <= job.target <= MAX
     assert job.order is Order.COUNTING or job.pow is Pow.POSEIDON2
-    assert not api.is_implausible(job) or (job.pow is Pow.SHA3 and 0 < job.limit < 2**400)
+    assert not api.is_implausible(job) or (job.pow is Pow.SHA3 and 0 < job.target < 2**400)
     assert all(piece.end <= last_position(job.order) for piece in (*job.ranges, *progress.todo))
     assert type(progress.hashes) is int
     assert progress.hashes >= 0

@@ -188,9 +188,9 @@ class GpuEngine:
         while len(self._in_flight) < (IN_FLIGHT if self._duty == 100 else 1) and self._launched < end:
             span = native.span(prepared, self._launched)
             left = min(end - self._launched, 2 ** native.SPAN_BITS[prepared.order] - span.offset)
-            count = min(self._size, left, EXPECTED_HITS * 2**64 // (span.top_limit + 1))
+            count = min(self._size, left, EXPECTED_HITS * 2**64 // (span.top_target + 1))
             blocks = min(-(-count // BLOCK), self.blocks * launcher.multiprocessors)
-            launcher.launch(prepared.order, span.words, span.top_limit, span.offset, count, blocks)
+            launcher.launch(prepared.order, span.words, span.top_target, span.offset, count, blocks)
             self._in_flight.append(_Launch(self._seeks, self._launched, span.offset, count))
             self._launched += count
 
@@ -229,7 +229,7 @@ class GpuEngine:
         valid = self._meets(prepared, position)
         if not valid and (nonce := nonce_at(job.order, position)) != 0:  # 0 is never valid
             # The device compares the first 64 bits of hash and target.
-            rounded = native.prepare(replace(job, limit=job.limit | (1 << 448) - 1))
+            rounded = native.prepare(replace(job, target=job.target | (1 << 448) - 1))
             if not self._meets(rounded, position):
                 self._on_false_positive(f"nonce {nonce:x} for job {job.id!r}")
                 return False

@@ -11,7 +11,7 @@ from typing import Final
 
 from quantus_miner import pow as reference
 from quantus_miner import units
-from quantus_miner.model import MAX, Pow, limit_from_difficulty
+from quantus_miner.model import MAX, Pow, target_from_difficulty
 from quantus_miner.pow.block import Header
 
 REBUILD_BLOCK_TIMES: Final = 4
@@ -52,28 +52,28 @@ class Chain:
         return self.proposal
 
     @property
-    def limit(self) -> int:
-        """Largest valid hash or distance for the proposal, inclusive."""
-        return MAX // self.difficulty if self.pow is Pow.SHA3 else limit_from_difficulty(self.difficulty)
+    def target(self) -> int:
+        """Return the largest valid hash or distance for the proposal."""
+        return MAX // self.difficulty if self.pow is Pow.SHA3 else target_from_difficulty(self.difficulty)
 
     def job(self) -> dict[str, str]:
         """The proposal as the body of a POST /mine, with the fields that nodes send."""
-        target = (
-            {"distance_threshold": str(self.limit)} if self.pow is Pow.SHA3 else {"difficulty": str(self.difficulty)}
+        difficulty = (
+            {"distance_threshold": str(self.target)} if self.pow is Pow.SHA3 else {"difficulty": str(self.difficulty)}
         )
         return {
             "job_id": str(uuid.uuid4()),
             "mining_hash": self.proposal.mining_hash().hex(),
             "nonce_start": f"{1:0128x}",
             "nonce_end": f"{MAX:0128x}",
-            **target,
+            **difficulty,
         }
 
     def seals(self, work: str) -> bool:
         """Whether ``work``, as a miner returned it, is a nonce that seals the proposal."""
         if len(work) != 128 or not set(work) <= set("0123456789abcdef"):
             return False
-        return reference.is_valid(self.pow, self.proposal.mining_hash(), int(work, 16), self.limit)
+        return reference.is_valid(self.pow, self.proposal.mining_hash(), int(work, 16), self.target)
 
     def append(self, work: str, seconds: float) -> None:
         """Puts the sealed proposal on the chain, which took ``seconds`` of mining, and retargets.

@@ -82,7 +82,7 @@ class Judge:
         value = reference.evaluate(Pow.POSEIDON2, job.header, nonce)
         if stratum.from_hex(share.result, 64) != value.to_bytes(64):
             return BAD_RESULT
-        if value > job.limit:
+        if value > job.target:
             return LOW
         self._seen.add((job.id, nonce))
         return Share(job, nonce, value)

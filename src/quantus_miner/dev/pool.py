@@ -136,7 +136,7 @@ class DevPool:
             f"share {self.accepted:4}  {worker:16}  difficulty {share.job.difficulty:12,}  "
             f"achieved {achieved_difficulty(share.value):14,}"
         )
-        if share.job.header == self.header and share.value <= self.chain.limit:
+        if share.job.header == self.header and share.value <= self.chain.target:
             now = time.monotonic()
             seconds, self._block_began = now - self._block_began, now
             self.report(

@@ -163,11 +163,11 @@ class CudaLauncher:
             raise
         self._queued: deque[_Slot] = deque()
 
-    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:
+    def launch(self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int) -> None:
         """See Launcher."""
         self._enter()
         slot = self._free.popleft()
-        values = (*words, top_limit, first, count, int(slot.hits))
+        values = (*words, top_target, first, count, int(slot.hits))
         done(driver.cuMemsetD32Async(slot.hits, 0, 1, self._stream))
         done(driver.cuEventRecord(slot.began, self._stream))
         done(

@@ -144,13 +144,13 @@ class OpenClLauncher:
         # At the end of the process: not every driver can be unloaded while it works.
         self._finish = weakref.finalize(self, _finish, self._queue)
 
-    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:
+    def launch(self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int) -> None:
         """See Launcher."""
         slot = self._free.popleft()
         with _lost():
             cl.enqueue_fill_buffer(self._queue, slot.hits, np.uint32(0), 0, 4)
             ran = self._kernels[order](
-                self._queue, (blocks * BLOCK,), (BLOCK,), *words, top_limit, first, count, slot.hits
+                self._queue, (blocks * BLOCK,), (BLOCK,), *words, top_target, first, count, slot.hits
             )
             read = cl.enqueue_copy(self._queue, slot.host, slot.hits, is_blocking=False)
             self._queue.flush()

@@ -24,9 +24,9 @@ Language: TypeAlias = Literal["cuda", "opencl"]
 ENTRIES: Final = {Order.WALK: "search_walk", Order.COUNTING: "search_counting"}
 """The kernel that searches in each order.
 
-Its arguments: the 14 words and the top limit of ``native.Span`` as uint64; ``first`` and ``count`` as uint32, the
+Its arguments: the 14 words and the top target of ``native.Span`` as uint64; ``first`` and ``count`` as uint32, the
 offsets in the span to test, count <= 2^31; ``hits``, 1 + MAX_HITS uint32: hits[0], 0 before, counts the nonces whose
-hash's first 8 bytes are not above the limit, the others are the offsets of those, in any order.
+hash's first 8 bytes are not above the top target, the others are the offsets of those, in any order.
 """
 BLOCK: Final = 256
 """Threads in a block; any number of blocks will do."""

@@ -282,7 +282,7 @@ class Miner:
     def _check(self, worker: Worker, job: Job, nonce: int) -> Solution | None:
         """The hit as a solution if the reference agrees that it is one."""
         value = reference.evaluate(job.pow, job.header, nonce)
-        if nonce != 0 and value <= job.limit:
+        if nonce != 0 and value <= job.target:
             return Solution(nonce, value)
         log.error(
             "Engine %s (kernel %s) reported nonce %x for job %r, which the reference rejects; dropped",

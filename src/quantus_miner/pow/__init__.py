@@ -20,10 +20,10 @@ def evaluate(pow: Pow, header: bytes, nonce: int) -> int:  # noqa: A002 - the fi
     return poseidon2.hash512(header, nonce) if pow is Pow.POSEIDON2 else sha3.distance(header, nonce)
 
 
-def is_valid(pow: Pow, header: bytes, nonce: int, limit: int) -> bool:  # noqa: A002 - the field's word
-    """Whether the chain accepts ``nonce``: it is not zero and its value is at most ``limit``, inclusive.
+def is_valid(pow: Pow, header: bytes, nonce: int, target: int) -> bool:  # noqa: A002 - the field's word
+    """Whether the chain accepts ``nonce``: it is not zero and its value is at most ``target``, inclusive.
 
     Raises ValueError as ``evaluate`` does.
     """
     value = evaluate(pow, header, nonce)
-    return nonce != 0 and value <= limit
+    return nonce != 0 and value <= target

@@ -45,11 +45,11 @@ def is_prime(n: int) -> bool:
 
 def distance(header: bytes, nonce: int) -> int:
     """Distance (0 .. 2^512 - 1) of the nonce (0 .. 2^512 - 1) from nonce 0 under the 32-byte ``header``."""
-    return _target(header) ^ _sha3(_y(header, nonce))
+    return _origin(header) ^ _sha3(_y(header, nonce))
 
 
 @lru_cache(_CACHED_HEADERS)
-def _target(header: bytes) -> int:
+def _origin(header: bytes) -> int:
     return _sha3(_y(header, 0))
 
 

@@ -332,7 +332,7 @@ class LiveSource:
                 self._loop.call_soon_threadsafe(self._submit, index, job, search, solution)
 
         return self._miner.submit(
-            Job(job.id, Pow.POSEIDON2, job.header, job.limit, ranges, order),
+            Job(job.id, Pow.POSEIDON2, job.header, job.target, ranges, order),
             self._on_end,
             on_solution=solved,
             priority=self._priority,

@@ -48,6 +48,11 @@ ALTER TABLE finds ADD COLUMN ran REAL NOT NULL DEFAULT 0.0;
 UPDATE jobs SET ended = 0.0 WHERE ended IS NOT NULL;
 PRAGMA user_version = 2;
 """,
+    """
+ALTER TABLE jobs RENAME COLUMN goal TO target;
+ALTER TABLE jobs RENAME COLUMN positions TO nonce_order;
+PRAGMA user_version = 3;
+""",
 )
 """STEPS[N] turns a file of version N into one of version N + 1; 0 is an empty file."""
 VERSION: Final = len(STEPS)

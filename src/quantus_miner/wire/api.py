@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from quantus_miner.model import MAX, Job, NonceRange, Pow, Solution, Status, limit_from_difficulty
+from quantus_miner.model import MAX, Job, NonceRange, Pow, Solution, Status, target_from_difficulty
 from quantus_miner.pow.order import fastest_order, positions_from
 
 MAX_BODY: Final = 65_536
@@ -62,7 +62,7 @@ def parse_mine(body: bytes, random_start: int) -> Job:
 
 def is_implausible(job: Job) -> bool:
     """Whether the distance_threshold is probably a difficulty, as nodes of a former test network sent it."""
-    return job.pow is Pow.SHA3 and 0 < job.limit < LEAST_PLAUSIBLE_THRESHOLD
+    return job.pow is Pow.SHA3 and 0 < job.target < LEAST_PLAUSIBLE_THRESHOLD
 
 
 def encode_result(job_id: str, status: Status, solution: Solution | None, hashes: int, elapsed: float) -> bytes:
@@ -104,12 +104,12 @@ def _job(fields: dict[str, str | None], random_start: int) -> Job:
     if len(job_id) > MAX_JOB_ID:
         raise ValueError(f"job_id must be at most {MAX_JOB_ID} characters")
     header = bytes.fromhex(_hex("mining_hash", 64, fields["mining_hash"] or ""))
-    pow_, limit = _target(fields["distance_threshold"], fields["difficulty"])
+    pow_, target = _target(fields["distance_threshold"], fields["difficulty"])
     asked = _range(fields["nonce_start"], fields["nonce_end"])
     if asked is not None:
-        return Job(job_id, pow_, header, limit, (asked,))
+        return Job(job_id, pow_, header, target, (asked,))
     order = fastest_order(pow_)
-    return Job(job_id, pow_, header, limit, positions_from(order, b"", random_start), order)
+    return Job(job_id, pow_, header, target, positions_from(order, b"", random_start), order)
 
 
 def _fields(body: bytes) -> dict[str, str | None]:
@@ -141,7 +141,7 @@ def _checked_hex(name: str, text: str) -> str:
 
 
 def _target(threshold: str | None, difficulty: str | None) -> tuple[Pow, int]:
-    """Proof of work and inclusive limit."""
+    """Proof of work and inclusive target."""
     if (threshold is None) == (difficulty is None):
         raise ValueError("exactly one of distance_threshold and difficulty must be given")
     if threshold is not None:
@@ -149,7 +149,7 @@ def _target(threshold: str | None, difficulty: str | None) -> tuple[Pow, int]:
     value = _decimal("difficulty", difficulty or "")
     if value == 0:
         raise ValueError("difficulty must not be zero")
-    return Pow.POSEIDON2, limit_from_difficulty(value)
+    return Pow.POSEIDON2, target_from_difficulty(value)
 
 
 def _decimal(name: str, text: str) -> int:

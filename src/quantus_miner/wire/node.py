@@ -154,7 +154,7 @@ class NodeMiner(Core[MinerState, MinerEvent, MinerSideEvent]):
         if self._job is None or self.is_over:
             return False
         earlier = any(job is known for known in self._earlier)
-        return job is self._job or (earlier and solution.value <= self._job.limit)
+        return job is self._job or (earlier and solution.value <= self._job.target)
 
     def has_enough(self, now: float) -> bool:
         """Return whether the peer should get no more results of the current job, or none yet."""

@@ -165,7 +165,8 @@ def parse_job(data: msgspec.Raw) -> LiveJob:
     # Several large difficulties share one target. The stated one is what the pool means.
     if stated is not None and MAX // stated == target:
         difficulty = stated
-    return LiveJob(body.job_id, header, difficulty, extranonce, None if MAX // difficulty == target else target)
+    exact = None if MAX // difficulty == target else target - 1  # in a message, a valid hash is below the target
+    return LiveJob(body.job_id, header, difficulty, extranonce, exact)
 
 
 def _stated_difficulty(data: msgspec.Raw) -> int | None:
@@ -192,7 +193,7 @@ def job_body(job: LiveJob) -> dict[str, Any]:
         "extranonce": job.prefix.hex(),
         "job_id": job.id,
         "mining_hash": job.header.hex(),
-        "target": f"{job.limit + 1:0128x}",
+        "target": f"{job.target + 1:0128x}",
     }
 
 

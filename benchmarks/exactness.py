@@ -21,7 +21,7 @@ from quantus_miner.pow.order import STEP_BITS, fastest_order
 
 def hits(kernel: native.Kernel, task: native.NativeJob, start: int, count: int) -> list[int]:
     """All valid nonces of the positions from ``start`` on, one search after the other."""
-    control, found, end = native.Control(), [], start + count
+    control, found, end = native.NativeControl(), [], start + count
     while start < end:
         outcome = native.search(kernel, task, start, end - start, control)
         start += outcome.tested

@@ -39,8 +39,11 @@ class SimulatedLauncher:
         """When the last launch ends, of perf_counter; seconds without one."""
         self._queued: deque[tuple[float, float]] = deque()
 
-    def launch(self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int) -> None:  # noqa: ARG002 - as in Launcher
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
         """See Launcher."""
+        del order, words, top_target, first, blocks
         seconds = count / RATE
         begin = max(time.perf_counter(), self.free)
         self.idle += begin - self.free
@@ -74,7 +77,9 @@ class WatchedLauncher:
         """See Launcher."""
         return self.inner.multiprocessors
 
-    def launch(self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int) -> None:
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
         """See Launcher."""
         self.inner.launch(order, words, top_target, first, count, blocks)
         with self.changed:

@@ -37,11 +37,11 @@ class End:
 ENDS: Final = [
     End(
         lambda: StratumMiner("wallet.rig", "test/1", 0.0),
-        *("stratum miner", stratum_miner.State, stratum_miner.Step, stratum_miner.TRANSITIONS),
+        *("stratum miner", stratum_miner.StratumMinerState, stratum_miner.StratumMinerStep, stratum_miner.TRANSITIONS),
     ),
     End(
         lambda: StratumPool("session", 0.0),
-        *("stratum pool", stratum_pool.State, stratum_pool.Step, stratum_pool.TRANSITIONS),
+        *("stratum pool", stratum_pool.StratumPoolState, stratum_pool.StratumPoolStep, stratum_pool.TRANSITIONS),
     ),
     End(lambda: NodeMiner("token", 0.0), "QUIC miner", node.MinerState, node.MinerEvent, node.MINER_TRANSITIONS),
     End(lambda: NodeServer("token", 0.0), "QUIC node", node.NodeState, node.NodeEvent, node.NODE_TRANSITIONS),

@@ -17,7 +17,7 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from quantus_miner.dev import node_files, quic_node
 from quantus_miner.dev.certificate import self_signed
-from quantus_miner.dev.quic_node import Misbehaviour, QuicNode
+from quantus_miner.dev.quic_node import NodeMisbehaviour, QuicNode
 from quantus_miner.errors import LinkLostError, MinerError
 from quantus_miner.model import LiveJob
 from quantus_miner.sources import quic
@@ -193,23 +193,23 @@ def test_a_proposal_that_nobody_seals_is_replaced(tmp_path: Path) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("misbehaviour", [Misbehaviour.DROP, Misbehaviour.GARBAGE, Misbehaviour.SLOW_JOB])
-def test_a_node_misbehaves_on_request(tmp_path: Path, misbehaviour: Misbehaviour) -> None:
+@pytest.mark.parametrize("misbehaviour", [NodeMisbehaviour.DROP, NodeMisbehaviour.GARBAGE, NodeMisbehaviour.SLOW_JOB])
+def test_a_node_misbehaves_on_request(tmp_path: Path, misbehaviour: NodeMisbehaviour) -> None:
     async def test() -> None:
         async with playing(tmp_path, misbehaviour=misbehaviour) as node:
             link = link_to(node, kind="pool")  # a node gets one solution, and the stale one would be a second
-            node.chain.block_time = 0.2 if misbehaviour is Misbehaviour.SLOW_JOB else 3600.0
+            node.chain.block_time = 0.2 if misbehaviour is NodeMisbehaviour.SLOW_JOB else 3600.0
             async with linked(link) as (ear, task):
                 for _ in range(3):
                     job = await ear.jobs.get()
                     solutions = solve(job)
                     assert link.submit(job, next(solutions), 1, 1.0)
-                if misbehaviour is Misbehaviour.SLOW_JOB:
+                if misbehaviour is NodeMisbehaviour.SLOW_JOB:
                     assert link.submit(job, next(solutions), 1, 1.0)
                     await node.until(lambda: node.stale == 1)
                     assert (await ear.jobs.get()).id == "4"
                 else:
-                    words = "node is restarting" if misbehaviour is Misbehaviour.DROP else "not valid JSON"
+                    words = "node is restarting" if misbehaviour is NodeMisbehaviour.DROP else "not valid JSON"
                     with pytest.raises(LinkLostError, match=words):
                         await task
             assert node.tally.blocks == 3

@@ -59,7 +59,7 @@ def hits_of(job: Job, start: int, count: int) -> list[int]:
     """The positions of all valid nonces, by a kernel of the CPU."""
     prepared, found, end = native.prepare(job), [], start + count
     while start < end:
-        outcome = native.search(SCALAR, prepared, start, end - start, native.Control())
+        outcome = native.search(SCALAR, prepared, start, end - start, native.NativeControl())
         start += outcome.tested
         if outcome.nonce is not None:
             found.append(start - 1)
@@ -103,7 +103,9 @@ class Watched:
     def multiprocessors(self) -> int:
         return self.inner.multiprocessors
 
-    def launch(self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int) -> None:
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
         if len(self.launches) == self.fail_at:
             raise DeviceLostError("unplugged")
         self.launches.append((order, words, first, count))

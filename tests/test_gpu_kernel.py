@@ -276,14 +276,14 @@ def test_the_last_element_is_canonical(program: Program) -> None:
 
 
 def test_halves_of_the_diagonal_do_not_overflow() -> None:
-    assert source_module._Entry(2**32 - 14, 0, 0, -(2**32 - 14)).fits
+    assert source_module._MatrixEntry(2**32 - 14, 0, 0, -(2**32 - 14)).fits
     for one in (
         (2**32 - 13, 0, 0, 0),
         (0, 0, -(2**32 - 13), 0),
         (0, 2**31, 0, 2**31 - 13),
         (2**31, 0, -(2**31) + 13, 0),
     ):
-        assert not source_module._Entry(*one).fits
+        assert not source_module._MatrixEntry(*one).fits
 
 
 def test_layers_are_zero_on_average() -> None:
@@ -344,7 +344,8 @@ def test_a_search_finds_what_the_scalar_kernel_finds(program: Program, order: Or
         expected = {
             offset
             for offset in range(tested)
-            if start + offset and native.search(SCALAR, prepared, start + offset, 1, native.Control()).nonce is not None
+            if start + offset
+            and native.search(SCALAR, prepared, start + offset, 1, native.NativeControl()).nonce is not None
         }
         hits = [offset - span.offset for offset in out[1 : 1 + out[0]]]
         assert len(hits) == len(set(hits)) == out[0]

@@ -34,7 +34,7 @@ def job(pow_: Pow, target: int, header: bytes = HEADER, order: Order = Order.COU
 
 
 def search(kernel: native.Kernel, task: native.NativeJob, start: int, count: int) -> native.Outcome:
-    control = native.Control()
+    control = native.NativeControl()
     outcome = native.search(kernel, task, start, count, control)
     assert control.hashes == outcome.tested
     return outcome
@@ -210,7 +210,7 @@ def test_zero_is_never_valid_and_the_last_nonce_is_reached(kernel: native.Kernel
 
 @each_kernel
 def test_a_stop_from_another_thread_ends_a_search(kernel: native.Kernel) -> None:
-    task, control = job(kernel.pow, 0), native.Control()
+    task, control = job(kernel.pow, 0), native.NativeControl()
     outcomes: list[native.Outcome] = []
     thread = threading.Thread(target=lambda: outcomes.append(native.search(kernel, task, 1, 2**64 - 1, control)))
     thread.start()
@@ -236,12 +236,12 @@ def test_a_stop_from_another_thread_ends_a_search(kernel: native.Kernel) -> None
 @pytest.mark.parametrize(("start", "count"), [(1, 0), (1, -1), (1, 2**64), (-1, 1), (MAX, 2), (MAX + 1, 1)])
 def test_a_slice_outside_the_nonces_is_refused(kernel: native.Kernel, start: int, count: int) -> None:
     with pytest.raises(ValueError, match="slice"):
-        native.search(kernel, job(kernel.pow, MAX), start, count, native.Control())
+        native.search(kernel, job(kernel.pow, MAX), start, count, native.NativeControl())
 
 
 def test_a_kernel_of_the_other_proof_of_work_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot search a job of qpow-sha3"):
-        native.search(native.find_kernel(Pow.POSEIDON2, None), job(Pow.SHA3, MAX), 1, 1, native.Control())
+        native.search(native.find_kernel(Pow.POSEIDON2, None), job(Pow.SHA3, MAX), 1, 1, native.NativeControl())
 
 
 @pytest.mark.parametrize(("header", "target"), [(b"", 1), (bytes(33), 1), (bytes(32), -1), (bytes(32), MAX + 1)])

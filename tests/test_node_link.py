@@ -16,7 +16,7 @@ from aioquic.quic import events
 from aioquic.quic.connection import QuicConnectionState
 
 from quantus_miner.dev import node_files
-from quantus_miner.dev.quic_node import Misbehaviour, _Miner
+from quantus_miner.dev.quic_node import NodeMisbehaviour, _Miner
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.model import LiveJob, Solution
 from quantus_miner.sources import node as node_source
@@ -164,7 +164,7 @@ def test_an_invalid_job_is_answered_as_failed_and_logged_once(tmp_path: Path, ca
 def test_a_link_waits_for_the_first_job_and_is_kept_by_pings(tmp_path: Path) -> None:
     async def test() -> None:
         async with (
-            playing(tmp_path, misbehaviour=Misbehaviour.STALL) as node,
+            playing(tmp_path, misbehaviour=NodeMisbehaviour.STALL) as node,
             linked(link_to(node, ping_s=0.05, idle_s=0.3)) as (ear, task),
         ):
             miner = await miner_of(node)
@@ -209,7 +209,7 @@ def test_data_before_the_certificate_is_checked_ends_the_connection_and_the_toke
 
 def test_another_certificate_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     async def test() -> None:
-        async with playing(tmp_path, misbehaviour=Misbehaviour.WRONG_PIN) as node:
+        async with playing(tmp_path, misbehaviour=NodeMisbehaviour.WRONG_PIN) as node:
             seen: set[_Miner] = set()
 
             def look() -> bool:

@@ -549,7 +549,7 @@ def test_quoted_log_lines_are_in_the_code() -> None:
 
 def test_every_misbehaviour_is_documented() -> None:
     rows = table("docs/mining-with-a-node.md", "`--misbehave`", "what it does")
-    assert [code(row[0]) for row in rows] == [*map(str, quic_node.Misbehaviour)]
+    assert [code(row[0]) for row in rows] == [*map(str, quic_node.NodeMisbehaviour)]
     (option,) = (option for option in cli.commands["dev-node"].params if option.name == "misbehave")
     assert isinstance(option.type, click.Choice)
-    assert list(option.type.choices) == [*map(str, quic_node.Misbehaviour)]
+    assert list(option.type.choices) == [*map(str, quic_node.NodeMisbehaviour)]

@@ -30,7 +30,7 @@ from quantus_miner.dev.judge import (
     UNKNOWN_JOB,
     Vardiff,
 )
-from quantus_miner.dev.misbehaviour import Misbehaviour
+from quantus_miner.dev.misbehaviour import PoolMisbehaviour
 from quantus_miner.dev.pool import DevPool, _until
 from quantus_miner.errors import LinkLostError, LinkRefusedError, MinerError
 from quantus_miner.model import LiveJob, Pow, Solution
@@ -257,7 +257,7 @@ def test_two_miners_never_get_the_same_nonces() -> None:
 
 def test_the_login_job_may_come_later() -> None:
     async def test() -> None:
-        pool = dev_pool(share_time=0.05, misbehaviour=Misbehaviour.SLOW_JOB)
+        pool = dev_pool(share_time=0.05, misbehaviour=PoolMisbehaviour.SLOW_JOB)
         async with started(pool), linked(pool.url) as (link, ear, _):
             await asyncio.wait_for(ear.opened.wait(), PATIENCE_S)
             assert ear.jobs.empty()
@@ -413,7 +413,7 @@ def test_a_refusal_comes_back_with_its_reason(change: dict[str, int], reason: st
 def test_a_refused_login_is_a_refusal() -> None:
     async def test() -> None:
         async with (
-            started(dev_pool(misbehaviour=Misbehaviour.REFUSE_LOGIN)) as pool,
+            started(dev_pool(misbehaviour=PoolMisbehaviour.REFUSE_LOGIN)) as pool,
             linked(pool.url) as (_, ear, task),
         ):
             with pytest.raises(LinkRefusedError, match=r"^it refuses the login: Invalid login$"):
@@ -428,7 +428,7 @@ def test_a_refused_login_is_a_refusal() -> None:
 
 def test_a_wrong_pin_is_noticed_before_the_login() -> None:
     async def test() -> None:
-        async with started(dev_pool(tls=True, misbehaviour=Misbehaviour.WRONG_PIN)) as pool:
+        async with started(dev_pool(tls=True, misbehaviour=PoolMisbehaviour.WRONG_PIN)) as pool:
             said: list[str] = []
             pool.report = said.append
             async with linked(pool.url) as (_, ear, task):
@@ -585,7 +585,7 @@ def test_a_pool_that_closes_without_a_word_and_speaks_no_tls_is_asked_for_tls_on
 def test_a_dropped_connection_is_lost_and_its_shares_with_it() -> None:
     async def test() -> None:
         async with (
-            started(dev_pool(misbehaviour=Misbehaviour.NO_REPLY)) as pool,
+            started(dev_pool(misbehaviour=PoolMisbehaviour.NO_REPLY)) as pool,
             linked(pool.url) as (link, ear, task),
         ):
             job = await ear.job()
@@ -602,7 +602,7 @@ def test_a_dropped_connection_is_lost_and_its_shares_with_it() -> None:
 
 def test_a_link_can_be_run_again() -> None:
     async def test() -> None:
-        async with started(dev_pool(misbehaviour=Misbehaviour.DROP)) as pool:
+        async with started(dev_pool(misbehaviour=PoolMisbehaviour.DROP)) as pool:
             link, old = PoolLink(parse_pool_url(pool.url), LOGIN), None
             for _ in range(2):
                 ear = Ear()
@@ -620,12 +620,12 @@ def test_a_link_can_be_run_again() -> None:
 @pytest.mark.parametrize(
     ("misbehaviour", "reason"),
     [
-        (Misbehaviour.GARBAGE, "a line that is not JSON"),
-        (Misbehaviour.FLOOD, "a line of more than 16,384 bytes"),
-        (Misbehaviour.STALL, "no reply to the login within 0.1 s"),
+        (PoolMisbehaviour.GARBAGE, "a line that is not JSON"),
+        (PoolMisbehaviour.FLOOD, "a line of more than 16,384 bytes"),
+        (PoolMisbehaviour.STALL, "no reply to the login within 0.1 s"),
     ],
 )
-def test_misbehaviour_ends_the_connection(misbehaviour: Misbehaviour, reason: str) -> None:
+def test_misbehaviour_ends_the_connection(misbehaviour: PoolMisbehaviour, reason: str) -> None:
     async def test() -> None:
         async with (
             started(dev_pool(misbehaviour=misbehaviour)) as pool,
@@ -639,7 +639,7 @@ def test_misbehaviour_ends_the_connection(misbehaviour: Misbehaviour, reason: st
 def test_jobs_with_a_wrong_target_are_not_mined(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with (
-            started(dev_pool(misbehaviour=Misbehaviour.WRONG_TARGET)) as pool,
+            started(dev_pool(misbehaviour=PoolMisbehaviour.WRONG_TARGET)) as pool,
             linked(pool.url) as (link, ear, task),
         ):
             job = await ear.job()
@@ -690,7 +690,7 @@ def test_a_first_job_that_is_refused_is_not_said_to_have_one_before(caplog: pyte
 def test_a_share_without_a_reply_is_given_up() -> None:
     async def test() -> None:
         async with (
-            started(dev_pool(misbehaviour=Misbehaviour.NO_REPLY)) as pool,
+            started(dev_pool(misbehaviour=PoolMisbehaviour.NO_REPLY)) as pool,
             linked(pool.url, Timing(keepalive_s=0.02, verdict_s=0.1)) as (link, ear, _),
         ):
             job = await ear.job()
@@ -962,4 +962,4 @@ def test_dev_pool_says_what_goes_together() -> None:
 def test_dev_pool_offers_every_misbehaviour() -> None:
     (choice,) = (option.type for option in cli.commands["dev-pool"].params if option.name == "misbehave")
     assert isinstance(choice, click.Choice)
-    assert list(choice.choices) == list(Misbehaviour)
+    assert list(choice.choices) == list(PoolMisbehaviour)

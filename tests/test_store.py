@@ -499,11 +499,13 @@ def test_a_file_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path, vers
     connection = sqlite3.connect(tmp_path / database.FILE)
     connection.executescript("PRAGMA journal_mode = WAL;" + "".join(schema.STEPS[:version]))
     solved = ended("solved", at=time.time() - 10**6 if version == 1 else 0.0)
-    for stored in (solved, running("long", 5)):
-        columns = stored.columns()
-        connection.execute(f"INSERT INTO jobs VALUES (NULL{', ?' * len(columns)})", columns)
-    columns = find(1, age_s=10**6).columns()
-    connection.execute(f"INSERT INTO finds VALUES (NULL{', ?' * len(columns)}{', 0.0' if version > 1 else ''})", columns)
+    into_jobs = database.PUT.replace("target", "goal").replace("nonce_order", "positions")
+    connection.executemany(into_jobs, [stored.columns() for stored in (solved, running("long", 5))])
+    into_finds = (
+        "INSERT INTO finds (time_ns, source, job_id, pow, header, nonce, difficulty, verdict)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    )
+    connection.execute(into_finds, find(1, age_s=10**6).columns())
     connection.commit()
     connection.close()
     assert [entry["nonce"] for entry in entries(tmp_path)] == ["1"]

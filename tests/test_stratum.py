@@ -373,9 +373,9 @@ def cut(data: bytes, dice: random.Random) -> Iterable[bytes]:
 class WatchedMiner(StratumMiner):
     """Remembers the transitions that were taken."""
 
-    taken: set[tuple[stratum_miner.State, stratum_miner.Step]]
+    taken: set[tuple[stratum_miner.StratumMinerState, stratum_miner.StratumMinerStep]]
 
-    def _step(self, step: stratum_miner.Step) -> None:
+    def _step(self, step: stratum_miner.StratumMinerStep) -> None:
         self.__dict__.setdefault("taken", set()).add((self.state, step))
         super()._step(step)
 
@@ -383,9 +383,9 @@ class WatchedMiner(StratumMiner):
 class WatchedPool(StratumPool):
     """Remembers the transitions that were taken."""
 
-    taken: set[tuple[stratum_pool.State, stratum_pool.Step]]
+    taken: set[tuple[stratum_pool.StratumPoolState, stratum_pool.StratumPoolStep]]
 
-    def _step(self, step: stratum_pool.Step) -> None:
+    def _step(self, step: stratum_pool.StratumPoolStep) -> None:
         self.__dict__.setdefault("taken", set()).add((self.state, step))
         super()._step(step)
 
@@ -676,7 +676,7 @@ def test_a_login_is_not_waited_for_without_end() -> None:
 def test_a_first_job_is_not_waited_for_without_end() -> None:
     miner = StratumMiner(LOGIN, AGENT, 100.0, stratum_miner.Timing(keepalive_s=1e6, silence_s=1e6))
     miner.receive(b'{"id":1,"result":{"id":"s","status":"OK"}}\n', 101.0)
-    assert (miner.state, miner.deadline) == (stratum_miner.State.WAITING, 700.0)
+    assert (miner.state, miner.deadline) == (stratum_miner.StratumMinerState.WAITING, 700.0)
     assert miner.tick(699.0) == []
     assert miner.tick(700.0) == [Broken("no job within 600 s")]
 

@@ -54,7 +54,7 @@ def dedicated(available: frozenset[int], root: Path = cpus.ROOT) -> Iterator[str
     yield f"Environment=MINER_WORKERS={len(available)}"
 
 
-def _comments(known: list[topology.Core]) -> Iterator[str]:
+def _comments(known: list[topology.PhysicalCore]) -> Iterator[str]:
     """What the host has, node by node."""
     for node in sorted({core.node for core in known}):
         here = [core for core in known if core.node == node]

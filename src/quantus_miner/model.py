@@ -74,8 +74,8 @@ class LiveJob:
     """Work from a live source; it holds until the next one comes, however many solutions are found.
 
     ``header``: the 32-byte mining hash of qpow-poseidon2. ``difficulty``: 1 .. MAX, that of the network or of a share.
-    ``prefix``: the bytes that every nonce begins with (a pool's extranonce), 0 to 32 of them. ``exact_target``: the target
-    if it is not the one of ``difficulty``: pools may round the difficulty.
+    ``prefix``: the bytes that every nonce begins with (a pool's extranonce), 0 to 32 of them. ``exact_target``: the
+    target if it is not the one of ``difficulty``, which pools may round.
     """
 
     id: str

@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
     nonce: int | None
 
 
-class Control:
+class NativeControl:
     """Stop signal and progress of one search; any thread may use it while another searches."""
 
     __slots__ = ("_control",)
@@ -128,7 +128,7 @@ def prepare(job: Job) -> NativeJob:
     return NativeJob(job.pow, job.order, ffi.new("qm_job *", fields))
 
 
-def search(kernel: Kernel, job: NativeJob, start: int, count: int, control: Control) -> Outcome:
+def search(kernel: Kernel, job: NativeJob, start: int, count: int, control: NativeControl) -> Outcome:
     """Tests the nonces at ``start``, ``start + 1``, … ``start + count - 1`` of the job's order, to the first valid one.
 
     Other threads run meanwhile. ``tested`` is below ``count`` without a nonce only if ``control`` was stopped.

@@ -22,7 +22,7 @@ NOT_CHECKED: Final = 4
 """The exit code if no difficulty is known."""
 
 
-class Verdict:
+class Verification:
     """What is known of ``nonce`` and ``header``; without ``target`` that is the hash, but not whether it is low enough.
 
     ``block``: the block that they are from. ``source``: what is said of the difficulty, if it is the node's.
@@ -74,7 +74,7 @@ class Verdict:
             yield f"required difficulty  {self._source}"
 
 
-def verdict(
+def check(
     *,
     header: str | None,
     nonce: str | None,
@@ -84,7 +84,7 @@ def verdict(
     rpc: str | None,
     height: int | None,
     pow_: str | None,
-) -> Verdict:
+) -> Verification:
     """The verdict on the command's arguments, as given.
 
     Raises SettingError if they are not usable, MinerError if the block cannot be read or the node gives none.
@@ -115,7 +115,7 @@ def verdict(
                 target, source = _fetch_target(node, sealed)
         else:
             sealed = _read_block(Path(block or ""))
-        return Verdict(proof, sealed.mining_hash, sealed.nonce, target, sealed, source)
+        return Verification(proof, sealed.mining_hash, sealed.nonce, target, sealed, source)
     if header is None or nonce is None:
         raise SettingError("verify needs --header and --nonce, or --block, or --rpc and --height")
     if target is None:
@@ -124,7 +124,7 @@ def verdict(
         raise SettingError("--header: allowed: 64 hex digits")
     if not re.fullmatch(r"(0x)?[0-9a-fA-F]{1,128}", nonce):
         raise SettingError("--nonce: allowed: 1 to 128 hex digits")
-    return Verdict(proof, bytes.fromhex(header.removeprefix("0x")), int(nonce, 16), target)
+    return Verification(proof, bytes.fromhex(header.removeprefix("0x")), int(nonce, 16), target)
 
 
 def _decimal(flag: str, text: str, low: int) -> int:

@@ -237,7 +237,7 @@ class GpuEngine:
         return valid
 
     def _meets(self, prepared: native.NativeJob, position: int) -> bool:
-        return native.search(self._scalar, prepared, position, 1, native.Control()).nonce is not None
+        return native.search(self._scalar, prepared, position, 1, native.NativeControl()).nonce is not None
 
     def _on_false_positive(self, candidate: str) -> None:
         """Count it. Raises DeviceLostError if there are so many that the device has to be set aside."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Misbehaviour(StrEnum):
+class PoolMisbehaviour(StrEnum):
     """What a development pool does wrong on request."""
 
     BUSY = "busy"

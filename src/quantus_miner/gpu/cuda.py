@@ -132,7 +132,7 @@ def done(outcome: tuple[Any, ...]) -> Any:  # noqa: ANN401 - the bindings have n
     return values[0] if values else None
 
 
-class _Slot(NamedTuple):
+class _CudaSlot(NamedTuple):
     """Where a launch writes its candidates, on the device and in pinned memory of the host; and when it ran."""
 
     hits: Any
@@ -161,9 +161,11 @@ class CudaLauncher:
         except DeviceLostError:
             self.close()
             raise
-        self._queued: deque[_Slot] = deque()
+        self._queued: deque[_CudaSlot] = deque()
 
-    def launch(self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int) -> None:
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
         """See Launcher."""
         self._enter()
         slot = self._free.popleft()
@@ -202,11 +204,11 @@ class CudaLauncher:
         done(driver.cuCtxSetCurrent(self._context))
 
 
-def _slot() -> _Slot:
+def _slot() -> _CudaSlot:
     # A thread that waits for such an event sleeps.
     flags = driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC
     address = int(done(driver.cuMemHostAlloc(HITS_BYTES, 0)))
-    return _Slot(
+    return _CudaSlot(
         done(driver.cuMemAlloc(HITS_BYTES)),
         (ctypes.c_uint32 * (1 + MAX_HITS)).from_address(address),
         done(driver.cuEventCreate(flags)),

@@ -88,7 +88,9 @@ class Launcher(Protocol):
     def multiprocessors(self) -> int:
         """What works on blocks at the same time."""
 
-    def launch(self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int) -> None:
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
         """Queues a test of ``count`` nonces of a span from offset ``first``; at most IN_FLIGHT are not collected."""
 
     def collect(self) -> Readout:

@@ -115,7 +115,7 @@ def _lost() -> Iterator[None]:
         raise DeviceLostError(f"OpenCL: {' '.join(str(error).split())[:500]}") from None
 
 
-class _Slot(NamedTuple):
+class _OpenClSlot(NamedTuple):
     """Where a launch writes its candidates, on the device and on the host."""
 
     hits: cl.Buffer
@@ -134,17 +134,19 @@ class OpenClLauncher:
         for kernel in self._kernels.values():
             kernel.set_scalar_arg_dtypes(_ARGUMENTS)
         self._free = deque(
-            _Slot(
+            _OpenClSlot(
                 cl.Buffer(self._context, cl.mem_flags.READ_WRITE, 4 * (1 + MAX_HITS)),
                 np.zeros(1 + MAX_HITS, np.uint32),
             )
             for _ in range(IN_FLIGHT)
         )
-        self._queued: deque[tuple[_Slot, cl.Event, cl.Event]] = deque()
+        self._queued: deque[tuple[_OpenClSlot, cl.Event, cl.Event]] = deque()
         # At the end of the process: not every driver can be unloaded while it works.
         self._finish = weakref.finalize(self, _finish, self._queue)
 
-    def launch(self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int) -> None:
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
         """See Launcher."""
         slot = self._free.popleft()
         with _lost():

@@ -51,7 +51,7 @@ def source(language: Language) -> str:
     return sizes + macros + _constants() + kernels
 
 
-class _Entry(NamedTuple):
+class _MatrixEntry(NamedTuple):
     """Of the internal diagonal: digits (a0, a1) of d and (b0, b1) of 2^32 d, modulo P, base 2^32."""
 
     a0: int
@@ -95,15 +95,15 @@ def _digits(number: int) -> Iterable[tuple[int, int]]:
         yield low - 2**32, high + 1
 
 
-def _entry(d: int) -> _Entry:
-    entries = (_Entry(*a, *b) for a, b in product(_digits(d), _digits(2**32 * d)))
+def _entry(d: int) -> _MatrixEntry:
+    entries = (_MatrixEntry(*a, *b) for a, b in product(_digits(d), _digits(2**32 * d)))
     return min((entry for entry in entries if entry.fits), key=lambda entry: entry.negative)
 
 
 def _constants() -> str:
     diagonal = [_entry(d) for d in INTERNAL_DIAGONAL]
     lines = [f"#define MEAN {_MEAN}u"]
-    for name in _Entry._fields:
+    for name in _MatrixEntry._fields:
         digits = [getattr(entry, name) for entry in diagonal]
         lines.append(_table("TABLE u32", name.upper(), [abs(digit) for digit in digits]))
         lines.append(_table("TABLE int", f"{name.upper()}_NEGATIVE", [digit < 0 for digit in digits]))
@@ -141,7 +141,7 @@ def _constants() -> str:
     return "\n".join([*lines, ""])
 
 
-def _internal(diagonal: Sequence[_Entry], divided: int) -> tuple[list[int], list[int]]:
+def _internal(diagonal: Sequence[_MatrixEntry], divided: int) -> tuple[list[int], list[int]]:
     """What internal rounds add to the sum, and to each element behind them; ``divided``: internal rounds before."""
     sums, offsets = [], [0] * WIDTH  # what is in the elements besides what should be
     # Element 0 has no offset but the constant that it needs next.

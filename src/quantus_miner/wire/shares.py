@@ -26,7 +26,7 @@ class PendingShare:
 
 
 @dataclass(slots=True)
-class _Entry:
+class _KnownJob:
     """A job and the nonces that were sent for its header, under any job id."""
 
     job: LiveJob
@@ -37,7 +37,7 @@ class ShareBook:
     """The jobs by id, the current one last, and the pending shares by request id, the oldest first."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _KnownJob] = {}
         self._pending: dict[int, PendingShare] = {}
 
     @property
@@ -55,7 +55,7 @@ class ShareBook:
         header = next((entry.nonces for entry in self._entries.values() if entry.job.header == job.header), None)
         known = self._entries.pop(job.id, None)
         if known is None or known.job != job:
-            known = _Entry(job, set() if header is None else header)
+            known = _KnownJob(job, set() if header is None else header)
         if clean:
             self._entries.clear()
         elif len(self._entries) > MAX_EARLIER:

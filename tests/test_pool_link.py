@@ -19,7 +19,9 @@ import pytest
 from quantus_miner import pow as reference
 from quantus_miner.cli import cli
 from quantus_miner.dev.chain import Chain
-from quantus_miner.dev.judge import (
+from quantus_miner.dev.misbehaviour import PoolMisbehaviour
+from quantus_miner.dev.pool import DevPool, _until
+from quantus_miner.dev.validator import (
     BAD_NONCE,
     BAD_RESULT,
     CLOSE_ENOUGH,
@@ -30,8 +32,6 @@ from quantus_miner.dev.judge import (
     UNKNOWN_JOB,
     Vardiff,
 )
-from quantus_miner.dev.misbehaviour import PoolMisbehaviour
-from quantus_miner.dev.pool import DevPool, _until
 from quantus_miner.errors import LinkLostError, LinkRefusedError, MinerError
 from quantus_miner.model import LiveJob, Pow, Solution
 from quantus_miner.sources import pool as pool_source
@@ -390,19 +390,19 @@ def test_a_refusal_comes_back_with_its_reason(change: dict[str, int], reason: st
             job = await ear.job()
             solution = solve(job)
             (session,) = pool.sessions
-            judge = session._judge
+            validator = session._validator
             if "nonce" in change:
                 solution = Solution(solution.nonce, solution.value ^ 1)
             if "clean" in change:
                 # The pool goes on, and the news has not reached the miner.
-                judge._stale.append(job.id)
-                del judge._jobs[job.id]
+                validator._stale.append(job.id)
+                del validator._jobs[job.id]
             if "forget" in change:
-                judge._jobs.clear()
+                validator._jobs.clear()
             if "twice" in change:
-                judge._seen.add((job.id, solution.nonce))
+                validator._seen.add((job.id, solution.nonce))
             if "difficulty" in change:
-                judge._jobs[job.id] = LiveJob(job.id, job.header, change["difficulty"], job.prefix)
+                validator._jobs[job.id] = LiveJob(job.id, job.header, change["difficulty"], job.prefix)
             assert link.submit(job, solution, 1, 1.0)
             verdict = await ear.verdict()
             assert (verdict.accepted, verdict.stale, verdict.reason) == (False, stale, reason)
@@ -897,7 +897,7 @@ def test_the_development_pool_drops_what_breaks_the_protocol() -> None:
             assert len(reasons) == len(inputs)
             assert reasons[3:] == [
                 "a line that is not JSON",
-                "not allowed in state 'judging the login': the miner logs in",
+                "not allowed in state 'checking the login': the miner logs in",
             ]
             assert not pool.sessions
 

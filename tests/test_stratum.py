@@ -445,7 +445,7 @@ def test_a_conversation() -> None:
     assert isinstance(came, ShareCame)
     assert (came.job_id, came.nonce, came.result) == (mined.id, f"0004f005{5:0120x}", f"{99:0128x}")
     wire.now += 0.25
-    wire.pool.judge(came.request, None)
+    wire.pool.send_verdict(came.request, None)
     wire.carry()
     assert wire.take() == [Judged(mined, True, False, "", 0.25, nonce(mined, 5))]
 
@@ -583,8 +583,8 @@ def test_verdicts_are_matched_by_id_in_any_order() -> None:
     requests = [event.request for event in wire.pool_events if isinstance(event, ShareCame)]
     refusals = [None, "Stale share", "Invalid job id", "Invalid nonce"]
     for request, refusal in reversed(list(zip(requests, refusals, strict=True))):
-        wire.pool.judge(request, refusal)
-        wire.pool.judge(request, refusal)  # a second verdict is nothing
+        wire.pool.send_verdict(request, refusal)
+        wire.pool.send_verdict(request, refusal)  # a second verdict is nothing
     wire.carry()
     verdicts = [(v.accepted, v.stale, v.reason, v.latency_s) for v in wire.take() if isinstance(v, Judged)]
     assert verdicts == [
@@ -740,7 +740,7 @@ def test_any_session_keeps_its_books(data: st.DataObject) -> None:
     arrived: list[ShareCame] = []
     waiting: dict[tuple[str, int], tuple[str, float]] = {}  # what the pool has said of each share, and when it was sent
     for number in range(1, data.draw(st.integers(1, 30))):
-        match data.draw(st.sampled_from(("job", "clean", "share", "share", "again", "judge", "time"))):
+        match data.draw(st.sampled_from(("job", "clean", "share", "share", "again", "verdict", "time"))):
             case "job" | "clean" as kind:
                 wire.pool.send_job(job(number), clean=kind == "clean")
                 wire.carry()
@@ -759,10 +759,10 @@ def test_any_session_keeps_its_books(data: st.DataObject) -> None:
                 job_id, known = data.draw(st.sampled_from(sent))
                 (mined,) = (each for each in live if each.id == job_id)
                 assert not wire.miner.submit(mined, known, 1, wire.now)
-            case "judge" if arrived:
+            case "verdict" if arrived:
                 came = arrived.pop(data.draw(st.integers(0, len(arrived) - 1)))
                 refusal = data.draw(st.sampled_from((None, "Stale share", "duplicate share")))
-                wire.pool.judge(came.request, refusal)
+                wire.pool.send_verdict(came.request, refusal)
                 key = came.job_id, int(came.nonce, 16)
                 if key in waiting:
                     waiting[key] = (refusal or "", waiting[key][1])
@@ -821,7 +821,7 @@ def test_whatever_a_peer_sends_is_events_and_at_most_one_end(
             ends += isinstance(event, Broken | LoginRefused)
         for asked in wire.pool.receive(piece, wire.now):
             if isinstance(asked, ShareCame):
-                wire.pool.judge(asked.request, "Invalid nonce")
+                wire.pool.send_verdict(asked.request, "Invalid nonce")
     assert ends <= 1
 
 
@@ -868,7 +868,7 @@ def test_every_transition_is_taken_and_no_other() -> None:
     wire.miner.submit(mined, nonce(mined, 2), 1, wire.now)
     (came,) = wire.pool_events
     assert isinstance(came, ShareCame)
-    wire.pool.judge(came.request, None)
+    wire.pool.send_verdict(came.request, None)
     wire.carry()
     wire.now += 30
     wire.miner.tick(wire.now)

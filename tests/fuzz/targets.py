@@ -29,7 +29,7 @@ from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.backends.throttled import ThrottledEngine
 from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
-from quantus_miner.dev.judge import Judge
+from quantus_miner.dev.validator import ShareValidator
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.gpu import tuning
 from quantus_miner.gpu.device import Device
@@ -344,7 +344,7 @@ def stratum_from_miner(data: bytes) -> None:
 
 def _stratum_pool(pieces: Sequence[bytes]) -> object:
     pool = StratumPool("session", 0.0)
-    judge = Judge(EXTRANONCE)
+    validator = ShareValidator(EXTRANONCE)
     heard: list[object] = []
     sent = b""
     for piece in pieces:
@@ -358,10 +358,10 @@ def _stratum_pool(pieces: Sequence[bytes]) -> object:
                 case LoginAsked(login, agent):
                     assert login.isprintable()
                     assert agent.isprintable()
-                    pool.take_login(judge.give("1", HEADER, 1, clean=True))
+                    pool.take_login(validator.give("1", HEADER, 1, clean=True))
                 case ShareCame():
-                    share = judge.judge(event)
-                    pool.judge(event.request, share if isinstance(share, str) else None)
+                    share = validator.validate(event)
+                    pool.send_verdict(event.request, share if isinstance(share, str) else None)
         sent += b"".join(pool.data_to_send())
         assert isinstance(pool._reader, lines.LineSplitter)
         assert len(pool._reader._rest) <= lines.MAX_LINE

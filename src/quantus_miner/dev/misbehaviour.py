@@ -19,7 +19,7 @@ class PoolMisbehaviour(StrEnum):
     GARBAGE = "garbage"
     """Sends a line that is no JSON after the login."""
     NO_REPLY = "no-reply"
-    """Never judges a share."""
+    """Never sends a verdict."""
     ONE_JOB = "one-job"
     """Drops a miner after its first job."""
     QUIET = "quiet"

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import units
 from quantus_miner.dev.certificate import self_signed
-from quantus_miner.dev.judge import Judge, Share, Vardiff
 from quantus_miner.dev.miner_process import ignore_stop_signals, on_stop_signal, start_miner, stop_miner
 from quantus_miner.dev.misbehaviour import PoolMisbehaviour
+from quantus_miner.dev.validator import Share, ShareValidator, Vardiff
 from quantus_miner.errors import MinerError
 from quantus_miner.model import Pow, achieved_difficulty
 from quantus_miner.wire import stratum
@@ -191,7 +191,7 @@ class Session(asyncio.Protocol):
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._core = StratumPool(secrets.token_hex(8), self._loop.time())
-        self._judge = Judge(pool.next_extranonce())
+        self._validator = ShareValidator(pool.next_extranonce())
         self._vardiff = Vardiff(pool.share_difficulty, pool.share_time, self._loop.time())
         self._shares = 0
         self._timer = self._loop.call_at(self._core.deadline, self._on_time)
@@ -250,7 +250,7 @@ class Session(asyncio.Protocol):
     def _next_job(self, *, clean: bool) -> LiveJob:
         # A share need not be harder than a block.
         difficulty = min(self._vardiff.difficulty, self._pool.chain.difficulty)
-        return self._judge.give(f"{self._pool.sequence}-{difficulty}", self._pool.header, difficulty, clean=clean)
+        return self._validator.give(f"{self._pool.sequence}-{difficulty}", self._pool.header, difficulty, clean=clean)
 
     def _on_login(self, login: str) -> None:
         misbehaviour = self._pool.misbehaviour
@@ -282,14 +282,14 @@ class Session(asyncio.Protocol):
         if misbehaviour is PoolMisbehaviour.DROP and self._shares % MISBEHAVE_SHARES == 0:
             self.transport.abort()
             return
-        share = self._judge.judge(came)
+        share = self._validator.validate(came)
         if misbehaviour is PoolMisbehaviour.REFUSE_SHARES:
             share = "Invalid nonce"
         elif misbehaviour is PoolMisbehaviour.FORGET and self._shares >= MISBEHAVE_SHARES:
             share = "Unauthenticated"
         refusal = share if isinstance(share, str) else None
         if misbehaviour is not PoolMisbehaviour.NO_REPLY:
-            self._core.judge(came.request, refusal)
+            self._core.send_verdict(came.request, refusal)
         if isinstance(share, str):
             self._pool.refuse(self.worker, share)
             return

@@ -23,7 +23,7 @@ class StratumPoolState(StrEnum):
     """Where a pool stands with a miner."""
 
     CONNECTED = "connected"
-    JUDGING = "judging the login"
+    CHECKING = "checking the login"
     OPEN = "open"
     REFUSED = "refused"
     BROKEN = "broken"
@@ -37,17 +37,17 @@ class StratumPoolStep(StrEnum):
     REFUSE_LOGIN = "we refuse the login"
     JOB = "we send a job"
     SHARE = "a share comes"
-    VERDICT = "we judge a share"
+    VERDICT = "we send a verdict"
     KEEPALIVE = "a keepalive comes, which is answered"
     BREACH = "the miner breaks the protocol or is silent for too long"
 
 
 TRANSITIONS: Final = {
-    (StratumPoolState.CONNECTED, StratumPoolStep.LOGIN): StratumPoolState.JUDGING,
+    (StratumPoolState.CONNECTED, StratumPoolStep.LOGIN): StratumPoolState.CHECKING,
     (StratumPoolState.CONNECTED, StratumPoolStep.BREACH): StratumPoolState.BROKEN,
-    (StratumPoolState.JUDGING, StratumPoolStep.TAKE_LOGIN): StratumPoolState.OPEN,
-    (StratumPoolState.JUDGING, StratumPoolStep.REFUSE_LOGIN): StratumPoolState.REFUSED,
-    (StratumPoolState.JUDGING, StratumPoolStep.BREACH): StratumPoolState.BROKEN,
+    (StratumPoolState.CHECKING, StratumPoolStep.TAKE_LOGIN): StratumPoolState.OPEN,
+    (StratumPoolState.CHECKING, StratumPoolStep.REFUSE_LOGIN): StratumPoolState.REFUSED,
+    (StratumPoolState.CHECKING, StratumPoolStep.BREACH): StratumPoolState.BROKEN,
     (StratumPoolState.OPEN, StratumPoolStep.JOB): StratumPoolState.OPEN,
     (StratumPoolState.OPEN, StratumPoolStep.SHARE): StratumPoolState.OPEN,
     (StratumPoolState.OPEN, StratumPoolStep.VERDICT): StratumPoolState.OPEN,
@@ -67,7 +67,7 @@ class LoginAsked:
 
 @dataclass(frozen=True, slots=True)
 class ShareCame:
-    """Answer it with ``judge`` and this ``request``. The other fields are as the miner wrote them."""
+    """Answer it with ``send_verdict`` and this ``request``. The other fields are as the miner wrote them."""
 
     request: RequestId
     job_id: str
@@ -111,7 +111,7 @@ class StratumPool(Core[StratumPoolState, StratumPoolStep, Event]):
         self._step(StratumPoolStep.JOB)
         self._write({"jsonrpc": "2.0", "method": "job", "params": {"clean_jobs": clean, "job": stratum.job_body(job)}})
 
-    def judge(self, request: RequestId, refusal: str | None) -> None:
+    def send_verdict(self, request: RequestId, refusal: str | None) -> None:
         """Send the verdict on a share. ``refusal``: why it does not count, None if it does."""
         self._step(StratumPoolStep.VERDICT)
         if refusal is None:
@@ -137,7 +137,7 @@ class StratumPool(Core[StratumPoolState, StratumPoolStep, Event]):
                 if share.id == self._session:
                     events.append(ShareCame(message.id, share.job_id, share.nonce, share.result))
                 else:
-                    self.judge(message.id, "Invalid session")
+                    self.send_verdict(message.id, "Invalid session")
             case "keepalived":
                 self._peer_step(StratumPoolStep.KEEPALIVE)
                 self._reply(message.id, {"status": stratum.KEEPALIVED})

@@ -45,7 +45,7 @@ class Share:
     value: int
 
 
-class Judge:
+class ShareValidator:
     """The jobs that one miner was given, and which shares it sent for them. ``extranonce``: 4 bytes."""
 
     def __init__(self, extranonce: bytes) -> None:
@@ -68,7 +68,7 @@ class Judge:
         self._jobs[job.id] = job
         return job
 
-    def judge(self, share: ShareCame) -> Share | str:
+    def validate(self, share: ShareCame) -> Share | str:
         """The share, or why it is not taken."""
         job = self._jobs.get(share.job_id)
         if job is None:

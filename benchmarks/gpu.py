@@ -29,7 +29,7 @@ from benchmarks import exactness, gpu_switch, sass
 from benchmarks.counting import NotCountedError
 from quantus_miner import bench, native
 from quantus_miner.backends.base import Control
-from quantus_miner.backends.gpu import LAUNCH_S, MOST, GpuEngine
+from quantus_miner.backends.gpu import LAUNCH_S, MAX_LAUNCH, GpuEngine
 from quantus_miner.errors import DeviceLostError, EngineUnavailableError
 from quantus_miner.gpu import drivers, tuning
 from quantus_miner.gpu.device import IN_FLIGHT, DriverError
@@ -115,7 +115,7 @@ def speed(engine: GpuEngine, launcher: Launcher, order: Order, seconds: float, r
     """Prints what the engine does, against the bare launcher in turn. Return the median of each figure."""
     telemetry = Telemetry()
     size = int(through_engine(engine, order, seconds, telemetry).rate * LAUNCH_S)  # warms up, too
-    count = max(BLOCK, min(size, MOST, 2 ** native.SPAN_BITS[order]))
+    count = max(BLOCK, min(size, MAX_LAUNCH, 2 ** native.SPAN_BITS[order]))
     blocks = min(-(-count // BLOCK), engine.blocks * launcher.multiprocessors)
     runs, ratios = [], []
     for _ in range(runs_wanted):

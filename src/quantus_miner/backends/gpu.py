@@ -35,7 +35,7 @@ LAUNCH_S: Final = 0.025
 """What a launch should take: 0.05 s for those in flight, which a stop waits for; the host's part is still nothing."""
 GROWTH: Final = 4
 """Largest factor between the sizes of two launches."""
-MOST: Final = 2**31
+MAX_LAUNCH: Final = 2**31
 """Nonces of a launch."""
 EXPECTED_HITS: Final = 64
 """Candidates of a launch on average, at most: so far below MAX_HITS that more than that practically never come."""
@@ -222,7 +222,7 @@ class GpuEngine:
         """The size of the next launches, from what one took; one that was cut short says little."""
         if 2 * count > self._size:
             wanted = int(count * LAUNCH_S / max(seconds, 1e-6))
-            self._size = max(BLOCK, min(wanted, GROWTH * self._size, MOST))
+            self._size = max(BLOCK, min(wanted, GROWTH * self._size, MAX_LAUNCH))
 
     def _is_valid(self, job: Job, prepared: native.NativeJob, position: int) -> bool:
         """Check a candidate with a kernel of the CPU. Return True if its nonce is valid. Raises DeviceLostError."""

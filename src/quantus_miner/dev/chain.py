@@ -17,7 +17,7 @@ from quantus_miner.pow.block import Header
 REBUILD_BLOCK_TIMES: Final = 4
 """A proposal that nobody sealed for so many block times is replaced by a fresh one."""
 RETARGET_BLOCKS: Final = 10
-MOST_RETARGET: Final = 2.0
+MAX_RETARGET: Final = 2.0
 """The difficulty changes by this factor at most from one block to the next."""
 PRE_RUNTIME: Final = b"\x06pow_\x80"
 SEAL: Final = b"\x05pow_\x01\x01"
@@ -86,7 +86,7 @@ class Chain:
         self._recent.append((self.difficulty, seconds))
         work_done, time_taken = (sum(column) for column in zip(*self._recent, strict=True))
         aim = work_done / max(time_taken, 1e-3) * self.block_time
-        most, least = self.difficulty * MOST_RETARGET, self.difficulty / MOST_RETARGET
+        most, least = self.difficulty * MAX_RETARGET, self.difficulty / MAX_RETARGET
         self.difficulty = max(1, int(min(max(aim, least), most)))
         self.propose()
 

@@ -23,7 +23,7 @@ MAX_STALE: Final = 64
 RETARGET_SHARES: Final = 8
 RETARGET_SHARE_TIMES: Final = 10
 """A difficulty is thought over after so many shares, or so many share times with fewer."""
-MOST_RETARGET: Final = 4.0
+MAX_RETARGET: Final = 4.0
 """It changes by this factor at most."""
 CLOSE_ENOUGH: Final = 1.25
 """It stays where it would change by less than this factor."""
@@ -106,7 +106,7 @@ class Vardiff:
         seconds = now - self._since
         if self._shares < RETARGET_SHARES and seconds < RETARGET_SHARE_TIMES * self._share_time:
             return False
-        factor = min(max(self._shares * self._share_time / max(seconds, 1e-3), 1 / MOST_RETARGET), MOST_RETARGET)
+        factor = min(max(self._shares * self._share_time / max(seconds, 1e-3), 1 / MAX_RETARGET), MAX_RETARGET)
         self._since, self._shares = now, 0
         if 1 / CLOSE_ENOUGH < factor < CLOSE_ENOUGH:
             return False

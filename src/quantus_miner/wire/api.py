@@ -12,7 +12,7 @@ from quantus_miner.pow.order import fastest_order, positions_from
 
 MAX_BODY: Final = 65_536
 """Bytes of the largest accepted request body."""
-LEAST_PLAUSIBLE_THRESHOLD: Final = 2**400
+MIN_PLAUSIBLE_THRESHOLD: Final = 2**400
 """A distance_threshold below this, but not 0, is hardly one: no search would ever find such a distance."""
 MAX_JOB_ID: Final = 128
 """Characters of the longest accepted job id."""
@@ -62,7 +62,7 @@ def parse_mine(body: bytes, random_start: int) -> Job:
 
 def is_implausible(job: Job) -> bool:
     """Whether the distance_threshold is probably a difficulty, as nodes of a former test network sent it."""
-    return job.pow is Pow.SHA3 and 0 < job.target < LEAST_PLAUSIBLE_THRESHOLD
+    return job.pow is Pow.SHA3 and 0 < job.target < MIN_PLAUSIBLE_THRESHOLD
 
 
 def encode_result(job_id: str, status: Status, solution: Solution | None, hashes: int, elapsed: float) -> bytes:

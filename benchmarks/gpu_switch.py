@@ -125,9 +125,9 @@ def measure(engine: GpuEngine, launcher: WatchedLauncher, switches: int, seconds
     time.sleep(1.0)  # for launches and slices of full size
     _cost(launcher, seconds)
 
-    dice, times, waits = random.Random(0), [], []  # noqa: S311 - not for secrets
+    rng, times, waits = random.Random(0), [], []  # noqa: S311 - not for secrets
     for _ in range(switches):
-        time.sleep(dice.uniform(0.15, 0.25))  # at any moment of a launch
+        time.sleep(rng.uniform(0.15, 0.25))  # at any moment of a launch
         old, began = launcher.words, time.perf_counter()
         if isinstance(launcher.inner, SimulatedLauncher):
             waits.append(1e3 * (launcher.inner.free - began))

@@ -185,9 +185,9 @@ def test_a_proposal_that_nobody_seals_is_replaced(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path, difficulty=HARD) as node:
             node.chain.block_time = 0.01
-            async with linked(link_to(node)) as (ear, _):
+            async with linked(link_to(node)) as (listener, _):
                 node.renew_job()
-                headers = {(await ear.jobs.get()).header for _ in range(4)}
+                headers = {(await listener.jobs.get()).header for _ in range(4)}
                 assert len(headers) >= 3
 
     run(test())
@@ -199,15 +199,15 @@ def test_a_node_misbehaves_on_request(tmp_path: Path, misbehaviour: NodeMisbehav
         async with playing(tmp_path, misbehaviour=misbehaviour) as node:
             link = link_to(node, kind="pool")  # a node gets one solution, and the stale one would be a second
             node.chain.block_time = 0.2 if misbehaviour is NodeMisbehaviour.SLOW_JOB else 3600.0
-            async with linked(link) as (ear, task):
+            async with linked(link) as (listener, task):
                 for _ in range(3):
-                    job = await ear.jobs.get()
+                    job = await listener.jobs.get()
                     solutions = solve(job)
                     assert link.submit(job, next(solutions), 1, 1.0)
                 if misbehaviour is NodeMisbehaviour.SLOW_JOB:
                     assert link.submit(job, next(solutions), 1, 1.0)
                     await node.until(lambda: node.stale == 1)
-                    assert (await ear.jobs.get()).id == "4"
+                    assert (await listener.jobs.get()).id == "4"
                 else:
                     words = "node is restarting" if misbehaviour is NodeMisbehaviour.DROP else "not valid JSON"
                     with pytest.raises(LinkLostError, match=words):
@@ -275,9 +275,9 @@ def test_the_command_serves_a_miner_of_yours(tmp_path: Path) -> None:
     async def test() -> None:
         pin = parse_fingerprint((folder / node_files.FINGERPRINT).read_text())
         link = NodeLink("127.0.0.1", int(first[1]), (folder / node_files.TOKEN).read_text().strip(), pin)
-        async with linked(link) as (ear, task):
+        async with linked(link) as (listener, task):
             while not task.done():
-                next_job = asyncio.create_task(ear.jobs.get())
+                next_job = asyncio.create_task(listener.jobs.get())
                 await asyncio.wait((next_job, task), return_when=asyncio.FIRST_COMPLETED)
                 if next_job.done():
                     job = next_job.result()

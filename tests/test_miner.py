@@ -36,7 +36,7 @@ def job(ranges: Sequence[NonceRange], *, target: int = 0, job_id: str = "a", pow
 
 
 class RecordingEngine:
-    """Says what it was asked to search; ends some slices early, as a stopped engine does, by a seeded dice."""
+    """Says what it was asked to search; ends some slices early at random, as a stopped engine does."""
 
     name = "recording"
 

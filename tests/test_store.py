@@ -200,7 +200,7 @@ def test_a_crash_at_any_byte_leaves_what_was_promised(operations: list[tuple[int
 
 def test_a_search_goes_on_exactly_where_it_was() -> None:
     """Whatever the moment: what is counted as tested and what is left to do are the whole range, without overlap."""
-    size, dice = 300_000, random.Random(7)
+    size, rng = 300_000, random.Random(7)
     whole = NonceRange(10**6, 10**6 + size - 1)
     engine = CpuEngine("cpu-fast", 2, fast_kernels(None))
     miner = Miner([engine], chunk_s=0.005)
@@ -221,7 +221,7 @@ def test_a_search_goes_on_exactly_where_it_was() -> None:
         assert whole.start <= pieces[0].start <= pieces[-1].end <= whole.end
     again = Miner([CpuEngine("cpu-fast", 2, fast_kernels(None))], chunk_s=0.005)
     again.start()
-    for progress in dice.sample(snapshots, 3):
+    for progress in rng.sample(snapshots, 3):
         done = threading.Event()
         resumed = again.submit(a_job("x", whole), lambda _, done=done: done.set(), progress=progress)  # type: ignore[misc]
         assert done.wait(WAIT_S)

@@ -59,10 +59,10 @@ def written(core: StratumMiner | StratumPool) -> bytes:
 
 
 @given(st.lists(st.binary(max_size=40).map(lambda text: text.replace(b"\n", b"")), max_size=8), st.randoms())
-def test_lines_do_not_depend_on_how_the_bytes_are_cut(lines: list[bytes], dice: random.Random) -> None:
+def test_lines_do_not_depend_on_how_the_bytes_are_cut(lines: list[bytes], rng: random.Random) -> None:
     data = b"".join(text + b"\n" for text in lines)
     splitter, got = LineSplitter(), []
-    for piece in cut(data, dice):
+    for piece in cut(data, rng):
         got += list(splitter.feed(piece))
     assert got == [text.removesuffix(b"\r") for text in lines if text not in (b"", b"\r")]
 
@@ -362,10 +362,10 @@ def test_the_share_book_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- both sides, joined ---
 
 
-def cut(data: bytes, dice: random.Random) -> Iterable[bytes]:
+def cut(data: bytes, rng: random.Random) -> Iterable[bytes]:
     """``data`` in pieces of any size."""
     while data:
-        size = dice.choice((1, 2, 7, 64, 1000, len(data)))
+        size = rng.choice((1, 2, 7, 64, 1000, len(data)))
         yield data[:size]
         data = data[size:]
 
@@ -394,7 +394,7 @@ class WatchedPool(StratumPool):
 class Joined:
     """A miner and a pool with a wire between them that cuts and merges."""
 
-    dice: random.Random = field(default_factory=lambda: random.Random(1))
+    rng: random.Random = field(default_factory=lambda: random.Random(1))
     now: float = 1000.0
     miner_events: list[stratum_miner.Event] = field(default_factory=list)
     pool_events: list[stratum_pool.Event] = field(default_factory=list)
@@ -405,9 +405,9 @@ class Joined:
 
     def carry(self) -> None:
         """All bytes under way, both ways."""
-        for piece in cut(written(self.miner), self.dice):
+        for piece in cut(written(self.miner), self.rng):
             self.pool_events += self.pool.receive(piece, self.now)
-        for piece in cut(written(self.pool), self.dice):
+        for piece in cut(written(self.pool), self.rng):
             self.miner_events += self.miner.receive(piece, self.now)
 
     def log_in(self, first: LiveJob | None) -> None:
@@ -804,16 +804,16 @@ HOSTILE = st.lists(
 
 @given(HOSTILE, st.booleans(), st.randoms(use_true_random=False))
 def test_whatever_a_peer_sends_is_events_and_at_most_one_end(
-    hostile: list[bytes], logged_in: bool, dice: random.Random
+    hostile: list[bytes], logged_in: bool, rng: random.Random
 ) -> None:
-    wire = Joined(dice)
+    wire = Joined(rng)
     if logged_in:
         wire.log_in(job(1))
         wire.take()
     else:
         wire.pool.receive(written(wire.miner), wire.now)
     ends = 0
-    for piece in cut(b"".join(hostile), dice):
+    for piece in cut(b"".join(hostile), rng):
         for event in (*wire.miner.receive(piece, wire.now), *wire.miner.tick(wire.now)):
             assert (
                 event.reason.isprintable() if isinstance(event, Broken | JobRefused | LoginRefused | Judged) else True
@@ -826,7 +826,7 @@ def test_whatever_a_peer_sends_is_events_and_at_most_one_end(
 
 
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=3), st.randoms(use_true_random=False))
-def test_a_conversation_with_some_bytes_changed(place: int, change: bytes, dice: random.Random) -> None:
+def test_a_conversation_with_some_bytes_changed(place: int, change: bytes, rng: random.Random) -> None:
     pool = StratumPool("session", 0.0)
     pool.receive(written(StratumMiner(LOGIN, AGENT, 0.0)), 0.0)
     pool.take_login(job(1))
@@ -834,7 +834,7 @@ def test_a_conversation_with_some_bytes_changed(place: int, change: bytes, dice:
     good = written(pool)
     place %= len(good)
     miner = StratumMiner(LOGIN, AGENT, 0.0)
-    for piece in cut(good[:place] + change + good[place + len(change) :], dice):
+    for piece in cut(good[:place] + change + good[place + len(change) :], rng):
         for event in miner.receive(piece, 0.0):
             # A job that was changed into another one by chance is still one that holds together.
             if isinstance(event, JobReceived):

@@ -185,7 +185,7 @@ def exact(engine: GpuEngine, order: Order, nonces: int) -> bool:
     task, size, span = native.prepare(job), max(1, nonces // PARTS), 2 ** native.SPAN_BITS[order]
     # Every part crosses the end of a span, at a random place.
     starts = [secrets.randbits(250) * span + span - secrets.randbelow(size) - 1 for _ in range(PARTS)]
-    wrong, hits, missed, false = engine.false_positives, 0, 0, 0
+    false_positives, hits, missed, false = engine.false_positives, 0, 0, 0
     began = time.perf_counter()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         parts = pool.map(lambda start: exactness.hits(kernel, task, start, size), starts)
@@ -199,13 +199,14 @@ def exact(engine: GpuEngine, order: Order, nonces: int) -> bool:
                 print(f"\r{number} of {PARTS} parts, {minutes:.1f} min", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    wrong = engine.false_positives - wrong
+    false_positives = engine.false_positives - false_positives
     print(
-        f"{order:9} {size * PARTS:,} nonces, {hits:,} hits, {missed} missed, {false} false, {wrong} wrong candidates "
-        f"(expected {hits * MISSED:.2g} missed, as many wrong; CPU kernel {kernel.name})",
+        f"{order:9} {size * PARTS:,} nonces, {hits:,} hits, {missed} missed, {false} false, "
+        f"{false_positives} false positives (expected {hits * MISSED:.2g} missed and as many false positives; "
+        f"CPU kernel {kernel.name})",
         flush=True,
     )
-    return false == 0 and max(missed, wrong) <= 3 + 10 * hits * MISSED
+    return false == 0 and max(missed, false_positives) <= 3 + 10 * hits * MISSED
 
 
 def _hits(engine: GpuEngine, job: Job, start: int, count: int) -> list[int]:

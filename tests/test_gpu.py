@@ -470,12 +470,12 @@ def test_a_device_with_many_false_positives_is_set_aside(cpu: Device, folder: Pa
     engine.open()
     job = a_job(Order.WALK, MAX)
     for number, seconds in enumerate((60, 600, 3600, 3600), 1):
-        opened, wrong = len(watched), engine.false_positives
+        opened, before = len(watched), engine.false_positives
         watched[-1].lie = lambda readout: Readout(readout.seconds, 100, range(100))
         message = f"it reported 5 false positives within few candidates.* tested again after {seconds} s"
         with pytest.raises(DeviceLostError, match=message):
             search(engine, job, 0, 100)
-        assert engine.false_positives == wrong + gpu_engine.FALSE_POSITIVES  # and no more are looked at
+        assert engine.false_positives == before + gpu_engine.FALSE_POSITIVES  # and no more are looked at
         assert watched[-1].closed
         now[0] += seconds - 0.5
         with pytest.raises(DeviceLostError, match=message):

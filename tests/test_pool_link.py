@@ -369,7 +369,7 @@ def test_every_refusal_of_the_development_pool() -> None:
             assert await raw.submit(first.id, nonce, value) == STALE
             assert pool.accepted == 1
             assert pool.rejected == {UNKNOWN_JOB: 1, BAD_NONCE: 3, BAD_RESULT: 2, LOW: 1, DUPLICATE: 1, STALE: 2}
-            assert pool.wrong == 7
+            assert pool.invalid == 7
             writer.close()
             await writer.wait_closed()
 

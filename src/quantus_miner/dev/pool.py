@@ -163,7 +163,7 @@ class DevPool:
         )
 
     @property
-    def wrong(self) -> int:
+    def invalid(self) -> int:
         """The number of shares that were refused for another reason than coming too late."""
         return sum(count for reason, count in self.rejected.items() if not stratum.is_stale(reason))
 
@@ -366,7 +366,7 @@ async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
             await asyncio.to_thread(stop_miner, miner)
         await pool.close()
         pool.report(f"dev-pool: {pool.summary()}")
-    return 1 if pool.wrong else 0
+    return 1 if pool.invalid else 0
 
 
 async def _until(pool: DevPool, stop: asyncio.Event, shares: int | None, miner: subprocess.Popen[str] | None) -> None:

@@ -232,8 +232,8 @@ CERTIFICATE, BEGIN, KEY = self_signed().pem.partition(b"-----BEGIN PRIVATE")
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        (node_files.TOKEN, b"\xff", "is no token; allowed: "),
-        (node_files.TOKEN, b"", "is no token; allowed: 1 to 512 bytes"),
+        (node_files.TOKEN, b"\xff", "is not a token; allowed: "),
+        (node_files.TOKEN, b"", "is not a token; allowed: 1 to 512 bytes"),
         (node_files.IDENTITY, b"", "does not hold a certificate and its private key"),
         (node_files.IDENTITY, b"-----BEGIN PRIVATE KEY-----\n", "does not hold"),
         (node_files.IDENTITY, CERTIFICATE, "does not hold"),

@@ -246,7 +246,7 @@ def test_a_kernel_of_the_other_proof_of_work_is_refused() -> None:
 
 @pytest.mark.parametrize(("header", "target"), [(b"", 1), (bytes(33), 1), (bytes(32), -1), (bytes(32), MAX + 1)])
 def test_a_job_out_of_range_is_refused(header: bytes, target: int) -> None:
-    with pytest.raises(ValueError, match=r"a (header has 32 bytes|target is from 0 to 2\^512 - 1)"):
+    with pytest.raises(ValueError, match=r"a (header must have 32 bytes|target must be from 0 to 2\^512 - 1)"):
         job(Pow.POSEIDON2, target, header)
 
 

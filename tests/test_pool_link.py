@@ -653,10 +653,7 @@ def test_jobs_with_a_wrong_target_are_not_mined(caplog: pytest.LogCaptureFixture
             assert "3 jobs in a row that cannot be mined" in await lost(task)
             assert listener.jobs.empty()
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert (
-            "its target is that of difficulty 1, not that of the difficulty in it, 4; the one before goes on"
-            in caplog.text
-        )
+        assert "its target is that of difficulty 1, but it states difficulty 4; the one before goes on" in caplog.text
 
     with caplog.at_level(logging.INFO, "miner"):
         run(test)

@@ -1,4 +1,4 @@
-"""``quantus-miner doctor``: looks for what usually goes wrong with the service, and says what to do about it."""
+"""``quantus-miner doctor``: check for common faults of the service, and say what to do about them."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 COMMAND: Final = "/usr/local/bin/quantus-miner"
 HIDDEN: Final = "the service sees no home folders (ProtectHome=)"
 CONNECT_TIMEOUT_S: Final = 3.0
-"""Seconds to wait for each address of a live source, and for each answer of what listens on a port."""
+"""Seconds to wait for each address of a live source, and for each reply on a port."""
 LOOKUP_TIMEOUT_S: Final = 10.0
 MAX_ADDRESSES: Final = 8
-"""Addresses of one name that are tried."""
+"""Addresses of one host name that are tried."""
 TIME_ERROR: Final = 5
-"""What adjtimex(2) returns while nothing keeps the clock in time."""
+"""Return value of adjtimex(2) while nothing synchronises the clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found. ``advice``: what to do, empty if all is well. ``wrong``: the service suffers from it."""
+    """Result of a check. ``advice``: what to do, empty if there is nothing to do. ``wrong``: it affects the service."""
 
     about: str
     found: str
@@ -49,7 +49,7 @@ class Finding:
     wrong: bool = True
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """Yield the lines to print."""
         verdict = "ok" if not self.advice else "WRONG" if self.wrong else "note"
         yield f"{verdict:5}  {self.about}: {self.found}"
         for line in self.advice.splitlines():
@@ -57,7 +57,7 @@ class Finding:
 
 
 def examine(host: Host, load: Callable[[], Settings]) -> Iterator[Finding]:
-    """All checks, each of which finds one thing or more. ``load`` may raise MinerError."""
+    """Run all checks and yield what they find, at least one finding each. ``load`` may raise MinerError."""
     yield from _unit(host)
     yield from _files(host)
     yield from _cpus(host)
@@ -109,7 +109,7 @@ def _unit(host: Host) -> Iterator[Finding]:
             )
             yield Finding(kind.lower(), f"{name} does not exist", f"sudo {add} {name}, or adjust the unit")
     folder = Path(host.unit.get("WorkingDirectory", "") or "/")
-    # The state folder, which systemd makes, is looked at anyway.
+    # The state folder, which systemd makes, is checked separately.
     if str(folder) != f"/var/lib/{host.unit.get('StateDirectory', '')}":
         yield from _folder(host, "working folder", folder)
 
@@ -131,7 +131,7 @@ def _files(host: Host) -> Iterator[Finding]:
 
 
 def _hand_over(told_by: str, name: str, path: Path) -> str:
-    """How the service gets to read ``path``."""
+    """Return how to make ``path`` readable for the service."""
     if name == "config":
         return f"Move it to where every account can read it, such as /etc/{path.name}"
     return "\n".join(
@@ -148,7 +148,7 @@ def _hand_over(told_by: str, name: str, path: Path) -> str:
 def _folder(host: Host, about: str, folder: Path) -> Iterator[Finding]:
     own = f"/var/lib/{host.unit.get('StateDirectory', '')}"
     if not host.has_account:
-        return  # told before, and who else could it be asked for
+        return  # reported before; without the account, permissions cannot be checked
     if host.hides(folder):
         yield Finding(about, f"{folder}: {HIDDEN}", "Leave it to StateDirectory= of the unit")
     elif host.may(folder, os.W_OK | os.X_OK):
@@ -202,11 +202,11 @@ def _cpus(host: Host) -> Iterator[Finding]:
 
 
 def _workers(host: Host, settings: Settings) -> Iterator[Finding]:
-    """How many CPU workers the service will have, by its settings and the CPUs that its unit leaves it."""
+    """Find out how many CPU workers the service will have, from its settings and the CPUs that its unit allows."""
     effective = cpus.detect(host.root)
     usable = effective.cpus
     for name in ("CPUAffinity", "AllowedCPUs"):
-        with contextlib.suppress(ValueError):  # told by _cpus
+        with contextlib.suppress(ValueError):  # reported by _cpus
             usable &= cpus.parse_cpu_list(host.unit.get(name, "").replace(" ", ",")) or usable
     count = max(1, min(len(usable), effective.count))
     asked = settings.workers or cpus.default_workers(count)
@@ -238,7 +238,7 @@ def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
         )
     try:
         with _scratch() as folder:
-            # A folder of its own: what root leaves in the service's could not be replaced by it.
+            # Not the service's own folder: the service could not replace files that root leaves there.
             workers = max(settings.workers or 1, len(settings.engine))
             engines = create_engines(replace(settings, state_dir=folder), workers)
     except MinerError as error:
@@ -258,7 +258,7 @@ def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """A temporary folder; without one a place where nothing can be kept, which engines have to cope with anyway."""
+    """Make a temporary folder. If that fails, yield a path that cannot be written; engines cope with that."""
     with contextlib.ExitStack() as stack:
         try:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -323,7 +323,7 @@ def _sources(settings: Settings) -> Iterator[Finding]:
 
 
 def _unreachable(family: int, kind: int, address: Any) -> str | None:  # noqa: ANN401 - as getaddrinfo gives it
-    """Why nothing can be reached at this address; None if it can."""
+    """Return why this address cannot be reached, None if it can."""
     try:
         with socket.socket(family, kind) as sock:
             sock.settimeout(CONNECT_TIMEOUT_S)
@@ -336,7 +336,7 @@ def _unreachable(family: int, kind: int, address: Any) -> str | None:  # noqa: A
 
 
 def _knock(sock: socket.socket) -> None:
-    """Raises OSError if the other machine says that nobody listens. QUIC answers to nothing but QUIC."""
+    """Raise OSError if the other machine reports that nothing listens. A QUIC server does not reply to this packet."""
     sock.settimeout(0.5)
     sock.send(b"\0")
     try:

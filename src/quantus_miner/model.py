@@ -18,16 +18,16 @@ class Pow(StrEnum):
 
 
 class Order(StrEnum):
-    """Which nonce stands at each position of a job's ranges; see ``pow.order``."""
+    """A nonce order: which nonce is at each position of a job's ranges. See ``pow.order``."""
 
     COUNTING = "counting"
     """The nonce is the position."""
     WALK = "walk"
-    """The fastest one, of qpow-poseidon2: for sources that do not ask for a certain range."""
+    """The fastest order, for qpow-poseidon2 only. Used if the source does not ask for a certain range."""
 
 
 class Status(StrEnum):
-    """Where a job stands, in the words of the HTTP API."""
+    """State of a job, in the words of the HTTP API."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -44,11 +44,11 @@ class NonceRange:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= MAX:
-            raise ValueError("a nonce range needs 0 <= start <= end <= 2^512 - 1")
+            raise ValueError("a nonce range must have 0 <= start <= end <= 2^512 - 1")
 
     @property
     def size(self) -> int:
-        """Number of nonces, 1 .. 2^512."""
+        """Return the number of nonces, 1 .. 2^512."""
         return self.end - self.start + 1
 
 
@@ -57,8 +57,8 @@ class Job:
     """Work from a source.
 
     ``header``: the 32-byte mining hash. ``target``: the largest valid hash (qpow-poseidon2) or distance
-    (qpow-sha3), 0 .. MAX. ``ranges``: what to search, one after the other, without overlap; positions of
-    ``order``.
+    (qpow-sha3), 0 .. MAX. ``ranges``: the positions in ``order`` to search, one range after
+    the other, without overlap.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class LiveJob:
-    """Work from a live source; it holds until the next one comes, however many solutions are found.
+    """Work from a live source. It is valid until the next one arrives, however many solutions are found.
 
     ``header``: the 32-byte mining hash of qpow-poseidon2. ``difficulty``: 1 .. MAX, that of the network or of a share.
     ``prefix``: the bytes that every nonce begins with (a pool's extranonce), 0 to 32 of them. ``exact_target``: the
@@ -86,7 +86,7 @@ class LiveJob:
 
     @property
     def pow(self) -> Pow:
-        """Proof of work: live jobs have the network's."""
+        """Return the proof of work of the network, which all live jobs have."""
         return Pow.POSEIDON2
 
     @property
@@ -105,7 +105,7 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a search has come: ``todo`` is left, in order; ``hashes`` nonces were tested in ``elapsed`` seconds."""
+    """Progress of a search. ``todo``: ranges left, in order. ``hashes``: nonces tested. ``elapsed``: seconds spent."""
 
     todo: tuple[NonceRange, ...]
     hashes: int = 0
@@ -118,10 +118,10 @@ def target_from_difficulty(difficulty: int) -> int:
     The chain's rule is strict, ``hash < floor(MAX / difficulty)``. A target is itself valid.
     """
     if not 1 <= difficulty <= MAX:
-        raise ValueError("a difficulty is from 1 to 2^512 - 1")
+        raise ValueError("a difficulty must be from 1 to 2^512 - 1")
     return MAX // difficulty - 1
 
 
 def achieved_difficulty(value: int) -> int:
-    """Difficulty that a hash of ``value`` achieves: ``floor(MAX / value)``; MAX for 0."""
+    """Return the difficulty that a hash of ``value`` achieves: ``floor(MAX / value)``, MAX for 0."""
     return MAX // value if value else MAX

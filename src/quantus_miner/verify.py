@@ -1,4 +1,4 @@
-"""``quantus-miner verify``: checks a nonce, or a sealed block from a file or a node, with the reference."""
+"""``quantus-miner verify``: check a nonce, or a sealed block from a file or a node, with the reference."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ NOT_CHECKED: Final = 4
 
 
 class Verification:
-    """What is known of ``nonce`` and ``header``; without ``target`` that is the hash, but not whether it is low enough.
+    """What is known of ``nonce`` and ``header``. Without ``target``, the hash is known, but not if it is low enough.
 
-    ``block``: the block that they are from. ``source``: what is said of the difficulty, if it is the node's.
+    ``block``: the block that they come from. ``source``: where the difficulty comes from, if a node told it.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """0: valid; 1: not valid; 4: no difficulty was given, so the hash was computed and not compared."""
+        """Return 0 if the nonce is valid, 1 if not, and 4 if there is no difficulty to compare its hash with."""
         return 0 if self.valid else 1 if self.checked else NOT_CHECKED
 
     def lines(self) -> Iterator[str]:
-        """The report, line by line."""
+        """Yield the report, line by line."""
         if not self.checked:
             yield "hash computed, validity unknown: no difficulty to compare it with (--difficulty N)"
         elif self.nonce == 0:
@@ -85,12 +85,12 @@ def check(
     height: int | None,
     pow_: str | None,
 ) -> Verification:
-    """The verdict on the command's arguments, as given.
+    """Check what the arguments of the command name.
 
-    Raises SettingError if they are not usable, MinerError if the block cannot be read or the node gives none.
+    Raises SettingError if an argument is not allowed, MinerError if the block cannot be read or fetched.
     """
     if difficulty is not None and threshold is not None:
-        raise SettingError("--difficulty and --threshold are both set; set the one of the proof of work")
+        raise SettingError("--difficulty and --threshold are both set; set only the one that fits the proof of work")
     proof = Pow(pow_) if pow_ else Pow.SHA3 if threshold is not None else Pow.POSEIDON2
     if (difficulty if proof is Pow.SHA3 else threshold) is not None:
         raise SettingError(f"--pow: {proof} takes {'--threshold' if proof is Pow.SHA3 else '--difficulty'}")
@@ -148,7 +148,7 @@ def _read_block(path: Path) -> SealedBlock:
 
 
 def _fetch_block(node: NodeRpc, height: int) -> SealedBlock:
-    """The node's block at ``height``, with the hash that the node gives compared with that of the header."""
+    """Return the node's block at ``height``. Raises MinerError if its header has another hash than the node says."""
     block_hash = node.block_hash(height)
     reply = {"hash": block_hash, "header": node.header(block_hash)}
     try:
@@ -156,17 +156,17 @@ def _fetch_block(node: NodeRpc, height: int) -> SealedBlock:
     except ValueError as error:
         raise MinerError(f"--rpc: {node.url}: block {height}: {error}") from None
     if block.header.number != height:
-        raise MinerError(f"--rpc: {node.url}: asked for block {height}, the header is of {block.header.number}")
+        raise MinerError(f"--rpc: {node.url}: asked for block {height}, got the header of block {block.header.number}")
     return block
 
 
 def _fetch_target(node: NodeRpc, block: SealedBlock) -> tuple[int | None, str]:
-    """The largest valid hash of ``block``, None if the node does not say; and what is reported of it."""
+    """Return the target of ``block``, None if the node does not tell it, and the text for the report."""
     try:
-        # What a block has to meet is decided by the state that its parent left.
+        # The difficulty of a block follows from the state of its parent.
         difficulty = node.next_difficulty(f"0x{block.header.parent_hash.hex()}")
     except RpcError as error:
         return None, f"unknown: {error}"
     if not difficulty:
-        return None, f"unknown: {node.url} gives 0"
+        return None, f"unknown: {node.url} returned 0"
     return target_from_difficulty(difficulty), f"{difficulty}, by {node.url}"

@@ -34,7 +34,7 @@ DEV_WALLET: Final = "qzpFUhjXpZnRCbNr9LW5sAkWmTus52Ffcf31MBpig82u1JArX"
 """The public key of Substrate's development account Alice as a Quantus address."""
 MAX_SESSIONS: Final = 100
 MAX_UNSENT: Final = 1_000_000
-"""Unread bytes after which a miner is dropped."""
+"""Unread bytes after which a miner is disconnected."""
 MISBEHAVE_SHARES: Final = 3
 """Shares between two drops."""
 
@@ -90,7 +90,7 @@ class DevPool:
 
     @property
     def url(self) -> str:
-        """The value for a miner's ``--pool``."""
+        """Return the value for a miner's ``--pool``."""
         if self._server is None:
             raise RuntimeError("the pool is not started")
         port = self._server.sockets[0].getsockname()[1]
@@ -164,7 +164,7 @@ class DevPool:
 
     @property
     def invalid(self) -> int:
-        """The number of shares that were refused for another reason than coming too late."""
+        """Return the number of shares that were refused for another reason than coming too late."""
         return sum(count for reason, count in self.rejected.items() if not stratum.is_stale(reason))
 
     def _renew(self, *, clean: bool) -> None:
@@ -198,7 +198,7 @@ class Session(asyncio.Protocol):
         self.worker = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
+        """See asyncio.Protocol."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server makes
         self.transport = transport
         if len(self._pool.sessions) >= MAX_SESSIONS:
@@ -207,7 +207,7 @@ class Session(asyncio.Protocol):
         self._pool.sessions.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Called by asyncio."""
+        """See asyncio.Protocol."""
         self._timer.cancel()
         self._pool.sessions.discard(self)
         if self.worker:
@@ -215,7 +215,7 @@ class Session(asyncio.Protocol):
         self._pool.changed.set()
 
     def data_received(self, data: bytes) -> None:
-        """Called by asyncio."""
+        """See asyncio.Protocol."""
         if self._pool.misbehaviour is PoolMisbehaviour.STALL or self.transport.is_closing():
             return
         for event in self._core.receive(data, self._loop.time()):

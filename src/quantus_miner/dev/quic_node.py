@@ -47,7 +47,7 @@ MISBEHAVE_BLOCKS: Final = 3
 
 
 class NodeMisbehaviour(StrEnum):
-    """What a development node can do wrong on request."""
+    """A fault that a development node shows on request."""
 
     DROP = "drop"
     """Drops its miners from time to time."""
@@ -58,7 +58,7 @@ class NodeMisbehaviour(StrEnum):
     STALL = "stall"
     """Never sends a job, like a node that is syncing."""
     WRONG_PIN = "wrong-pin"
-    """Writes a fingerprint that is not its certificate's."""
+    """Writes a fingerprint that is not that of its certificate."""
 
 
 class QuicNode:

@@ -25,11 +25,11 @@ ENTRIES: Final = {Order.WALK: "search_walk", Order.COUNTING: "search_counting"}
 """The kernel that searches in each order.
 
 Its arguments: the 14 words and the top target of ``native.Span`` as uint64; ``first`` and ``count`` as uint32, the
-offsets in the span to test, count <= 2^31; ``hits``, 1 + MAX_HITS uint32: hits[0], 0 before, counts the nonces whose
-hash's first 8 bytes are not above the top target, the others are the offsets of those, in any order.
+offsets in the span to test, count <= 2^31; ``hits``, 1 + MAX_HITS uint32: hits[0], initially 0, counts the nonces
+whose hash has first 8 bytes not above the top target; the others are the offsets of these, in any order.
 """
 BLOCK: Final = 256
-"""Threads in a block; any number of blocks will do."""
+"""Threads in a block. Any number of blocks works."""
 MAX_HITS: Final = 255
 """Hits whose offsets are kept."""
 
@@ -38,11 +38,11 @@ _MEAN: Final = 14
 """Half of the sum of a row of the external matrix: results of external layers are that times 2^64 on average."""
 
 OPTIONS: Final[dict[Language, tuple[str, ...]]] = {"cuda": ("--std=c++17",), "opencl": ("-cl-std=CL1.2",)}
-"""What the compilers of both languages need."""
+"""Options for the compilers of both languages."""
 
 
 def source(language: Language) -> str:
-    """The whole program, for NVRTC or an OpenCL compiler."""
+    """Return the whole program for NVRTC or an OpenCL compiler."""
     folder = resources.files(__package__)
     macros, kernels = (
         folder.joinpath(name).read_text(encoding="utf-8") for name in (f"languages/{language}.h", "poseidon2.cl")
@@ -52,7 +52,7 @@ def source(language: Language) -> str:
 
 
 class _MatrixEntry(NamedTuple):
-    """Of the internal diagonal: digits (a0, a1) of d and (b0, b1) of 2^32 d, modulo P, base 2^32."""
+    """An entry d of the internal diagonal: digits (a0, a1) of d and (b0, b1) of 2^32 d, modulo P, base 2^32."""
 
     a0: int
     a1: int
@@ -61,12 +61,12 @@ class _MatrixEntry(NamedTuple):
 
     @property
     def negative(self) -> int:
-        """Complements that it needs: one for each half of the element, however many digits."""
+        """Return how many complements it needs: one for each half of the element, however many digits."""
         return (self.a0 < 0 or self.a1 < 0) + (self.b0 < 0 or self.b1 < 0)
 
     @property
     def fits(self) -> bool:
-        """Whether low and high + 2^32 of internal_rounds are less than 2^64.
+        """Return True if low and high + 2^32 of internal_rounds are less than 2^64.
 
         Halves of elements, and of the constant that is added to their sum, are at most _M.
         """
@@ -75,7 +75,7 @@ class _MatrixEntry(NamedTuple):
 
     @property
     def complements(self) -> int:
-        """What its complements add to the element, modulo P."""
+        """Return what its complements add to the element, modulo P."""
         low, high = (
             sum(_M * -digit for digit in pair if digit < 0) for pair in ((self.a0, self.b0), (self.a1, self.b1))
         )
@@ -83,12 +83,12 @@ class _MatrixEntry(NamedTuple):
 
 
 def _shift(number: int, digits: int) -> int:
-    """``number * 2^(32 digits)`` modulo P."""
+    """Return ``number * 2^(32 digits)`` modulo P."""
     return number * pow(2**32, digits, P) % P
 
 
 def _digits(number: int) -> Iterable[tuple[int, int]]:
-    """All ways to write ``number``, modulo P, with two digits of the base 2^32, negative ones allowed."""
+    """Yield all ways to write ``number`` modulo P with two digits in base 2^32, which may be negative."""
     for value in (number % P, number % P - P):
         high, low = divmod(value, 2**32)
         yield low, high
@@ -142,7 +142,7 @@ def _constants() -> str:
 
 
 def _internal(diagonal: Sequence[_MatrixEntry], divided: int) -> tuple[list[int], list[int]]:
-    """What internal rounds add to the sum, and to each element behind them; ``divided``: internal rounds before."""
+    """Return what internal rounds add to the sum, and to each element after them. ``divided``: rounds before."""
     sums, offsets = [], [0] * WIDTH  # what is in the elements besides what should be
     # Element 0 has no offset but the constant that it needs next.
     for constant in (*INTERNAL_ROUNDS[1:], LAST_EXTERNAL_ROUNDS[0][0]):
@@ -165,7 +165,7 @@ def _table(kind: str, name: str, values: Sequence[int]) -> str:
 
 
 def _tables(name: str, rows: Sequence[Sequence[int]]) -> str:
-    """Field elements."""
+    """Return the definition of a table of field elements."""
     text = ", ".join("{" + _literals(value % P for value in row) + "}" for row in rows)
     return f"CONSTANT_TABLE const u64 {name}[{len(rows)}][{len(rows[0])}] = {{{text}}};"
 

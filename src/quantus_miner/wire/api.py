@@ -13,7 +13,7 @@ from quantus_miner.pow.order import fastest_order, positions_from
 MAX_BODY: Final = 65_536
 """Bytes of the largest accepted request body."""
 MIN_PLAUSIBLE_THRESHOLD: Final = 2**400
-"""A distance_threshold below this, but not 0, is hardly one: no search would ever find such a distance."""
+"""A distance_threshold below this, but not 0, is implausible: no search would ever find such a distance."""
 MAX_JOB_ID: Final = 128
 """Characters of the longest accepted job id."""
 
@@ -21,7 +21,7 @@ FIELDS: Final = ("job_id", "mining_hash", "distance_threshold", "difficulty", "n
 
 
 class InvalidRequestError(Exception):
-    """A request that is not accepted: ``job_id`` as far as it could be read, and the contract's message."""
+    """A request is not accepted. ``job_id``: as far as it could be read. ``message``: that of the contract."""
 
     def __init__(self, job_id: str, message: str) -> None:
         super().__init__(message)
@@ -49,9 +49,9 @@ class MiningResult(msgspec.Struct):
 
 
 def parse_mine(body: bytes, random_start: int) -> Job:
-    """The job that the body of a POST /mine describes.
+    """Return the job that the body of a POST /mine describes.
 
-    ``random_start``, 0 .. MAX: where the search begins when the body gives no range. Raises InvalidRequestError.
+    ``random_start``, 0 .. MAX: where the search begins if the body gives no range. Raises InvalidRequestError.
     """
     fields = _fields(body)
     try:
@@ -61,24 +61,24 @@ def parse_mine(body: bytes, random_start: int) -> Job:
 
 
 def is_implausible(job: Job) -> bool:
-    """Whether the distance_threshold is probably a difficulty, as nodes of a former test network sent it."""
+    """Return True if the distance_threshold is probably a difficulty, as nodes of a former test network sent it."""
     return job.pow is Pow.SHA3 and 0 < job.target < MIN_PLAUSIBLE_THRESHOLD
 
 
 def encode_result(job_id: str, status: Status, solution: Solution | None, hashes: int, elapsed: float) -> bytes:
-    """The MiningResult of a known job. ``elapsed``: seconds."""
+    """Return the MiningResult of a known job. ``elapsed``: seconds."""
     nonce = None if solution is None else f"{solution.nonce:x}"
     work = None if solution is None else f"{solution.nonce:0128x}"
     return _encode(MiningResult(status, job_id, nonce, work, hashes, float(elapsed)))
 
 
 def encode_unknown_result(job_id: str) -> bytes:
-    """The MiningResult of a job that is not known."""
+    """Return the MiningResult of a job that is not known."""
     return _encode(MiningResult("not_found", job_id, None, None, 0, 0.0))
 
 
 def encode_reply(status: str, job_id: str, message: str | None = None) -> bytes:
-    """The reply of /mine and /cancel, and of every error beside them."""
+    """Return the reply of /mine and /cancel, and of errors elsewhere."""
     return _encode(MineResponse(status, job_id, message))
 
 
@@ -97,7 +97,7 @@ def _escape(character: str) -> str:
 
 
 def _job(fields: dict[str, str | None], random_start: int) -> Job:
-    """Raises ValueError with the contract's message; the order of the checks is part of the contract."""
+    """Build the job. Raises ValueError with the contract's message. The order of the checks is part of the contract."""
     job_id = fields["job_id"] or ""
     if not job_id:
         raise ValueError("job_id cannot be empty")
@@ -113,7 +113,7 @@ def _job(fields: dict[str, str | None], random_start: int) -> Job:
 
 
 def _fields(body: bytes) -> dict[str, str | None]:
-    """The known fields, None where missing or null; unknown ones are ignored."""
+    """Return the known fields, None for those that are missing or null. Unknown ones are ignored."""
     try:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -141,7 +141,7 @@ def _checked_hex(name: str, text: str) -> str:
 
 
 def _target(threshold: str | None, difficulty: str | None) -> tuple[Pow, int]:
-    """Proof of work and inclusive target."""
+    """Return the proof of work and the target."""
     if (threshold is None) == (difficulty is None):
         raise ValueError("exactly one of distance_threshold and difficulty must be given")
     if threshold is not None:

@@ -27,7 +27,7 @@ LOGIN_REQUEST: Final = 1
 
 
 class StratumMinerState(StrEnum):
-    """Where a miner stands with its pool."""
+    """States of the miner's side."""
 
     CONNECTED = "connected"
     LOGGING_IN = "logging in"
@@ -77,7 +77,7 @@ TRANSITIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: for the reply to the login, between keepalives, of silence, for a verdict, and for the first job."""
+    """Seconds for the reply to the login, between keepalives, of silence, for a verdict, and for the first job."""
 
     login_s: float = 10.0
     keepalive_s: float = 30.0
@@ -105,7 +105,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class LoginRefused:
-    """The end: the pool refuses our login."""
+    """The last event: the pool refuses our login."""
 
     reason: str
 

@@ -20,7 +20,7 @@ RequestId = int | str | None
 
 
 class StratumPoolState(StrEnum):
-    """Where a pool stands with a miner."""
+    """States of the pool's side."""
 
     CONNECTED = "connected"
     CHECKING = "checking the login"
@@ -59,7 +59,7 @@ TRANSITIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class LoginAsked:
-    """Answer it with ``take_login`` or ``refuse_login``. ``login``: ``<wallet>.<worker>``."""
+    """A miner logs in. Answer it with ``take_login`` or ``refuse_login``. ``login``: ``<wallet>.<worker>``."""
 
     login: str
     agent: str
@@ -67,7 +67,7 @@ class LoginAsked:
 
 @dataclass(frozen=True, slots=True)
 class ShareCame:
-    """Answer it with ``send_verdict`` and this ``request``. The other fields are as the miner wrote them."""
+    """A share. Answer it with ``send_verdict`` and this ``request``. The other fields are as the miner wrote them."""
 
     request: RequestId
     job_id: str
@@ -79,7 +79,7 @@ Event = LoginAsked | ShareCame | Broken
 
 
 class StratumPool(Core[StratumPoolState, StratumPoolStep, Event]):
-    """The pool's side. ``session``: the id that every share of this connection has to carry."""
+    """The pool's side. ``session``: the id that every share of this connection must carry."""
 
     def __init__(self, session: str, now: float, *, silence_s: float = SILENCE_S) -> None:
         super().__init__(
@@ -95,7 +95,7 @@ class StratumPool(Core[StratumPoolState, StratumPoolStep, Event]):
         return self._heard + self._silence_s
 
     def take_login(self, job: LiveJob | None) -> None:
-        """Accept the login, with the first job. None: that follows later."""
+        """Accept the login and send the first job. None: it follows later."""
         self._step(StratumPoolStep.TAKE_LOGIN)
         body = None if job is None else stratum.job_body(job)
         result = {"id": self._session, "status": stratum.OK, "extensions": ["keepalive"], "job": body}
@@ -107,7 +107,7 @@ class StratumPool(Core[StratumPoolState, StratumPoolStep, Event]):
         self._reply_error(self._login_request, message)
 
     def send_job(self, job: LiveJob, *, clean: bool) -> None:
-        """Send another job. ``clean``: shares of earlier ones are stale from now on."""
+        """Send another job. ``clean``: shares of earlier jobs are stale from now on."""
         self._step(StratumPoolStep.JOB)
         self._write({"jsonrpc": "2.0", "method": "job", "params": {"clean_jobs": clean, "job": stratum.job_body(job)}})
 

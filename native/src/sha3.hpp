@@ -45,10 +45,10 @@ class Sha3Job {
 };
 
 // y from nonce to nonce by multiplication, until h + nonce reaches its largest value.
-class Sha3Walk {
+class Sha3Sequence {
   public:
     // With m in Montgomery form a Montgomery product steps y in plain form.
-    explicit Sha3Walk(const Sha3Job &job) : job_(job), factor_(job.modulus.to_montgomery(job.base)) {}
+    explicit Sha3Sequence(const Sha3Job &job) : job_(job), factor_(job.modulus.to_montgomery(job.base)) {}
 
     void seek(const U512 &nonce) {
         y = job_.y(nonce);

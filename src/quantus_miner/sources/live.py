@@ -322,7 +322,7 @@ class LiveSource:
 
     def _start(self, index: int, job: LiveJob) -> Search:
         order = fastest_order(Pow.POSEIDON2)
-        # Drawn for every job, so that no two processes, and no two jobs with one header, walk the same nonces.
+        # Drawn for every job, so that no two processes, and no two jobs with one header, search the same nonces.
         ranges = positions_from(order, job.prefix, secrets.randbits(512))
 
         def solved(search: Search, solution: Solution) -> None:

@@ -66,7 +66,7 @@ def examine(host: Host, load: Callable[[], Settings]) -> Iterator[Finding]:
         settings = load()
     except MinerError as error:
         ours = all(os.access(path, os.R_OK) for *_, path in service_files(host.environ))
-        advice = "Correct it where the line says that it comes from"
+        advice = "Correct the setting at the place that the line names"
         yield Finding(
             "settings",
             str(error),
@@ -187,7 +187,9 @@ def _cpus(host: Host) -> Iterator[Finding]:
     there = online if allowed is None else online & allowed
     if affinity is not None and not affinity & there:
         yield Finding(
-            "CPUs", "CPUAffinity= of the unit names no CPU it can have", "Change CPUAffinity= or AllowedCPUs="
+            "CPUs",
+            "CPUAffinity= of the unit names no CPU that the service may use",
+            "Change CPUAffinity= or AllowedCPUs=",
         )
     elif affinity is not None and allowed is not None and not affinity & online <= allowed:
         outside = sorted(affinity & online - allowed)
@@ -197,7 +199,10 @@ def _cpus(host: Host) -> Iterator[Finding]:
     if effective.quota is not None and effective.quota < len(effective.cpus):
         found = f"{effective.quota:g} CPUs for {len(effective.cpus)}: the miner is stopped for a part of each period"
         yield Finding(
-            "CPU quota", found, "If that is not wanted: CPUQuota= of the unit or of a slice above", wrong=False
+            "CPU quota",
+            found,
+            "If this is not intended, change CPUQuota= of the unit or of a slice above it",
+            wrong=False,
         )
 
 
@@ -215,7 +220,7 @@ def _workers(host: Host, settings: Settings) -> Iterator[Finding]:
         f"{workers} {'worker' if workers == 1 else 'workers'} on {count} effective {'CPU' if count == 1 else 'CPUs'}"
     )
     if asked > count:
-        yield Finding("workers", f"{found}, {asked} are set", "There cannot be more than CPUs", wrong=False)
+        yield Finding("workers", f"{found}, {asked} are set", "There cannot be more workers than CPUs", wrong=False)
     else:
         yield Finding("workers", f"{found}, {'as set' if settings.workers else 'none are set'}")
 
@@ -226,7 +231,7 @@ def _clock(host: Host) -> Iterator[Finding]:
         advice = "timedatectl set-ntp true: a wrong clock makes certificates look expired, and logs hard to compare"
         yield Finding("clock", "not synchronised", advice, wrong=False)
     else:
-        yield Finding("clock", "synchronised" if state >= 0 else "cannot be asked from inside the service")
+        yield Finding("clock", "synchronised" if state >= 0 else "cannot be read from inside the service")
 
 
 def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
@@ -277,7 +282,7 @@ def _port(about: str, address: str, port: int) -> Iterator[Finding]:
         if _is_a_miner(address, port):
             yield Finding(about, f"a miner answers on {address}:{port}")
         else:
-            advice = "ss -ltnp shows who has it; or take another port"
+            advice = "ss -ltnp shows which process uses it; or choose another port"
             yield Finding(about, f"cannot listen on {address}:{port}: {error.strerror}", advice)
     else:
         yield Finding(about, f"{address}:{port} is free")
@@ -318,7 +323,7 @@ def _sources(settings: Settings) -> Iterator[Finding]:
                 break
             reasons.append(reason if address[0] == name else f"{address[0]}: {reason}")
         else:
-            advice = "Is it running? Address, port and firewall have to let this machine through"
+            advice = "Check that it runs, and that address, port and firewall are right"
             yield Finding(about, f"{name}:{port} cannot be reached: {'; '.join(reasons)}", advice)
 
 

@@ -16,8 +16,8 @@ ALLOWED: Final = (
     "the last two with ?pin=SHA-256 of the certificate in 64 hex digits, or ?insecure=1, one of which quic needs"
 )
 NEEDS_PIN: Final = (
-    "?pin=SHA-256 of the pool's certificate in 64 hex digits, because without it the login would go to whoever "
-    "answers; or ?insecure=1, which accepts that: the log then names the certificate's SHA-256"
+    "?pin=SHA-256 of the pool's certificate in 64 hex digits, because without it the login would go to any server "
+    "that answers; or ?insecure=1, which accepts that: the log then names the certificate's SHA-256"
 )
 TLS_SCHEMES: Final = ("ssl", "tls", "stratums", "stratum+tls", "stratum+tcps", "https")
 """Other programs' names for stratum+ssl."""

@@ -21,7 +21,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.process import MinerProcess, wait_until
+from benchmarks.process import BenchmarkMiner, wait_until
 
 HEADER: Final = bytes(range(32)).hex()
 NEVER: Final = str(2**512 - 1)
@@ -49,7 +49,7 @@ finally:
 """The service, which writes down the slices of its workers."""
 
 
-class Recorded(MinerProcess):
+class Recorded(BenchmarkMiner):
     """The service with its slices in ``record``, and settings in a file that ``apply`` changes."""
 
     def __init__(self, folder: Path) -> None:

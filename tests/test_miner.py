@@ -52,7 +52,7 @@ class RecordingEngine:
         self.workers = workers
         self.tested: list[tuple[int, int]] = []
         self.closed = 0
-        self._dice = random.Random(seed)
+        self._random = random.Random(seed)
         self._lock = threading.Lock()
 
     def status(self) -> EngineStatus:
@@ -63,7 +63,7 @@ class RecordingEngine:
 
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
         with self._lock:
-            tested = self._dice.choice((count, count, count, (count + 1) // 2, 0))
+            tested = self._random.choice((count, count, count, (count + 1) // 2, 0))
             if tested:
                 self.tested.append((start, tested))
             return Outcome(tested, None)
@@ -526,7 +526,7 @@ def test_a_solution_found_as_its_live_job_is_replaced_still_reaches_its_source()
 
 
 class SteppingEngine(RecordingEngine):
-    """Tests nonce by nonce and calls ``on_step`` now and then. With ``faults`` it fails in some slices, by the dice."""
+    """Tests nonce by nonce and calls ``on_step`` now and then. With ``faults`` it fails in some slices, at random."""
 
     def __init__(self, workers: int, seed: int, on_step: Callable[[], object], *, faults: bool) -> None:
         super().__init__(workers, seed)
@@ -536,8 +536,8 @@ class SteppingEngine(RecordingEngine):
 
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
         with self._lock:
-            fault = self._dice.choice(("lost", "paused", "broken", "", "")) if self.faults else ""
-            last = self._dice.randrange(count) if fault else count
+            fault = self._random.choice(("lost", "paused", "broken", "", "")) if self.faults else ""
+            last = self._random.randrange(count) if fault else count
         tested = 0
         while tested < last and not control.stopped:
             tested += 1
@@ -554,12 +554,12 @@ class SteppingEngine(RecordingEngine):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_engines_change_at_random_and_every_nonce_is_tested_once(seed: int) -> None:
-    dice, ends = random.Random(seed), Ends()
+    chance, ends = random.Random(seed), Ends()
     news, changed = threading.Semaphore(0), threading.Semaphore(0)
     known: list[SteppingEngine] = []
 
     def engine(*, faults: bool) -> SteppingEngine:
-        known.append(SteppingEngine(dice.randint(1, 3), seed + len(known), on_step, faults=faults))
+        known.append(SteppingEngine(chance.randint(1, 3), seed + len(known), on_step, faults=faults))
         return known[-1]
 
     def on_step() -> None:
@@ -577,11 +577,11 @@ def test_engines_change_at_random_and_every_nonce_is_tested_once(seed: int) -> N
         searches = [miner.submit(job([whole], job_id=name), on_end) for name, whole in ranges.items()]
         while len(ends.searches) < len(ranges):
             assert news.acquire(timeout=WAIT_S)
-            present = [kept for kept in present if dice.random() < 0.7]
+            present = [kept for kept in present if chance.random() < 0.7]
             for kept in present:
-                kept.workers = dice.choice((kept.workers, kept.workers, dice.randint(1, 4)))
-            while dice.random() < 0.3 or all(kept.faults for kept in present):
-                present.insert(dice.randint(0, len(present)), engine(faults=bool(present) and dice.random() < 0.5))
+                kept.workers = chance.choice((kept.workers, kept.workers, chance.randint(1, 4)))
+            while chance.random() < 0.3 or all(kept.faults for kept in present):
+                present.insert(chance.randint(0, len(present)), engine(faults=bool(present) and chance.random() < 0.5))
             miner.set_engines(present)
             changes += 1
             stats = miner.stats()

@@ -609,7 +609,7 @@ def test_a_link_can_be_run_again() -> None:
         async with started(dev_pool(misbehaviour=PoolMisbehaviour.DROP)) as pool:
             link, old = PoolLink(parse_pool_url(pool.url), LOGIN), None
             for _ in range(2):
-                listener = Ear()
+                listener = PoolListener()
                 task: asyncio.Task[None] = asyncio.ensure_future(link.run(listener))
                 job = await listener.job()
                 assert old is None or link.submit(old, solve(old, 5000), 1, 1.0) is Handover.LATE, (

@@ -83,7 +83,7 @@ def configure(filter_text: str, log_format: str = "auto", stream: TextIO | None 
 
 
 def set_filter(filter_text: str) -> None:
-    """Show the records that pass ``filter_text``, from now on. Raises ValueError on a bad filter."""
+    """Show the records that pass ``filter_text``, from now on. Raises ValueError if it is malformed."""
     levels = parse_filter(filter_text)
     for logger in logging.getLogger().manager.loggerDict.values():
         if isinstance(logger, logging.Logger):

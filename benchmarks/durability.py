@@ -65,11 +65,11 @@ class Client:
     def load(self, service: BenchmarkMiner, stopped: threading.Event) -> None:
         """Posts, polls and cancels until ``stopped`` or the service is dead."""
         connection = service.connect()
-        dice = random.Random()  # noqa: S311 - not for secrets
+        rng = random.Random()  # noqa: S311 - not for secrets
         with contextlib.suppress(OSError, http.client.HTTPException, json.JSONDecodeError):
             while not stopped.is_set():
                 job_id = str(uuid.uuid4())
-                hard = dice.random() < 0.1
+                hard = rng.random() < 0.1
                 body = {"job_id": job_id, "mining_hash": os.urandom(32).hex(), "difficulty": HARD if hard else EASY}
                 if hard:
                     self.hard.add(job_id)
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--full-disk", action="store_true")
     options = parser.parse_args()
     client, starts = Client(), []
-    dice = random.Random(1)  # noqa: S311 - not for secrets
+    rng = random.Random(1)  # noqa: S311 - not for secrets
     began = time.monotonic()
     errors: Counter[str] = Counter()
     with folder(small=options.full_disk) as state:
@@ -159,10 +159,10 @@ def main() -> None:
             stopped = threading.Event()
             thread = threading.Thread(target=client.load, args=(service, stopped))
             thread.start()
-            time.sleep(dice.uniform(0.02, 1.0))
+            time.sleep(rng.uniform(0.02, 1.0))
             if options.full_disk and number % 3 == 1:
                 fill(state)
-                time.sleep(dice.uniform(0.02, 1.0))
+                time.sleep(rng.uniform(0.02, 1.0))
             service.kill()
             stopped.set()
             thread.join()

@@ -15,13 +15,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from quantus_miner import native, units
-from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, limit_from_difficulty
+from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, target_from_difficulty
 from quantus_miner.pow.order import STEP_BITS, fastest_order
 
 
 def hits(kernel: native.Kernel, task: native.NativeJob, start: int, count: int) -> list[int]:
     """All valid nonces of the positions from ``start`` on, one search after the other."""
-    control, found, end = native.Control(), [], start + count
+    control, found, end = native.NativeControl(), [], start + count
     while start < end:
         outcome = native.search(kernel, task, start, end - start, control)
         start += outcome.tested
@@ -33,8 +33,8 @@ def hits(kernel: native.Kernel, task: native.NativeJob, start: int, count: int) 
 def run(pow_: Pow, order: Order, nonces: int, difficulty: int) -> None:
     """Compares all kernels of ``pow_`` on the same nonces, in parts that cross the ends of spans."""
     header = secrets.token_bytes(32)
-    limit = limit_from_difficulty(difficulty)
-    task = native.prepare(Job("exactness", pow_, header, limit, (NonceRange(0, MAX),), order))
+    target = target_from_difficulty(difficulty)
+    task = native.prepare(Job("exactness", pow_, header, target, (NonceRange(0, MAX),), order))
     kernels = {k.name: k for k in native.kernels() if k.pow is pow_ and k.supported}
     reference = kernels.pop("scalar")
     parts = 64

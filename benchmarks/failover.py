@@ -25,7 +25,7 @@ from benchmarks.process import environment, wait_until
 
 WALLET = "qzjTEwCDN6vQ6g4C5dq2NBJ2yxkZ9XtJzprerRgPpmj3ay16V"
 SHOWN = re.compile(r"(Connected to|Lost|Leaving|Mining for|refuses us|failing)")
-MOST_LINES = 25
+MAX_LINES = 25
 """Lines of the log that are shown of one scenario."""
 
 
@@ -124,7 +124,7 @@ def play(name: str, scenario: Scenario, state: Path) -> None:
                     tell(f"the first share is {count.removeprefix('share ')}")
             if SHOWN.search(line):
                 shown += 1
-                if shown <= MOST_LINES:
+                if shown <= MAX_LINES:
                     tell(line.split(": ", 1)[1].strip())
 
     began = time.monotonic()
@@ -141,8 +141,8 @@ def play(name: str, scenario: Scenario, state: Path) -> None:
         pools[0] = pool(first, *scenario.then)
         tell("--- the first pool is in order again")
     time.sleep(max(0.0, began + scenario.end_s - time.monotonic()))
-    if shown > MOST_LINES:
-        tell(f"… and {shown - MOST_LINES} more lines of this kind")
+    if shown > MAX_LINES:
+        tell(f"… and {shown - MAX_LINES} more lines of this kind")
     tell(", ".join(f"{count} {number}" for count, number in sorted(counts.items())))
     for process in (miner, *pools):
         process.terminate()

@@ -41,7 +41,7 @@ from quantus_miner.dev.pool import DEV_WALLET
 from quantus_miner.gpu import drivers, tuning
 from quantus_miner.gpu.device import DriverError
 from quantus_miner.mining.miner import Miner
-from quantus_miner.model import Job, NonceRange, Order, Pow, limit_from_difficulty
+from quantus_miner.model import Job, NonceRange, Order, Pow, target_from_difficulty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,9 +144,9 @@ def golden(engine: GpuEngine) -> None:
     cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
     for case in cases:
         start, length, expected = int(case["nonce_start"], 16), case["length"], case["chain_first_nonce"]
-        limit = limit_from_difficulty(int(case["difficulty"]))
+        target = target_from_difficulty(int(case["difficulty"]))
         ranges = (NonceRange(start, start + length - 1),)
-        job = Job(case["label"], Pow.POSEIDON2, bytes.fromhex(case["header_hex"]), limit, ranges)
+        job = Job(case["label"], Pow.POSEIDON2, bytes.fromhex(case["header_hex"]), target, ranges)
         nonce = engine.search(job, start, length, Control()).nonce
         assert nonce == (None if expected is None else int(expected, 16)), case["label"]
     print(f"{len(cases)} golden searches are right")

@@ -29,13 +29,13 @@ from benchmarks import exactness, gpu_switch, sass
 from benchmarks.counting import NotCountedError
 from quantus_miner import bench, native
 from quantus_miner.backends.base import Control
-from quantus_miner.backends.gpu import LAUNCH_S, MOST, GpuEngine
+from quantus_miner.backends.gpu import LAUNCH_S, MAX_LAUNCH, GpuEngine
 from quantus_miner.errors import DeviceLostError, EngineUnavailableError
 from quantus_miner.gpu import drivers, tuning
 from quantus_miner.gpu.device import IN_FLIGHT, DriverError
 from quantus_miner.gpu.source import BLOCK, ENTRIES
 from quantus_miner.gpu.telemetry import Telemetry
-from quantus_miner.model import Job, Order, Pow, limit_from_difficulty
+from quantus_miner.model import Job, Order, Pow, target_from_difficulty
 from quantus_miner.pow.order import positions_from
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def bare(launcher: Launcher, order: Order, blocks: int, count: int, seconds: float) -> float:
     """Nonces a second of launches of ``count``, with nothing around them."""
-    words, top_limit, _ = native.span(native.prepare(_job(order, 0)), 0)
+    words, top_target, _ = native.span(native.prepare(_job(order, 0)), 0)
     began = time.perf_counter()
     launches = 0
     in_flight = deque[None]()
     while time.perf_counter() < began + seconds or in_flight:
         while len(in_flight) < IN_FLIGHT and time.perf_counter() < began + seconds:
-            launcher.launch(order, words, top_limit, 0, count, blocks)
+            launcher.launch(order, words, top_target, 0, count, blocks)
             in_flight.append(None)
         if in_flight:
             launcher.collect()
@@ -115,7 +115,7 @@ def speed(engine: GpuEngine, launcher: Launcher, order: Order, seconds: float, r
     """Prints what the engine does, against the bare launcher in turn. Return the median of each figure."""
     telemetry = Telemetry()
     size = int(through_engine(engine, order, seconds, telemetry).rate * LAUNCH_S)  # warms up, too
-    count = max(BLOCK, min(size, MOST, 2 ** native.SPAN_BITS[order]))
+    count = max(BLOCK, min(size, MAX_LAUNCH, 2 ** native.SPAN_BITS[order]))
     blocks = min(-(-count // BLOCK), engine.blocks * launcher.multiprocessors)
     runs, ratios = [], []
     for _ in range(runs_wanted):
@@ -181,11 +181,11 @@ def limits(engine: GpuEngine, multiprocessors: int, rates: dict[Order, float], s
 
 def exact(engine: GpuEngine, order: Order, nonces: int) -> bool:
     """Prints how the hits differ from those of the fastest CPU kernel; whether no more than is to be expected."""
-    job, kernel = _job(order, limit_from_difficulty(DIFFICULTY)), native.find_kernel(Pow.POSEIDON2, None)
+    job, kernel = _job(order, target_from_difficulty(DIFFICULTY)), native.find_kernel(Pow.POSEIDON2, None)
     task, size, span = native.prepare(job), max(1, nonces // PARTS), 2 ** native.SPAN_BITS[order]
     # Every part crosses the end of a span, at a random place.
     starts = [secrets.randbits(250) * span + span - secrets.randbelow(size) - 1 for _ in range(PARTS)]
-    wrong, hits, missed, false = engine.false_positives, 0, 0, 0
+    false_positives, hits, missed, false = engine.false_positives, 0, 0, 0
     began = time.perf_counter()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         parts = pool.map(lambda start: exactness.hits(kernel, task, start, size), starts)
@@ -199,13 +199,14 @@ def exact(engine: GpuEngine, order: Order, nonces: int) -> bool:
                 print(f"\r{number} of {PARTS} parts, {minutes:.1f} min", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    wrong = engine.false_positives - wrong
+    false_positives = engine.false_positives - false_positives
     print(
-        f"{order:9} {size * PARTS:,} nonces, {hits:,} hits, {missed} missed, {false} false, {wrong} wrong candidates "
-        f"(expected {hits * MISSED:.2g} missed, as many wrong; CPU kernel {kernel.name})",
+        f"{order:9} {size * PARTS:,} nonces, {hits:,} hits, {missed} missed, {false} false, "
+        f"{false_positives} false positives (expected {hits * MISSED:.2g} missed and as many false positives; "
+        f"CPU kernel {kernel.name})",
         flush=True,
     )
-    return false == 0 and max(missed, wrong) <= 3 + 10 * hits * MISSED
+    return false == 0 and max(missed, false_positives) <= 3 + 10 * hits * MISSED
 
 
 def _hits(engine: GpuEngine, job: Job, start: int, count: int) -> list[int]:

@@ -19,7 +19,7 @@ CHAINS: Final = 8
 UNROLLED: Final = 16
 TRIPS: Final = 4096
 """Of the first launch, which warms up."""
-MOST_TRIPS: Final = 2**24
+MAX_TRIPS: Final = 2**24
 
 STEPS: Final = {
     "add": ("add",) * CHAINS,
@@ -118,7 +118,7 @@ def _measure(kernel: Any, multiprocessors: int, seconds: float) -> Limit:  # noq
         return took
 
     run(TRIPS)
-    trips = max(TRIPS, min(MOST_TRIPS, int(TRIPS * seconds / run(TRIPS))))
+    trips = max(TRIPS, min(MAX_TRIPS, int(TRIPS * seconds / run(TRIPS))))
     took = run(trips)
     counted = (ctypes.c_uint64 * multiprocessors)()
     done(driver.cuMemcpyDtoH(ctypes.addressof(counted), cycles, ctypes.sizeof(counted)))

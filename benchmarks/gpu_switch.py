@@ -39,8 +39,11 @@ class SimulatedLauncher:
         """When the last launch ends, of perf_counter; seconds without one."""
         self._queued: deque[tuple[float, float]] = deque()
 
-    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:  # noqa: ARG002 - as in Launcher
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
         """See Launcher."""
+        del order, words, top_target, first, blocks
         seconds = count / RATE
         begin = max(time.perf_counter(), self.free)
         self.idle += begin - self.free
@@ -74,9 +77,11 @@ class WatchedLauncher:
         """See Launcher."""
         return self.inner.multiprocessors
 
-    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
         """See Launcher."""
-        self.inner.launch(order, words, top_limit, first, count, blocks)
+        self.inner.launch(order, words, top_target, first, count, blocks)
         with self.changed:
             self.words, self.called, self.cpu = words, time.perf_counter(), time.thread_time()
             self.changed.notify_all()
@@ -120,9 +125,9 @@ def measure(engine: GpuEngine, launcher: WatchedLauncher, switches: int, seconds
     time.sleep(1.0)  # for launches and slices of full size
     _cost(launcher, seconds)
 
-    dice, times, waits = random.Random(0), [], []  # noqa: S311 - not for secrets
+    rng, times, waits = random.Random(0), [], []  # noqa: S311 - not for secrets
     for _ in range(switches):
-        time.sleep(dice.uniform(0.15, 0.25))  # at any moment of a launch
+        time.sleep(rng.uniform(0.15, 0.25))  # at any moment of a launch
         old, began = launcher.words, time.perf_counter()
         if isinstance(launcher.inner, SimulatedLauncher):
             waits.append(1e3 * (launcher.inner.free - began))

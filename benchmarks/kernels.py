@@ -49,7 +49,7 @@ def hash_rate(kernel: native.Kernel, seconds: float, clock: Callable[[], float])
     """Nonces a second by ``clock`` of one thread, in slices of about a tenth of ``seconds``, in the fastest order."""
     order = fastest_order(kernel.pow)
     job = native.prepare(Job("bench", kernel.pow, secrets.token_bytes(32), 0, (NonceRange(0, MAX),), order))
-    control = native.Control()
+    control = native.NativeControl()
     start = secrets.randbits(_START_BITS[order])
 
     def run(tested: int, count: int) -> None:

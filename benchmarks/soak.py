@@ -29,7 +29,7 @@ from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.quic_node import QuicNode
 from quantus_miner.mining.miner import Miner
-from quantus_miner.model import LiveJob, Pow, Solution, limit_from_difficulty
+from quantus_miner.model import LiveJob, Pow, Solution, target_from_difficulty
 from quantus_miner.sources.failover import Policy
 from quantus_miner.sources.link import Handover
 from quantus_miner.sources.live import LiveSource
@@ -45,7 +45,7 @@ DIFFICULTY = 3_000
 """A solution every few milliseconds, so that hardly a job change or disconnect is without one under way."""
 JOB_S = 0.02
 IDLE_S = 1.0
-"""The miner's patience with a node that has vanished, in place of 15 s."""
+"""Seconds without a sign of life after which the miner gives a node up, in place of 15 s."""
 WARM_UP = 20
 """Disconnects before memory is first looked at."""
 
@@ -63,7 +63,7 @@ class Node(QuicNode):
         nonce = int(result.work or "0", 16)
         if header is None:
             self.unknown += 1
-        elif reference.is_valid(Pow.POSEIDON2, header, nonce, limit_from_difficulty(DIFFICULTY)):
+        elif reference.is_valid(Pow.POSEIDON2, header, nonce, target_from_difficulty(DIFFICULTY)):
             self.received.append((header, nonce))
         else:
             self.invalid += 1
@@ -168,7 +168,7 @@ async def run(jobs: int, disconnects: int, workers: int, folder: Path) -> bool:
     live = LiveSource(soak.miner, [link], priority=1, policy=Policy(max_retry_s=1.0, max_refused_retry_s=1.0))
     mining = asyncio.create_task(live.run())
     kinds: list[Callable[[], Awaitable[None]]] = [soak.drop, soak.garbage, soak.oversized, soak.restart, soak.vanish]
-    dice = random.Random(1)  # noqa: S311 - the same run each time
+    rng = random.Random(1)  # noqa: S311 - the same run each time
     done: Counter[str] = Counter()
     changes, before = 0, resources()
     began = time.monotonic()
@@ -176,11 +176,11 @@ async def run(jobs: int, disconnects: int, workers: int, folder: Path) -> bool:
         connects = live.stats()[0].connects
         await soak.node.until(lambda: any(miner.authenticated for miner in soak.node.miners))
         for _ in range(jobs // disconnects):
-            await asyncio.sleep(dice.uniform(0.2, 1.8) * JOB_S)
+            await asyncio.sleep(rng.uniform(0.2, 1.8) * JOB_S)
             soak.node.next_job()
             changes += 1
-        await asyncio.sleep(dice.uniform(0, JOB_S))
-        kind = dice.choice(kinds)
+        await asyncio.sleep(rng.uniform(0, JOB_S))
+        kind = rng.choice(kinds)
         await kind()
         done[kind.__name__] += 1
         if turn + 1 == WARM_UP:

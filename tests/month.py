@@ -158,10 +158,10 @@ class Month:
     def share(self) -> None:
         index = self.failover.current
         if index is not None:
-            self.judge(index)
+            self.validate(index)
         self.after(self.random.expovariate(1 / SHARE_S), self.share)
 
-    def judge(self, index: int) -> None:
+    def validate(self, index: int) -> None:
         pool, session = self.pools[index], self.pools[index].session
         if pool.fault is Fault.HANGS:
             self.after(VERDICT_S, lambda: self.refuse(index) if pool.session == session else None)

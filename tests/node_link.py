@@ -26,7 +26,7 @@ WAIT_S: Final = 20.0
 HARD: Final = 2**128
 
 
-class Ear:
+class NodeListener:
     """Keeps what it hears."""
 
     def __init__(self) -> None:
@@ -95,12 +95,12 @@ def link_to(node: QuicNode, **options: Any) -> NodeLink:
 
 
 @asynccontextmanager
-async def linked(link: NodeLink) -> AsyncIterator[tuple[Ear, asyncio.Task[NoReturn]]]:
+async def linked(link: NodeLink) -> AsyncIterator[tuple[NodeListener, asyncio.Task[NoReturn]]]:
     """A link that runs; whoever wants to see its end awaits the task."""
-    ear = Ear()
-    task = asyncio.create_task(link.run(ear))
+    listener = NodeListener()
+    task = asyncio.create_task(link.run(listener))
     try:
-        yield ear, task
+        yield listener, task
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -117,5 +117,5 @@ def solve(job: LiveJob) -> Iterator[Solution]:
     """Solutions of an easy job."""
     for nonce in itertools.count(1):
         value = reference.evaluate(Pow.POSEIDON2, job.header, nonce)
-        if value <= job.limit:
+        if value <= job.target:
             yield Solution(nonce, value)

@@ -25,9 +25,8 @@ from quantus_miner.wire.messages import parse_fingerprint
 from quantus_miner.wire.pool_url import PoolUrl
 
 from .no_ipv6 import without_ipv6
-from .node_link import Ear, linked, playing, run
-from .test_pool_link import LOGIN, dev_pool, started
-from .test_pool_link import Ear as PoolEar
+from .node_link import NodeListener, linked, playing, run
+from .test_pool_link import LOGIN, PoolListener, dev_pool, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -121,12 +120,12 @@ def test_a_pool_s_address_that_closes_at_once_is_followed_by_the_next(monkeypatc
         async with started(dev_pool()) as pool:
             port = int(pool.url.rpartition(":")[2])
             resolving(monkeypatch, dead.sockets[0].getsockname()[:2], ("127.0.0.1", port))
-            link, ear = PoolLink(PoolUrl("stratum+tcp", "two.example", 1), LOGIN), PoolEar()
+            link, listener = PoolLink(PoolUrl("stratum+tcp", "two.example", 1), LOGIN), PoolListener()
             with pytest.raises(LinkLostError):
-                await link.run(ear)
+                await link.run(listener)
             before = connections
-            task: asyncio.Task[None] = asyncio.ensure_future(link.run(ear))
-            await ear.job()
+            task: asyncio.Task[None] = asyncio.ensure_future(link.run(listener))
+            await listener.job()
             task.cancel()
             await asyncio.wait({task})
             assert connections == before
@@ -145,9 +144,9 @@ def test_a_node_s_address_that_refuses_us_is_followed_by_the_next(
             pin = parse_fingerprint((node.folder / node_files.FINGERPRINT).read_text())
             link = NodeLink("two.example", 1, node.token, pin)
             with pytest.raises(LinkRefusedError, match="not the pinned one"):
-                await link.run(Ear())
-            async with linked(link) as (ear, _):
-                await ear.jobs.get()
+                await link.run(NodeListener())
+            async with linked(link) as (listener, _):
+                await listener.jobs.get()
             await other.until(lambda: not other.miners)
 
     run(test())
@@ -198,14 +197,14 @@ def test_without_ipv6_a_pool_s_other_address_is_used(monkeypatch: pytest.MonkeyP
             port = int(pool.url.rpartition(":")[2])
             resolving(monkeypatch, ("::1", port, 0, 0), ("127.0.0.1", port))
             without_ipv6(monkeypatch)
-            link, ear = PoolLink(PoolUrl("stratum+tcp", "both.example", port), LOGIN), PoolEar()
-            task: asyncio.Task[None] = asyncio.ensure_future(link.run(ear))
-            await ear.job()
+            link, listener = PoolLink(PoolUrl("stratum+tcp", "both.example", port), LOGIN), PoolListener()
+            task: asyncio.Task[None] = asyncio.ensure_future(link.run(listener))
+            await listener.job()
             task.cancel()
             await asyncio.wait({task})
             resolving(monkeypatch, ("::1", port, 0, 0))
             with pytest.raises(LinkLostError, match=r"^no connection: Address family not supported by protocol$"):
-                await link.run(ear)
+                await link.run(listener)
 
     asyncio.run(test())
 
@@ -217,11 +216,11 @@ def test_without_ipv6_a_node_s_other_address_is_used(tmp_path: Path, monkeypatch
             without_ipv6(monkeypatch)
             pin = parse_fingerprint((node.folder / node_files.FINGERPRINT).read_text())
             link = NodeLink("both.example", node.port, node.token, pin)
-            async with linked(link) as (ear, _):
-                await ear.jobs.get()
+            async with linked(link) as (listener, _):
+                await listener.jobs.get()
             resolving(monkeypatch, ("::1", node.port, 0, 0))
             with pytest.raises(LinkLostError, match=r"^cannot connect: Address family not supported by protocol$"):
-                await link.run(Ear())
+                await link.run(NodeListener())
 
     run(test())
 
@@ -251,7 +250,7 @@ def test_a_name_without_address_is_said_in_plain_words(
             NodeLink("nosuch.pool.example", 1, "x", bytes(32)),
         ):
             with pytest.raises(LinkLostError) as lost:
-                await link.run(Ear())
+                await link.run(NodeListener())
             assert str(lost.value) == f"nosuch.pool.example: {words}"
 
     failing(monkeypatch, error)
@@ -267,7 +266,7 @@ def test_a_thread_that_cannot_be_started_is_a_loss(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(threading, "Thread", Thread)
         for _ in range(2):
             with pytest.raises(LinkLostError, match=r"^x\.example: cannot be looked up: can't start new thread$"):
-                await PoolLink(PoolUrl("stratum+tcp", "x.example", 1), LOGIN).run(Ear())
+                await PoolLink(PoolUrl("stratum+tcp", "x.example", 1), LOGIN).run(NodeListener())
 
     run(test())
 
@@ -288,7 +287,7 @@ def test_a_resolver_that_hangs_has_one_thread_of_its_own(
     async def test() -> None:
         links = [make() for _ in range(40)]
         for _ in range(3):
-            ends = await asyncio.gather(*(link.run(Ear()) for link in links), return_exceptions=True)
+            ends = await asyncio.gather(*(link.run(NodeListener()) for link in links), return_exceptions=True)
             assert {str(end) for end in ends} == {"slow.example: no answer from the name servers within 0.05 s"}
             # asyncio's own threads, of which there are few, are free: scrapes are served by them.
             assert await asyncio.wait_for(asyncio.to_thread(lambda: 7), WAIT_S) == 7

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantus_miner.model import MAX, NonceRange, Order, Pow, Solution, Status, limit_from_difficulty
+from quantus_miner.model import MAX, NonceRange, Order, Pow, Solution, Status, target_from_difficulty
 from quantus_miner.wire.api import (
     FIELDS,
     InvalidRequestError,
@@ -41,13 +41,13 @@ def refusal(request: bytes) -> str:
 
 def test_a_node_s_job_is_a_job_of_qpow_sha3() -> None:
     job = parse_mine(body(unknown=[1]), 7)
-    assert (job.id, job.pow, job.limit, job.header) == ("j", Pow.SHA3, 5, b"\xab" * 32)
+    assert (job.id, job.pow, job.target, job.header) == ("j", Pow.SHA3, 5, b"\xab" * 32)
     assert job.ranges == (NonceRange(1, MAX),)
 
 
 def test_a_difficulty_makes_a_job_of_qpow_poseidon2_and_without_a_range_the_search_is_endless() -> None:
     job = parse_mine(body(distance_threshold=None, difficulty="1000", nonce_start=None, nonce_end=None), 7)
-    assert (job.pow, job.limit) == (Pow.POSEIDON2, limit_from_difficulty(1000))
+    assert (job.pow, job.target) == (Pow.POSEIDON2, target_from_difficulty(1000))
     assert job.order is Order.WALK
     assert job.ranges == (NonceRange(7, 2**283 - 1), NonceRange(0, 6))
     job = parse_mine(body(nonce_start=None, nonce_end=None), 7)
@@ -135,8 +135,8 @@ def test_what_is_no_object_is_refused(request_body: bytes) -> None:
 
 
 def test_leading_zeros_do_not_make_a_number_too_long() -> None:
-    assert parse_mine(body(distance_threshold="0" * 300 + "7"), 7).limit == 7
-    assert parse_mine(body(distance_threshold="0"), 7).limit == 0
+    assert parse_mine(body(distance_threshold="0" * 300 + "7"), 7).target == 7
+    assert parse_mine(body(distance_threshold="0"), 7).target == 0
 
 
 values = st.one_of(
@@ -153,7 +153,7 @@ def test_any_body_is_a_job_or_a_refusal(request_body: bytes) -> None:
     else:
         assert 0 < len(job.id) <= 128
         assert len(job.header) == 32
-        assert 0 <= job.limit <= MAX
+        assert 0 <= job.target <= MAX
 
 
 def test_results_have_the_types_that_nodes_parse() -> None:

@@ -27,7 +27,7 @@ from quantus_miner.devices import describe
 from quantus_miner.errors import EngineUnavailableError, SettingError
 from quantus_miner.gpu.device import Device, DriverError
 from quantus_miner.mining.miner import Miner
-from quantus_miner.model import Job, NonceRange, Pow, Solution, limit_from_difficulty
+from quantus_miner.model import Job, NonceRange, Pow, Solution, target_from_difficulty
 from quantus_miner.settings import Settings, load
 from quantus_miner.unit import Host
 
@@ -52,13 +52,13 @@ def solve(engines: Sequence[Engine], on_job_solved: Sequence[Callable[[], None]]
     miner, ended = Miner(engines, chunk_s=0.05, on_job_solved=on_job_solved), threading.Event()
     miner.start()
     try:
-        job = Job("a", Pow.POSEIDON2, HEADER, limit_from_difficulty(20), (NonceRange(1, 10**9),))
+        job = Job("a", Pow.POSEIDON2, HEADER, target_from_difficulty(20), (NonceRange(1, 10**9),))
         search = miner.submit(job, lambda _: ended.set())
         assert ended.wait(WAIT_S)
     finally:
         assert miner.close(WAIT_S)
     assert search.solution is not None
-    assert reference.evaluate(job.pow, HEADER, search.solution.nonce) == search.solution.value <= job.limit
+    assert reference.evaluate(job.pow, HEADER, search.solution.nonce) == search.solution.value <= job.target
     return search.solution
 
 

@@ -37,11 +37,11 @@ class End:
 ENDS: Final = [
     End(
         lambda: StratumMiner("wallet.rig", "test/1", 0.0),
-        *("stratum miner", stratum_miner.State, stratum_miner.Step, stratum_miner.TRANSITIONS),
+        *("stratum miner", stratum_miner.StratumMinerState, stratum_miner.StratumMinerStep, stratum_miner.TRANSITIONS),
     ),
     End(
         lambda: StratumPool("session", 0.0),
-        *("stratum pool", stratum_pool.State, stratum_pool.Step, stratum_pool.TRANSITIONS),
+        *("stratum pool", stratum_pool.StratumPoolState, stratum_pool.StratumPoolStep, stratum_pool.TRANSITIONS),
     ),
     End(lambda: NodeMiner("token", 0.0), "QUIC miner", node.MinerState, node.MinerEvent, node.MINER_TRANSITIONS),
     End(lambda: NodeServer("token", 0.0), "QUIC node", node.NodeState, node.NodeEvent, node.NODE_TRANSITIONS),
@@ -91,7 +91,7 @@ def test_what_is_to_be_sent_is_given_once(end: End) -> None:
 def test_what_an_end_must_not_do_raises_and_sends_nothing() -> None:
     pool = StratumPool("session", 0.0)
     pool.receive(StratumMiner("wallet.rig", "test/1", 0.0).data_to_send()[0], 0.0)
-    with pytest.raises(LocalProtocolError, match=r"in state 'judging the login': we send a job$"):
+    with pytest.raises(LocalProtocolError, match=r"in state 'checking the login': we send a job$"):
         pool.send_job(JOB, clean=True)
     assert pool.data_to_send() == []
     pool.refuse_login("no")
@@ -100,7 +100,7 @@ def test_what_an_end_must_not_do_raises_and_sends_nothing() -> None:
         "we take the login": lambda: pool.take_login(JOB),
         "we refuse the login": lambda: pool.refuse_login("no"),
         "we send a job": lambda: pool.send_job(JOB, clean=True),
-        "we judge a share": lambda: pool.judge(1, None),
+        "we send a verdict": lambda: pool.send_verdict(1, None),
     }
     for step, act in acts.items():
         with pytest.raises(LocalProtocolError, match=f"^stratum pool: not allowed in state 'refused': {step}$"):
@@ -226,5 +226,5 @@ def test_what_a_miner_sends_before_its_login_is_answered_breaks_the_protocol() -
     (login,) = StratumMiner("wallet.rig", "test/1", 0.0).data_to_send()
     asked, last = pool.receive(login + b'{"id":2,"method":"keepalived","params":{"id":"session"}}\n', 0.0)
     assert isinstance(asked, LoginAsked)
-    assert last == Broken("not allowed in state 'judging the login': a keepalive comes, which is answered")
+    assert last == Broken("not allowed in state 'checking the login': a keepalive comes, which is answered")
     assert pool.is_over

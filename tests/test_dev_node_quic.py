@@ -17,7 +17,7 @@ from aioquic.quic.configuration import QuicConfiguration
 
 from quantus_miner.dev import node_files, quic_node
 from quantus_miner.dev.certificate import self_signed
-from quantus_miner.dev.quic_node import Misbehaviour, QuicNode
+from quantus_miner.dev.quic_node import NodeMisbehaviour, QuicNode
 from quantus_miner.errors import LinkLostError, MinerError
 from quantus_miner.model import LiveJob
 from quantus_miner.sources import quic
@@ -186,31 +186,31 @@ def test_a_proposal_that_nobody_seals_is_replaced(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path, difficulty=HARD) as node:
             node.chain.block_time = 0.01
-            async with linked(link_to(node)) as (ear, _):
+            async with linked(link_to(node)) as (listener, _):
                 node.renew_job()
-                headers = {(await ear.jobs.get()).header for _ in range(4)}
+                headers = {(await listener.jobs.get()).header for _ in range(4)}
                 assert len(headers) >= 3
 
     run(test())
 
 
-@pytest.mark.parametrize("misbehaviour", [Misbehaviour.DROP, Misbehaviour.GARBAGE, Misbehaviour.SLOW_JOB])
-def test_a_node_misbehaves_on_request(tmp_path: Path, misbehaviour: Misbehaviour) -> None:
+@pytest.mark.parametrize("misbehaviour", [NodeMisbehaviour.DROP, NodeMisbehaviour.GARBAGE, NodeMisbehaviour.SLOW_JOB])
+def test_a_node_misbehaves_on_request(tmp_path: Path, misbehaviour: NodeMisbehaviour) -> None:
     async def test() -> None:
         async with playing(tmp_path, misbehaviour=misbehaviour) as node:
             link = link_to(node, kind="pool")  # a node gets one solution, and the stale one would be a second
-            node.chain.block_time = 0.2 if misbehaviour is Misbehaviour.SLOW_JOB else 3600.0
-            async with linked(link) as (ear, task):
+            node.chain.block_time = 0.2 if misbehaviour is NodeMisbehaviour.SLOW_JOB else 3600.0
+            async with linked(link) as (listener, task):
                 for _ in range(3):
-                    job = await ear.jobs.get()
+                    job = await listener.jobs.get()
                     solutions = solve(job)
                     assert link.submit(job, next(solutions), 1, 1.0) is Handover.SENT
-                if misbehaviour is Misbehaviour.SLOW_JOB:
+                if misbehaviour is NodeMisbehaviour.SLOW_JOB:
                     assert link.submit(job, next(solutions), 1, 1.0) is Handover.SENT
                     await node.until(lambda: node.stale == 1)
-                    assert (await ear.jobs.get()).id == "4"
+                    assert (await listener.jobs.get()).id == "4"
                 else:
-                    words = "node is restarting" if misbehaviour is Misbehaviour.DROP else "not valid JSON"
+                    words = "node is restarting" if misbehaviour is NodeMisbehaviour.DROP else "not valid JSON"
                     with pytest.raises(LinkLostError, match=words):
                         await task
             assert node.tally.blocks == 3
@@ -233,8 +233,8 @@ CERTIFICATE, BEGIN, KEY = self_signed().pem.partition(b"-----BEGIN PRIVATE")
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        (node_files.TOKEN, b"\xff", "is no token; allowed: "),
-        (node_files.TOKEN, b"", "is no token; allowed: 1 to 512 bytes"),
+        (node_files.TOKEN, b"\xff", "is not a token; allowed: "),
+        (node_files.TOKEN, b"", "is not a token; allowed: 1 to 512 bytes"),
         (node_files.IDENTITY, b"", "does not hold a certificate and its private key"),
         (node_files.IDENTITY, b"-----BEGIN PRIVATE KEY-----\n", "does not hold"),
         (node_files.IDENTITY, CERTIFICATE, "does not hold"),
@@ -276,9 +276,9 @@ def test_the_command_serves_a_miner_of_yours(tmp_path: Path) -> None:
     async def test() -> None:
         pin = parse_fingerprint((folder / node_files.FINGERPRINT).read_text())
         link = NodeLink("127.0.0.1", int(first[1]), (folder / node_files.TOKEN).read_text().strip(), pin)
-        async with linked(link) as (ear, task):
+        async with linked(link) as (listener, task):
             while not task.done():
-                next_job = asyncio.create_task(ear.jobs.get())
+                next_job = asyncio.create_task(listener.jobs.get())
                 await asyncio.wait((next_job, task), return_when=asyncio.FIRST_COMPLETED)
                 if next_job.done():
                     job = next_job.result()

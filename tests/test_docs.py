@@ -382,7 +382,7 @@ def test_quoted_log_lines_and_errors_are_in_the_code(header: tuple[str, ...]) ->
 
 
 def test_every_fuzz_target_is_in_the_table() -> None:
-    rows = table("docs/fuzzing.md", "target", "reads", "inputs", "files", "edges", "found and mended")
+    rows = table("docs/fuzzing.md", "target", "reads", "inputs", "files", "edges", "found and fixed")
     assert [code(row[0]) for row in rows] == NAMES
 
 

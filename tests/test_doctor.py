@@ -124,8 +124,8 @@ def test_no_temporary_folder_is_no_fault_of_the_service(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("properties", "expected"),
     [
-        ({"CPUAffinity": "4000"}, "names no CPU it can have"),
-        ({"CPUAffinity": "0", "AllowedCPUs": "4000"}, "names no CPU it can have"),
+        ({"CPUAffinity": "4000"}, "names no CPU that the service may use"),
+        ({"CPUAffinity": "0", "AllowedCPUs": "4000"}, "names no CPU that the service may use"),
         ({"CPUAffinity": "0-1", "AllowedCPUs": "1"}, "[0] outside AllowedCPUs="),
         ({"CPUAffinity": "many"}, "'many' is no CPU"),
     ],

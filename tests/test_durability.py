@@ -114,7 +114,7 @@ def test_sigterm_keeps_every_hash(tmp_path: Path) -> None:
 
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
     """Whatever the miner said it holds: an accepted job is known, a result that was served stays as it was."""
-    dice = random.Random(5)
+    rng = random.Random(5)
     accepted: set[str] = set()
     served: dict[str, dict[str, Any]] = {}
     cancelled: set[str] = set()
@@ -139,7 +139,7 @@ def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
             stopped = threading.Event()
             client = threading.Thread(target=load, args=(miner, stopped))
             client.start()
-            goal = len(served) + dice.randrange(3, 12)
+            goal = len(served) + rng.randrange(3, 12)
             while len(served) < goal:
                 assert client.is_alive(), miner.log
             miner.stop(signal.SIGKILL)

@@ -24,7 +24,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("by_coverage", [guided, False])
 def test_no_input_is_found_that_a_parser_cannot_cope_with(tmp_path: Path, by_coverage: bool) -> None:
-    how = [] if by_coverage else ["--dice"]
+    how = [] if by_coverage else ["--random"]
     ended = run("-m", "tests.fuzz", "--runs", str(RUNS), "--folder", str(tmp_path), *how)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     rows = re.findall(r"^([a-z-]+) +([0-9,]+) +([0-9,]+) +([0-9,]+)$", ended.stdout, re.MULTILINE)
@@ -40,7 +40,7 @@ from tests.fuzz import hunt
 def target(data):
     {flaw}
 
-hunt.PATIENCE_S = 1
+hunt.TIMEOUT_S = 1
 result = hunt.hunt("cpu-list", target, Path(sys.argv[1]), hunt.Limit(runs=1000), guided={guided})
 sys.exit(result.finding)
 """

@@ -33,7 +33,7 @@ from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Launcher, R
 from quantus_miner.gpu.source import MAX_HITS
 from quantus_miner.gpu.telemetry import Readings, Telemetry, Thermostat
 from quantus_miner.mining.miner import Miner
-from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Status, limit_from_difficulty
+from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Status, target_from_difficulty
 from quantus_miner.native import Outcome
 from quantus_miner.pow.order import last_position, nonce_at
 from quantus_miner.settings import load
@@ -51,15 +51,15 @@ each_order = pytest.mark.parametrize("order", Order)
 
 
 def a_job(order: Order, difficulty: int, header: bytes = HEADER) -> Job:
-    limit = limit_from_difficulty(difficulty)
-    return Job(f"{order} {difficulty}", Pow.POSEIDON2, header, limit, (NonceRange(0, last_position(order)),), order)
+    target = target_from_difficulty(difficulty)
+    return Job(f"{order} {difficulty}", Pow.POSEIDON2, header, target, (NonceRange(0, last_position(order)),), order)
 
 
 def hits_of(job: Job, start: int, count: int) -> list[int]:
     """The positions of all valid nonces, by a kernel of the CPU."""
     prepared, found, end = native.prepare(job), [], start + count
     while start < end:
-        outcome = native.search(SCALAR, prepared, start, end - start, native.Control())
+        outcome = native.search(SCALAR, prepared, start, end - start, native.NativeControl())
         start += outcome.tested
         if outcome.nonce is not None:
             found.append(start - 1)
@@ -103,13 +103,15 @@ class Watched:
     def multiprocessors(self) -> int:
         return self.inner.multiprocessors
 
-    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
         if len(self.launches) == self.fail_at:
             raise DeviceLostError("unplugged")
         self.launches.append((order, words, first, count))
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        self.inner.launch(order, words, top_limit, first, count, blocks)
+        self.inner.launch(order, words, top_target, first, count, blocks)
 
     def collect(self) -> Readout:
         self.in_flight -= 1
@@ -468,12 +470,12 @@ def test_a_device_with_many_false_positives_is_set_aside(cpu: Device, folder: Pa
     engine.open()
     job = a_job(Order.WALK, MAX)
     for number, seconds in enumerate((60, 600, 3600, 3600), 1):
-        opened, wrong = len(watched), engine.false_positives
+        opened, before = len(watched), engine.false_positives
         watched[-1].lie = lambda readout: Readout(readout.seconds, 100, range(100))
         message = f"it reported 5 false positives within few candidates.* tested again after {seconds} s"
         with pytest.raises(DeviceLostError, match=message):
             search(engine, job, 0, 100)
-        assert engine.false_positives == wrong + gpu_engine.FALSE_POSITIVES  # and no more are looked at
+        assert engine.false_positives == before + gpu_engine.FALSE_POSITIVES  # and no more are looked at
         assert watched[-1].closed
         now[0] += seconds - 0.5
         with pytest.raises(DeviceLostError, match=message):

@@ -178,8 +178,8 @@ def program(request: pytest.FixtureRequest) -> Iterator[Program]:
 
 def pairs(count: int) -> list[tuple[int, int]]:
     """Hostile with hostile, hostile with random, random with random."""
-    dice = random.Random(count)
-    some = [dice.randrange(2**64) for _ in range(count)]
+    rng = random.Random(count)
+    some = [rng.randrange(2**64) for _ in range(count)]
     return (
         [(a, b) for a in HOSTILE for b in HOSTILE[::3]]
         + [*zip(some, HOSTILE * 9, strict=False)]
@@ -244,8 +244,8 @@ def test_sums_are_right_but_where_they_say(program: Program) -> None:
 
 def test_the_rounds_are_those_of_the_reference(program: Program) -> None:
     """Whole rounds, on numbers that do not meet the exceptions."""
-    dice = random.Random(4)
-    for x, y in [(dice.randrange(2**64), dice.randrange(2**64)) for _ in range(8)] + [
+    rng = random.Random(4)
+    for x, y in [(rng.randrange(2**64), rng.randrange(2**64)) for _ in range(8)] + [
         (0, 2**64 - 1),
         (2**64 - 1, 2**64 - 1),
     ]:
@@ -276,14 +276,14 @@ def test_the_last_element_is_canonical(program: Program) -> None:
 
 
 def test_halves_of_the_diagonal_do_not_overflow() -> None:
-    assert source_module._Entry(2**32 - 14, 0, 0, -(2**32 - 14)).fits
+    assert source_module._MatrixEntry(2**32 - 14, 0, 0, -(2**32 - 14)).fits
     for one in (
         (2**32 - 13, 0, 0, 0),
         (0, 0, -(2**32 - 13), 0),
         (0, 2**31, 0, 2**31 - 13),
         (2**31, 0, -(2**31) + 13, 0),
     ):
-        assert not source_module._Entry(*one).fits
+        assert not source_module._MatrixEntry(*one).fits
 
 
 def test_layers_are_zero_on_average() -> None:
@@ -319,32 +319,33 @@ def top_of(state: list[int]) -> int:
 
 @pytest.mark.parametrize("order", Order)
 def test_words_at_the_edges_and_the_very_limit(program: Program, order: Order) -> None:
-    dice = random.Random(6)
+    rng = random.Random(6)
     last = 2 ** native.SPAN_BITS[order] - 1
     for high in (0, 1, M - 1, M):
-        for offset in (0, last, dice.randrange(last)):
-            # Their low halves by dice: others meet the exceptions.
-            words = [(high if i % 3 else M - high) << 32 | dice.randrange(2**32) for i in range(14)]
+        for offset in (0, last, rng.randrange(last)):
+            # Their low halves at random: others meet the exceptions.
+            words = [(high if i % 3 else M - high) << 32 | rng.randrange(2**32) for i in range(14)]
             top = top_of(columns_of(order, words, offset))
-            for limit, hits in ((top, 1), (top - 1, 0)):
-                assert program.run(ENTRIES[order], (*words, limit), (offset, 1), 1 + MAX_HITS)[0] == hits
+            for target, hits in ((top, 1), (top - 1, 0)):
+                assert program.run(ENTRIES[order], (*words, target), (offset, 1), 1 + MAX_HITS)[0] == hits
 
 
 @pytest.mark.parametrize("order", Order)
 def test_a_search_finds_what_the_scalar_kernel_finds(program: Program, order: Order) -> None:
-    dice = random.Random(5)
+    rng = random.Random(5)
     count = 2000 if isinstance(program, OpenCl) else program.threads
-    for start in (0, last_position(order) - count + 1, *(dice.randrange(last_position(order)) for _ in range(4))):
-        job = Job("job", Pow.POSEIDON2, dice.randbytes(32), MAX // (count // 4), (NonceRange(0, 0),), order)
+    for start in (0, last_position(order) - count + 1, *(rng.randrange(last_position(order)) for _ in range(4))):
+        job = Job("job", Pow.POSEIDON2, rng.randbytes(32), MAX // (count // 4), (NonceRange(0, 0),), order)
         prepared = native.prepare(job)
         span = native.span(prepared, start)
         tested = min(count, 2 ** native.SPAN_BITS[order] - span.offset)
         limits = (span.offset, tested)
-        out = program.run(ENTRIES[order], (*span.words, span.top_limit), limits, 1 + MAX_HITS)
+        out = program.run(ENTRIES[order], (*span.words, span.top_target), limits, 1 + MAX_HITS)
         expected = {
             offset
             for offset in range(tested)
-            if start + offset and native.search(SCALAR, prepared, start + offset, 1, native.Control()).nonce is not None
+            if start + offset
+            and native.search(SCALAR, prepared, start + offset, 1, native.NativeControl()).nonce is not None
         }
         hits = [offset - span.offset for offset in out[1 : 1 + out[0]]]
         assert len(hits) == len(set(hits)) == out[0]
@@ -355,7 +356,7 @@ def test_what_does_not_fit_is_counted(program: Program) -> None:
     job = Job("job", Pow.POSEIDON2, bytes(32), MAX, (NonceRange(0, 0),), Order.WALK)
     span = native.span(native.prepare(job), 0)
     count = 1000 if isinstance(program, OpenCl) else 7
-    out = program.run("search_walk", (*span.words, span.top_limit), (0, count), 1 + MAX_HITS)
+    out = program.run("search_walk", (*span.words, span.top_target), (0, count), 1 + MAX_HITS)
     assert out[0] == count
     kept = out[1 : 1 + min(count, MAX_HITS)]
     assert len(set(kept)) == len(kept)

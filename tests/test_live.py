@@ -140,7 +140,7 @@ def test_solutions_go_back_again_and_again_each_nonce_once() -> None:
             for _ in range(30):
                 of, solution, _ = await link.solution()
                 assert of is given
-                assert reference.is_valid(Pow.POSEIDON2, HEADER, solution.nonce, given.limit)
+                assert reference.is_valid(Pow.POSEIDON2, HEADER, solution.nonce, given.target)
                 assert solution.nonce.to_bytes(64).startswith(given.prefix)
                 seen[solution.nonce] += 1
             assert set(seen.values()) == {1}

@@ -23,7 +23,7 @@ from quantus_miner.gpu.device import Device
 from quantus_miner.mining.miner import Miner
 from quantus_miner.mining.ranges import NonceRanges
 from quantus_miner.mining.thread import WorkerThread
-from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Solution, Status, limit_from_difficulty
+from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Solution, Status, target_from_difficulty
 from quantus_miner.native import Outcome
 from quantus_miner.pow.order import positions_from
 
@@ -39,12 +39,12 @@ HEADER = bytes(range(32))
 WAIT_S = 30.0
 
 
-def job(ranges: Sequence[NonceRange], *, limit: int = 0, job_id: str = "a", pow_: Pow = Pow.POSEIDON2) -> Job:
-    return Job(job_id, pow_, HEADER, limit, tuple(ranges))
+def job(ranges: Sequence[NonceRange], *, target: int = 0, job_id: str = "a", pow_: Pow = Pow.POSEIDON2) -> Job:
+    return Job(job_id, pow_, HEADER, target, tuple(ranges))
 
 
 class RecordingEngine:
-    """Says what it was asked to search; ends some slices early, as a stopped engine does, by a seeded dice."""
+    """Says what it was asked to search; ends some slices early at random, as a stopped engine does."""
 
     name = "recording"
 
@@ -52,7 +52,7 @@ class RecordingEngine:
         self.workers = workers
         self.tested: list[tuple[int, int]] = []
         self.closed = 0
-        self._dice = random.Random(seed)
+        self._random = random.Random(seed)
         self._lock = threading.Lock()
 
     def status(self) -> EngineStatus:
@@ -63,7 +63,7 @@ class RecordingEngine:
 
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
         with self._lock:
-            tested = self._dice.choice((count, count, count, (count + 1) // 2, 0))
+            tested = self._random.choice((count, count, count, (count + 1) // 2, 0))
             if tested:
                 self.tested.append((start, tested))
             return Outcome(tested, None)
@@ -205,15 +205,15 @@ def test_ranges_hand_out_what_was_given_back_and_nothing_twice(steps: list[tuple
 @pytest.mark.parametrize("pow_", Pow)
 @pytest.mark.parametrize("kernels", [baseline_kernels(), fast_kernels(None)], ids=["baseline", "fast"])
 def test_a_solution_is_confirmed_and_completes_the_job(pow_: Pow, kernels: dict[Pow, object]) -> None:
-    limit = limit_from_difficulty(200)
+    target = target_from_difficulty(200)
     engine, ends = CpuEngine("cpu-test", 2, kernels), Ends()  # type: ignore[arg-type]  # dict is invariant
     with running(engine) as miner:
-        search = miner.submit(job([NonceRange(0, MAX)], limit=limit, pow_=pow_), ends)
+        search = miner.submit(job([NonceRange(0, MAX)], target=target, pow_=pow_), ends)
         assert ends.wait() is search
         stats = miner.stats()
     assert search.status is Status.COMPLETED
     assert search.solution is not None
-    assert search.solution.value == reference.evaluate(pow_, HEADER, search.solution.nonce) <= limit
+    assert search.solution.value == reference.evaluate(pow_, HEADER, search.solution.nonce) <= target
     assert search.solution.nonce != 0
     assert search.engine == "cpu-test"
     assert stats.solved_by_engine == {"cpu-test": 1}
@@ -283,7 +283,7 @@ def test_jobs_share_the_workers_evenly() -> None:
 def test_a_hit_that_the_reference_rejects_is_dropped_and_the_search_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     engine, ends = LyingEngine(1), Ends()
     with running(engine) as miner:
-        search = miner.submit(job([NonceRange(5, 24)], limit=0), ends)
+        search = miner.submit(job([NonceRange(5, 24)], target=0), ends)
         ends.wait()
         assert search.status is Status.FAILED
         assert search.solution is None
@@ -301,7 +301,7 @@ def test_a_solution_of_a_cancelled_job_is_dropped_and_counted() -> None:
     engine, ends = Late(1), Ends()
     miner = Miner([engine], chunk_s=0.05)
     miner.start()
-    search = miner.submit(job([NonceRange(1, MAX)], limit=MAX), ends)
+    search = miner.submit(job([NonceRange(1, MAX)], target=MAX), ends)
     assert engine.begun.acquire(timeout=WAIT_S)
     miner.cancel(search)
     assert miner.close(WAIT_S)
@@ -332,7 +332,7 @@ def test_what_the_miner_calls_may_raise(caplog: pytest.LogCaptureFixture) -> Non
 
     class Reporting(RecordingEngine):
         def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
-            return Outcome(count, start if job.limit else None)
+            return Outcome(count, start if job.target else None)
 
     def on_job_solved() -> None:
         solved.append(None)
@@ -351,14 +351,14 @@ def test_what_the_miner_calls_may_raise(caplog: pytest.LogCaptureFixture) -> Non
     solved: list[None] = []
     ends = Ends()
     with running(Reporting(1), on_job_solved=[on_job_solved]) as miner:
-        miner.submit(job([NonceRange(1, 10)], limit=MAX), on_end)
+        miner.submit(job([NonceRange(1, 10)], target=MAX), on_end)
         assert told.acquire(timeout=WAIT_S)
-        miner.submit(job([NonceRange(1, 10**9)], limit=MAX), on_end, on_solution=on_solution)
+        miner.submit(job([NonceRange(1, 10**9)], target=MAX), on_end, on_solution=on_solution)
         assert told.acquire(timeout=WAIT_S)
         miner.submit(job([NonceRange(1, 10)]), on_end)
         assert told.acquire(timeout=WAIT_S)
         miner.submit(job([NonceRange(1, 10)], pow_=Pow.SHA3), on_end)  # which nobody can search
-        miner.submit(job([NonceRange(1, 10)], limit=MAX), ends)
+        miner.submit(job([NonceRange(1, 10)], target=MAX), ends)
         assert ends.wait().status is Status.COMPLETED
         assert miner.healthy
         assert miner.stats().failed == []
@@ -450,14 +450,14 @@ def test_counts_move_during_a_long_slice_and_rates_are_hashes_over_time() -> Non
     assert miner.thread_stats(search)[0].hash_rate == 0.0
 
 
-def live_job(job_id: str = "live", limit: int = 0) -> Job:
-    return Job(job_id, Pow.POSEIDON2, HEADER, limit, positions_from(Order.WALK, b"\1\2\3\4", 5), Order.WALK)
+def live_job(job_id: str = "live", target: int = 0) -> Job:
+    return Job(job_id, Pow.POSEIDON2, HEADER, target, positions_from(Order.WALK, b"\1\2\3\4", 5), Order.WALK)
 
 
 def test_a_live_search_goes_on_after_a_solution_and_repeats_none() -> None:
     solutions, ends = Solutions(), Ends()
     with running(CpuEngine("cpu-fast", 2, fast_kernels(None))) as miner:
-        search = miner.submit(live_job(limit=limit_from_difficulty(50)), ends, on_solution=solutions)
+        search = miner.submit(live_job(target=target_from_difficulty(50)), ends, on_solution=solutions)
         found = solutions.wait(40)
         assert search.status is Status.RUNNING
         miner.cancel(search)
@@ -466,7 +466,7 @@ def test_a_live_search_goes_on_after_a_solution_and_repeats_none() -> None:
     assert len(set(nonces)) == len(nonces)
     for of, solution in found:
         assert of is search
-        assert reference.evaluate(Pow.POSEIDON2, HEADER, solution.nonce) == solution.value <= search.job.limit
+        assert reference.evaluate(Pow.POSEIDON2, HEADER, solution.nonce) == solution.value <= search.job.target
         assert solution.nonce.to_bytes(64).startswith(b"\1\2\3\4")
     assert miner.stats().solved_by_engine["cpu-fast"] >= 40
 
@@ -515,7 +515,7 @@ def test_a_solution_found_as_its_live_job_is_replaced_still_reaches_its_source()
 
     engine, solutions = SlowEngine(1), Solutions()
     with running(engine) as miner:
-        old = miner.submit(live_job("old", limit=MAX), Ends(), on_solution=solutions)
+        old = miner.submit(live_job("old", target=MAX), Ends(), on_solution=solutions)
         assert engine.begun.acquire(timeout=WAIT_S)
         miner.submit(live_job("new"), Ends(), on_solution=Solutions(), replaces=old)
         assert [search for search, _ in solutions.wait(1)] == [old]
@@ -526,7 +526,7 @@ def test_a_solution_found_as_its_live_job_is_replaced_still_reaches_its_source()
 
 
 class SteppingEngine(RecordingEngine):
-    """Tests nonce by nonce and calls ``on_step`` now and then. With ``faults`` it fails in some slices, by the dice."""
+    """Tests nonce by nonce and calls ``on_step`` now and then. With ``faults`` it fails in some slices, at random."""
 
     def __init__(self, workers: int, seed: int, on_step: Callable[[], object], *, faults: bool) -> None:
         super().__init__(workers, seed)
@@ -536,8 +536,8 @@ class SteppingEngine(RecordingEngine):
 
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
         with self._lock:
-            fault = self._dice.choice(("lost", "paused", "broken", "", "")) if self.faults else ""
-            last = self._dice.randrange(count) if fault else count
+            fault = self._random.choice(("lost", "paused", "broken", "", "")) if self.faults else ""
+            last = self._random.randrange(count) if fault else count
         tested = 0
         while tested < last and not control.stopped:
             tested += 1
@@ -554,12 +554,12 @@ class SteppingEngine(RecordingEngine):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_engines_change_at_random_and_every_nonce_is_tested_once(seed: int) -> None:
-    dice, ends = random.Random(seed), Ends()
+    chance, ends = random.Random(seed), Ends()
     news, changed = threading.Semaphore(0), threading.Semaphore(0)
     known: list[SteppingEngine] = []
 
     def engine(*, faults: bool) -> SteppingEngine:
-        known.append(SteppingEngine(dice.randint(1, 3), seed + len(known), on_step, faults=faults))
+        known.append(SteppingEngine(chance.randint(1, 3), seed + len(known), on_step, faults=faults))
         return known[-1]
 
     def on_step() -> None:
@@ -577,11 +577,11 @@ def test_engines_change_at_random_and_every_nonce_is_tested_once(seed: int) -> N
         searches = [miner.submit(job([whole], job_id=name), on_end) for name, whole in ranges.items()]
         while len(ends.searches) < len(ranges):
             assert news.acquire(timeout=WAIT_S)
-            present = [kept for kept in present if dice.random() < 0.7]
+            present = [kept for kept in present if chance.random() < 0.7]
             for kept in present:
-                kept.workers = dice.choice((kept.workers, kept.workers, dice.randint(1, 4)))
-            while dice.random() < 0.3 or all(kept.faults for kept in present):
-                present.insert(dice.randint(0, len(present)), engine(faults=bool(present) and dice.random() < 0.5))
+                kept.workers = chance.choice((kept.workers, kept.workers, chance.randint(1, 4)))
+            while chance.random() < 0.3 or all(kept.faults for kept in present):
+                present.insert(chance.randint(0, len(present)), engine(faults=bool(present) and chance.random() < 0.5))
             miner.set_engines(present)
             changes += 1
             stats = miner.stats()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from quantus_miner import _native, native
-from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, limit_from_difficulty
+from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, target_from_difficulty
 from quantus_miner.pow import evaluate, sha3
 from quantus_miner.pow.order import last_position, nonce_at
 
@@ -29,24 +29,24 @@ HEADER = bytes(range(32))
 AARCH64_COMPILER = "aarch64-linux-gnu-g++"
 
 
-def job(pow_: Pow, limit: int, header: bytes = HEADER, order: Order = Order.COUNTING) -> native.NativeJob:
-    return native.prepare(Job("test", pow_, header, limit, (NonceRange(0, MAX),), order))
+def job(pow_: Pow, target: int, header: bytes = HEADER, order: Order = Order.COUNTING) -> native.NativeJob:
+    return native.prepare(Job("test", pow_, header, target, (NonceRange(0, MAX),), order))
 
 
 def search(kernel: native.Kernel, task: native.NativeJob, start: int, count: int) -> native.Outcome:
-    control = native.Control()
+    control = native.NativeControl()
     outcome = native.search(kernel, task, start, count, control)
     assert control.hashes == outcome.tested
     return outcome
 
 
 def searches() -> list[Any]:
-    """All search vectors of both proofs of work: (pow, header, limit, start, count, first valid nonce or None)."""
+    """All search vectors of both proofs of work: (pow, header, target, start, count, first valid nonce or None)."""
     cases = [
         (
             Pow.POSEIDON2,
             case["header_hex"],
-            limit_from_difficulty(int(case["difficulty"])),
+            target_from_difficulty(int(case["difficulty"])),
             int(case["nonce_start"], 16),
             case["length"],
             case["chain_first_nonce"],
@@ -80,11 +80,11 @@ def program_input() -> str:
         ("sha3-distance", *(case[f"{name}_hex"] for name in ("header", "m", "n", "nonce", "y", "distance")))
         for case in vectors("qpow_sha3_distance")["cases"]
     ]
-    for pow_, header, limit, start, count, first in searches():
+    for pow_, header, target, start, count, first in searches():
         ring = [f"{number:x}" for number in sha3.modulus(bytes.fromhex(header))] if pow_ is Pow.SHA3 else []
         kind = "sha3-search" if pow_ is Pow.SHA3 else "poseidon2-search"
         lines.append(
-            (kind, header, *ring, f"{limit:x}", f"{start:x}", str(count), "-" if first is None else f"{first:x}")
+            (kind, header, *ring, f"{target:x}", f"{start:x}", str(count), "-" if first is None else f"{first:x}")
         )
     return "".join(" ".join(line) + "\n" for line in lines)
 
@@ -160,7 +160,7 @@ def test_the_program_names_what_does_not_match(program: Path) -> None:
 
 @each_kernel
 def test_search_vectors(kernel: native.Kernel) -> None:
-    for pow_, header, limit, start, count, first in searches():
+    for pow_, header, target, start, count, first in searches():
         if pow_ is not kernel.pow:
             continue
         begin = start
@@ -169,7 +169,7 @@ def test_search_vectors(kernel: native.Kernel) -> None:
             begin = max(start, start + count - 2000)
             count = start + count - begin
         expected = count if first is None else first - begin + 1
-        assert search(kernel, job(pow_, limit, bytes.fromhex(header)), begin, count) == (expected, first)
+        assert search(kernel, job(pow_, target, bytes.fromhex(header)), begin, count) == (expected, first)
 
 
 @each_kernel
@@ -186,7 +186,7 @@ def test_a_value_of_a_walk_is_exact(kernel: native.Kernel) -> None:
     position = int.from_bytes(sha3_512(b"walk").digest()) >> 229
     nonce = nonce_at(Order.WALK, position)
     value = evaluate(kernel.pow, HEADER, nonce)
-    task, below = (job(kernel.pow, limit, order=Order.WALK) for limit in (value, value - 1))
+    task, below = (job(kernel.pow, target, order=Order.WALK) for target in (value, value - 1))
     if kernel.pow is Pow.SHA3:
         with pytest.raises(ValueError, match="walk order not supported for qpow-sha3"):
             search(kernel, task, position, 1)
@@ -210,7 +210,7 @@ def test_zero_is_never_valid_and_the_last_nonce_is_reached(kernel: native.Kernel
 
 @each_kernel
 def test_a_stop_from_another_thread_ends_a_search(kernel: native.Kernel) -> None:
-    task, control = job(kernel.pow, 0), native.Control()
+    task, control = job(kernel.pow, 0), native.NativeControl()
     outcomes: list[native.Outcome] = []
     thread = threading.Thread(target=lambda: outcomes.append(native.search(kernel, task, 1, 2**64 - 1, control)))
     thread.start()
@@ -236,18 +236,18 @@ def test_a_stop_from_another_thread_ends_a_search(kernel: native.Kernel) -> None
 @pytest.mark.parametrize(("start", "count"), [(1, 0), (1, -1), (1, 2**64), (-1, 1), (MAX, 2), (MAX + 1, 1)])
 def test_a_slice_outside_the_nonces_is_refused(kernel: native.Kernel, start: int, count: int) -> None:
     with pytest.raises(ValueError, match="slice"):
-        native.search(kernel, job(kernel.pow, MAX), start, count, native.Control())
+        native.search(kernel, job(kernel.pow, MAX), start, count, native.NativeControl())
 
 
 def test_a_kernel_of_the_other_proof_of_work_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot search a job of qpow-sha3"):
-        native.search(native.find_kernel(Pow.POSEIDON2, None), job(Pow.SHA3, MAX), 1, 1, native.Control())
+        native.search(native.find_kernel(Pow.POSEIDON2, None), job(Pow.SHA3, MAX), 1, 1, native.NativeControl())
 
 
-@pytest.mark.parametrize(("header", "limit"), [(b"", 1), (bytes(33), 1), (bytes(32), -1), (bytes(32), MAX + 1)])
-def test_a_job_out_of_range_is_refused(header: bytes, limit: int) -> None:
-    with pytest.raises(ValueError, match=r"a (header has 32 bytes|limit is from 0 to 2\^512 - 1)"):
-        job(Pow.POSEIDON2, limit, header)
+@pytest.mark.parametrize(("header", "target"), [(b"", 1), (bytes(33), 1), (bytes(32), -1), (bytes(32), MAX + 1)])
+def test_a_job_out_of_range_is_refused(header: bytes, target: int) -> None:
+    with pytest.raises(ValueError, match=r"a (header must have 32 bytes|target must be from 0 to 2\^512 - 1)"):
+        job(Pow.POSEIDON2, target, header)
 
 
 @pytest.mark.parametrize("pow_", list(Pow))

@@ -16,7 +16,7 @@ from aioquic.quic import events
 from aioquic.quic.connection import QuicConnectionState
 
 from quantus_miner.dev import node_files
-from quantus_miner.dev.quic_node import Misbehaviour, _Miner
+from quantus_miner.dev.quic_node import NodeMisbehaviour, _Miner
 from quantus_miner.errors import LinkLostError, LinkRefusedError
 from quantus_miner.model import LiveJob, Solution
 from quantus_miner.sources import node as node_source
@@ -28,7 +28,7 @@ from quantus_miner.wire.frames import FrameReader
 from quantus_miner.wire.messages import JobResult, NewJob, parse_fingerprint
 from quantus_miner.wire.node import NodeState
 
-from .node_link import HARD, WAIT_S, Ear, link_to, linked, miner_of, playing, run, sockets, solve
+from .node_link import HARD, WAIT_S, NodeListener, link_to, linked, miner_of, playing, run, sockets, solve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,13 +59,13 @@ def test_jobs_come_solutions_go_and_blocks_are_found(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path) as node:
             link = link_to(node)
-            async with linked(link) as (ear, _):
+            async with linked(link) as (listener, _):
                 for block in range(1, 4):
-                    job = await ear.jobs.get()
+                    job = await listener.jobs.get()
                     assert job == LiveJob(str(block), node.chain.proposal.mining_hash(), node.chain.difficulty)
                     assert link.submit(job, next(solve(job)), 7, 0.5) is Handover.SENT
                     await node.until(lambda: node.tally.blocks == block)  # noqa: B023 - awaited here
-                assert ear.opened == 1
+                assert listener.opened == 1
             assert (node.chain.height, node.tally.invalid, node.stale) == (3, 0, 0)
             assert (node.tally.hashes, node.tally.mining_s) == (21, 1.5)
             await node.until(lambda: not node.miners)
@@ -77,8 +77,8 @@ def test_a_solution_is_at_the_node_s_socket_when_submit_returns(tmp_path: Path) 
     async def test() -> None:
         async with playing(tmp_path) as node:
             link = link_to(node)
-            async with linked(link) as (ear, _):
-                job = await ear.jobs.get()
+            async with linked(link) as (listener, _):
+                job = await listener.jobs.get()
                 solution = next(solve(job))
                 assert node._server is not None
                 assert node._server._transport is not None
@@ -96,18 +96,18 @@ def test_solutions_of_jobs_that_are_over_are_not_sent(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path, difficulty=HARD) as node:
             link = link_to(node)
-            async with linked(link) as (ear, task):
-                first = await ear.jobs.get()
+            async with linked(link) as (listener, task):
+                first = await listener.jobs.get()
                 node.renew_job()
-                second = await ear.jobs.get()
+                second = await listener.jobs.get()
                 assert (first.id, second.id) == ("1", "2")
                 assert link.submit(first, Solution(1, 1), 1, 1.0) is Handover.LATE
                 node.drop()
                 with pytest.raises(LinkLostError):
                     await task
                 assert link.submit(second, Solution(1, 1), 1, 1.0) is Handover.LATE
-            async with linked(link) as (ear, _):
-                again = await ear.jobs.get()
+            async with linked(link) as (listener, _):
+                again = await listener.jobs.get()
                 assert again == second
                 assert link.submit(second, Solution(1, 1), 1, 1.0) is Handover.LATE
                 assert link.submit(again, Solution(1, 1), 1, 1.0) is Handover.SENT
@@ -122,17 +122,17 @@ def test_a_link_outlives_its_node(tmp_path: Path) -> None:
         async with playing(tmp_path, difficulty=HARD) as node:
             port = node.port
             link = link_to(node)
-            async with linked(link) as (ear, task):
-                await ear.jobs.get()
+            async with linked(link) as (listener, task):
+                await listener.jobs.get()
                 node.renew_job()
-                assert (await ear.jobs.get()).id == "2"
+                assert (await listener.jobs.get()).id == "2"
                 await node.stop()
                 with pytest.raises(LinkLostError, match=r"^closed: node is restarting \(code 0\)$"):
                     await task
             with pytest.raises(LinkLostError, match=r"^nobody listens there$"):
-                await link.run(Ear())
-        async with playing(tmp_path, port=port, difficulty=HARD), linked(link) as (ear, _):
-            assert (await ear.jobs.get()).id == "1"
+                await link.run(NodeListener())
+        async with playing(tmp_path, port=port, difficulty=HARD), linked(link) as (listener, _):
+            assert (await listener.jobs.get()).id == "1"
 
     run(test())
 
@@ -141,16 +141,16 @@ def test_an_invalid_job_is_answered_as_failed_and_logged_once(tmp_path: Path, ca
     async def test() -> None:
         async with playing(tmp_path, difficulty=HARD) as node:
             link = link_to(node)
-            async with linked(link) as (ear, _):
-                job = await ear.jobs.get()
+            async with linked(link) as (listener, _):
+                job = await listener.jobs.get()
                 miner = await miner_of(node)
                 for number in range(1, 4):
                     miner.send_job(NewJob(f"bad{number}\n", "ab" * 32, "0"))
                     await node.until(lambda: node.failed == number)  # noqa: B023 - awaited here
                 assert link.submit(job, Solution(1, 1), 1, 1.0) is Handover.LATE
-                assert ear.withdrawn == 3
+                assert listener.withdrawn == 3
                 node.renew_job()
-                assert (await ear.jobs.get()).id == "2"
+                assert (await listener.jobs.get()).id == "2"
 
     run(test())
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -164,8 +164,8 @@ def test_an_invalid_job_is_answered_as_failed_and_logged_once(tmp_path: Path, ca
 def test_a_link_waits_for_the_first_job_and_is_kept_by_pings(tmp_path: Path) -> None:
     async def test() -> None:
         async with (
-            playing(tmp_path, misbehaviour=Misbehaviour.STALL) as node,
-            linked(link_to(node, ping_s=0.05, idle_s=0.3)) as (ear, task),
+            playing(tmp_path, misbehaviour=NodeMisbehaviour.STALL) as node,
+            linked(link_to(node, ping_s=0.05, idle_s=0.3)) as (listener, task),
         ):
             miner = await miner_of(node)
             pings = asyncio.Semaphore(0)
@@ -179,10 +179,10 @@ def test_a_link_waits_for_the_first_job_and_is_kept_by_pings(tmp_path: Path) -> 
             for _ in range(12):  # twice the idle time
                 await pings.acquire()
             assert not task.done()
-            assert ear.jobs.empty()
+            assert listener.jobs.empty()
             node.misbehaviour = None
             node.renew_job()
-            await ear.jobs.get()
+            await listener.jobs.get()
 
     run(test())
 
@@ -195,7 +195,7 @@ def test_data_before_the_certificate_is_checked_ends_the_connection_and_the_toke
 
     async def test() -> None:
         async with playing(tmp_path) as node:
-            session = await link_to(node)._dial(Ear())
+            session = await link_to(node)._dial(NodeListener())
             await node.until(lambda: bool(node.miners))
             (miner,) = node.miners
             session._receive(messages.encode(NewJob("1", "ab" * 32, "0")))
@@ -209,7 +209,7 @@ def test_data_before_the_certificate_is_checked_ends_the_connection_and_the_toke
 
 def test_another_certificate_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     async def test() -> None:
-        async with playing(tmp_path, misbehaviour=Misbehaviour.WRONG_PIN) as node:
+        async with playing(tmp_path, misbehaviour=NodeMisbehaviour.WRONG_PIN) as node:
             seen: set[_Miner] = set()
 
             def look() -> bool:
@@ -217,16 +217,16 @@ def test_another_certificate_is_refused_before_anything_is_sent(tmp_path: Path) 
                 return bool(seen)
 
             watch = asyncio.create_task(node.until(look))
-            ear = Ear()
+            listener = NodeListener()
             with pytest.raises(LinkRefusedError, match=f"not the pinned one: .*pinned is {'00' * 32}$"):
-                await link_to(node).run(ear)
+                await link_to(node).run(listener)
             await watch
             await node.until(lambda: not node.miners)
             (miner,) = seen
             assert miner._core is not None
             assert miner._core.state is NodeState.UNKNOWN
             assert 0 not in miner._quic._streams
-            assert ear.opened == 0
+            assert listener.opened == 0
 
     run(test())
 
@@ -235,7 +235,7 @@ def test_a_wrong_token_is_refused(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path) as node:
             with pytest.raises(LinkRefusedError, match="does not take our token: auth failed"):
-                await link_to(node, token="wrong").run(Ear())  # noqa: S106 - a wrong one
+                await link_to(node, token="wrong").run(NodeListener())  # noqa: S106 - a wrong one
 
     run(test())
 
@@ -244,15 +244,15 @@ def test_a_node_of_another_version_is_refused(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path, alpn="quantus-miner") as node:
             with pytest.raises(LinkRefusedError, match="does not speak quantus-miner/2: wrong node version"):
-                await link_to(node).run(Ear())
+                await link_to(node).run(NodeListener())
 
     run(test())
 
 
 def test_the_same_words_from_the_transport_are_no_refusal(tmp_path: Path) -> None:
     async def test() -> None:
-        async with playing(tmp_path) as node, linked(link_to(node)) as (ear, task):
-            await ear.jobs.get()
+        async with playing(tmp_path) as node, linked(link_to(node)) as (listener, task):
+            await listener.jobs.get()
             miner = await miner_of(node)
             miner._quic.close(error_code=1, frame_type=0, reason_phrase="auth failed")
             miner.transmit()
@@ -269,8 +269,8 @@ def test_without_a_pin_any_certificate_is_taken_and_that_is_said_once(
         async with playing(tmp_path) as node:
             link = link_to(node, pin=None, kind="pool")
             for _ in range(2):
-                async with linked(link) as (ear, _):
-                    await ear.jobs.get()
+                async with linked(link) as (listener, _):
+                    await listener.jobs.get()
 
     run(test())
     pin = (tmp_path / "chains" / "dev" / node_files.FINGERPRINT).read_text().strip()
@@ -294,8 +294,8 @@ def test_without_a_pin_any_certificate_is_taken_and_that_is_said_once(
 def test_garbage_ends_the_connection(tmp_path: Path, data: bytes, reason: str) -> None:
     async def test() -> None:
         async with playing(tmp_path) as node:
-            async with linked(link_to(node)) as (ear, task):
-                await ear.jobs.get()
+            async with linked(link_to(node)) as (listener, task):
+                await listener.jobs.get()
                 node.send(data)
                 with pytest.raises(LinkLostError, match=f"^protocol error: {reason}$"):
                     await task
@@ -310,8 +310,8 @@ def test_the_stream_must_go_on(tmp_path: Path) -> None:
             link = link_to(node)
 
             async def lost(reason: str, *, stream: int = 0, end: bool = False, reset: bool = False) -> None:
-                async with linked(link) as (ear, task):
-                    await ear.jobs.get()
+                async with linked(link) as (listener, task):
+                    await listener.jobs.get()
                     miner = await miner_of(node)
                     if reset:
                         miner._quic.reset_stream(stream, 7)
@@ -336,8 +336,8 @@ def test_a_close_is_known_at_once_and_in_the_peer_s_words(tmp_path: Path) -> Non
     async def test() -> None:
         async with playing(tmp_path) as node:
             link = link_to(node)
-            async with linked(link) as (ear, task):
-                job = await ear.jobs.get()
+            async with linked(link) as (listener, task):
+                job = await listener.jobs.get()
                 assert link._session is not None
                 connection = link._session.connection
                 (await miner_of(node)).close(error_code=7, reason_phrase="a\nb\x1b" + "c" * 200)
@@ -353,8 +353,8 @@ def test_a_close_is_known_at_once_and_in_the_peer_s_words(tmp_path: Path) -> Non
 
 def test_a_silent_node_is_given_up(tmp_path: Path) -> None:
     async def test() -> None:
-        async with playing(tmp_path) as node, linked(link_to(node, ping_s=0.05, idle_s=0.2)) as (ear, task):
-            await ear.jobs.get()
+        async with playing(tmp_path) as node, linked(link_to(node, ping_s=0.05, idle_s=0.2)) as (listener, task):
+            await listener.jobs.get()
             miner = await miner_of(node)
             miner.datagram_received = lambda *_: None  # type: ignore[method-assign]
             with pytest.raises(LinkLostError, match=r"closed: Idle timeout"):
@@ -369,19 +369,19 @@ def test_what_waits_for_a_pool_that_acknowledges_nothing_is_bounded_and_late(tmp
     async def test() -> None:
         async with playing(tmp_path, difficulty=HARD) as node:
             link = link_to(node, idle_s=1.0, kind="pool")
-            async with linked(link) as (ear, task):
-                job = await ear.jobs.get()
+            async with linked(link) as (listener, task):
+                job = await listener.jobs.get()
                 miner = await miner_of(node)
                 miner.datagram_received = lambda *_: None  # type: ignore[method-assign]
                 given = Counter(link.submit(job, Solution(number, 1), 1, 1.0) for number in range(1, 401))
                 assert 1 <= given[Handover.SENT] <= quic.MAX_IN_FLIGHT // 200
                 assert given[Handover.WAITS] == node_source.MAX_WAITING
                 assert given[Handover.LATE] == 400 - node_source.MAX_WAITING - given[Handover.SENT]
-                assert ear.handovers == []
+                assert listener.handovers == []
                 with pytest.raises(LinkLostError, match="Idle timeout"):
                     await task
             # What never went out is not taken for sent.
-            assert [handover for *_, handover in ear.handovers] == [Handover.LATE] * node_source.MAX_WAITING
+            assert [handover for *_, handover in listener.handovers] == [Handover.LATE] * node_source.MAX_WAITING
 
     run(test())
 
@@ -405,8 +405,8 @@ def test_a_job_that_comes_again_after_each_share_costs_none(tmp_path: Path, chan
                 node.notify()
 
             node.on_result = on_result  # type: ignore[method-assign]
-            async with linked(link) as (ear, _):
-                job = await ear.jobs.get()
+            async with linked(link) as (listener, _):
+                job = await listener.jobs.get()
                 miner = await miner_of(node)
                 sent = 0
                 for number in range(1, 101):
@@ -415,11 +415,11 @@ def test_a_job_that_comes_again_after_each_share_costs_none(tmp_path: Path, chan
                         await node.until(lambda: len(arrived) > before)  # noqa: B023 - awaited here
                     sent += handover is Handover.SENT
                     # As the live source: on to the latest job, while solutions of the one before are under way.
-                    job, previous = ear.jobs.get_nowait() if not ear.jobs.empty() else job, job
+                    job, previous = listener.jobs.get_nowait() if not listener.jobs.empty() else job, job
                     assert previous is job or change == "difficulty", "the search goes on"
                 await node.until(lambda: len(arrived) == 100)
                 assert arrived == [*range(1, 101)]
-                assert [handover for *_, handover in ear.handovers] == [Handover.SENT] * (100 - sent)
+                assert [handover for *_, handover in listener.handovers] == [Handover.SENT] * (100 - sent)
 
     run(test())
 
@@ -428,18 +428,18 @@ def test_what_is_taken_for_sent_has_left_even_if_the_header_changes(tmp_path: Pa
     async def test() -> None:
         async with playing(tmp_path, difficulty=HARD) as node:
             link = link_to(node, kind="pool")
-            async with linked(link) as (ear, _):
-                job = await ear.jobs.get()
+            async with linked(link) as (listener, _):
+                job = await listener.jobs.get()
                 await miner_of(node)
                 solutions = [Solution((1 << 511) + number, 1) for number in range(400)]
                 given = Counter(link.submit(job, solution, 1, 1.0) for solution in solutions)
                 assert given[Handover.WAITS] == node_source.MAX_WAITING
                 node.renew_job()
-                second = await ear.jobs.get()
+                second = await listener.jobs.get()
                 assert link.submit(job, Solution(1, 1), 1, 1.0) is Handover.LATE
                 given[link.submit(second, Solution(1, 1), 1, 1.0)] += 1
                 await node.until(lambda: node.tally.invalid == 1)
-                later = Counter(handover for *_, handover in ear.handovers)
+                later = Counter(handover for *_, handover in listener.handovers)
                 assert later[Handover.LATE] > 0
                 assert later[Handover.SENT] + later[Handover.LATE] == given[Handover.WAITS]
                 assert node.stale + node.tally.invalid == given[Handover.SENT] + later[Handover.SENT]
@@ -453,8 +453,8 @@ def test_a_frame_that_was_lost_arrives_whole(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path, difficulty=HARD) as node:
             link = link_to(node, kind="pool")
-            async with linked(link) as (ear, _):
-                job = await ear.jobs.get()
+            async with linked(link) as (listener, _):
+                job = await listener.jobs.get()
                 miner = await miner_of(node)
                 pieces: list[bytes] = []
                 heard = miner.quic_event_received
@@ -487,14 +487,14 @@ def test_a_node_is_not_flooded(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path, difficulty=HARD) as node:
             link = link_to(node)
-            async with linked(link) as (ear, _):
+            async with linked(link) as (listener, _):
                 for block in range(1, 4):
-                    job = await ear.jobs.get()
+                    job = await listener.jobs.get()
                     given = [link.submit(job, Solution(number, 1), 1, 1.0) for number in range(1, 101)]
                     assert given == [Handover.SENT] + [Handover.SURPLUS] * 99
                     await node.until(lambda: node.tally.invalid == block)  # noqa: B023 - awaited here
                     node.renew_job()
-                assert ear.handovers == []
+                assert listener.handovers == []
 
     run(test())
 
@@ -503,8 +503,8 @@ def test_what_aioquic_cannot_cope_with_is_a_loss(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path) as node:
             link = link_to(node)
-            async with linked(link) as (ear, task):
-                await ear.jobs.get()
+            async with linked(link) as (listener, task):
+                await listener.jobs.get()
                 assert link._session is not None
 
                 def fails(*_: object, **__: object) -> None:
@@ -522,8 +522,8 @@ def test_a_peer_that_wants_no_answer_gets_none(tmp_path: Path) -> None:
     """A job to be answered and the wish for no more data, in one datagram: aioquic refuses to write then."""
 
     async def test() -> None:
-        async with playing(tmp_path) as node, linked(link_to(node)) as (ear, task):
-            await ear.jobs.get()
+        async with playing(tmp_path) as node, linked(link_to(node)) as (listener, task):
+            await listener.jobs.get()
             miner = await miner_of(node)
             miner._quic.send_stream_data(0, messages.encode(NewJob("bad", "", "")))
             miner._quic.stop_stream(0, 7)
@@ -537,7 +537,7 @@ def test_a_peer_that_wants_no_answer_gets_none(tmp_path: Path) -> None:
 def test_a_dead_port_is_known_at_once(dead_port: int) -> None:
     async def test() -> None:
         with pytest.raises(LinkLostError, match=r"^nobody listens there$"):
-            await NodeLink("127.0.0.1", dead_port, "x", bytes(32), handshake_s=2 * WAIT_S).run(Ear())
+            await NodeLink("127.0.0.1", dead_port, "x", bytes(32), handshake_s=2 * WAIT_S).run(NodeListener())
 
     run(test())
 
@@ -546,7 +546,7 @@ def test_a_port_that_never_answers_is_a_time_out(silent_port: int) -> None:
     async def test() -> None:
         link = NodeLink("127.0.0.1", silent_port, "x", bytes(32), handshake_s=0.05)
         with pytest.raises(LinkLostError, match=r"^no answer in 0\.05 s$"):
-            await link.run(Ear())
+            await link.run(NodeListener())
         assert link.submit(LiveJob("1", bytes(32), 1), Solution(1, 1), 1, 1.0) is Handover.LATE
 
     run(test())
@@ -565,15 +565,15 @@ def test_a_link_that_is_cancelled_while_it_dials_leaves_nothing(silent_port: int
 
 def test_noise_on_the_socket_is_ignored(tmp_path: Path) -> None:
     async def test() -> None:
-        async with playing(tmp_path, difficulty=HARD) as node, linked(link_to(node)) as (ear, task):
-            await ear.jobs.get()
+        async with playing(tmp_path, difficulty=HARD) as node, linked(link_to(node)) as (listener, task):
+            await listener.jobs.get()
             miner = await miner_of(node)
             address = miner._quic.get_peer_address()
             assert miner._transport is not None
             for noise in (b"", b"x", bytes(1200), b"\xc0" + bytes(1199), os.urandom(1200)):
                 miner._transport.sendto(noise, address)
             node.renew_job()
-            await ear.jobs.get()
+            await listener.jobs.get()
             assert not task.done()
 
     run(test())
@@ -600,11 +600,11 @@ def test_every_address_of_a_name_is_tried(
                 ("127.0.0.1", silent_port),
                 ("127.0.0.1", node.port),
             )
-            async with linked(link) as (ear, _):
-                await ear.jobs.get()
+            async with linked(link) as (listener, _):
+                await listener.jobs.get()
             look_up(monkeypatch, ("255.255.255.255", 1))
             with pytest.raises(LinkLostError, match=r"^cannot connect: "):
-                await link.run(Ear())
+                await link.run(NodeListener())
 
     run(test())
 
@@ -617,7 +617,7 @@ def test_an_address_that_refuses_us_is_the_answer(
             link = link_to(node)
             look_up(monkeypatch, ("127.0.0.1", node.port), ("127.0.0.1", dead_port))
             with pytest.raises(LinkRefusedError, match="wrong node version"):
-                await link.run(Ear())
+                await link.run(NodeListener())
 
     run(test())
 
@@ -626,8 +626,8 @@ def test_localhost_is_found_in_whatever_family(tmp_path: Path) -> None:
     async def test() -> None:
         async with playing(tmp_path) as node:
             pin = parse_fingerprint((node.folder / node_files.FINGERPRINT).read_text())
-            async with linked(NodeLink("localhost", node.port, node.token, pin)) as (ear, _):
-                await ear.jobs.get()
+            async with linked(NodeLink("localhost", node.port, node.token, pin)) as (listener, _):
+                await listener.jobs.get()
 
     run(test())
 
@@ -639,7 +639,7 @@ def test_a_name_without_address_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> No
     async def test() -> None:
         monkeypatch.setattr(socket, "getaddrinfo", fails)
         with pytest.raises(LinkLostError, match=r"^nowhere\.invalid: no such host name$"):
-            await NodeLink("nowhere.invalid", 1, "x", bytes(32)).run(Ear())
+            await NodeLink("nowhere.invalid", 1, "x", bytes(32)).run(NodeListener())
 
     run(test())
 
@@ -648,7 +648,7 @@ def test_a_name_without_address_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_name_that_is_none_is_a_loss(host: str) -> None:
     async def test() -> None:
         with pytest.raises(LinkLostError, match=r": not a host name$"):
-            await NodeLink(host, 1, "x", bytes(32)).run(Ear())
+            await NodeLink(host, 1, "x", bytes(32)).run(NodeListener())
 
     run(test())
 
@@ -659,7 +659,7 @@ def test_a_resolver_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch)
     async def test() -> None:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait() and [])
         with pytest.raises(LinkLostError, match=r"^slow\.invalid: no answer from the name servers within 0\.05 s$"):
-            await NodeLink("slow.invalid", 1, "x", bytes(32), handshake_s=0.05).run(Ear())
+            await NodeLink("slow.invalid", 1, "x", bytes(32), handshake_s=0.05).run(NodeListener())
 
     run(test())
     (thread,) = (thread for thread in threading.enumerate() if thread.name == "resolver")

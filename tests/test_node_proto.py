@@ -387,8 +387,8 @@ def test_solutions_of_a_job_whose_difficulty_alone_has_changed_count_if_they_mee
         (event,) = core.receive(messages.encode(NewJob(str(number), HASH, str(difficulty))), 0.0)
         assert isinstance(event, JobReceived)
         for job in (first, event.job):
-            assert core.submit(job, Solution(1, event.job.limit), 1, 1.0, 0.0)
-        assert core.counts(first, Solution(1, event.job.limit + 1)) is False
+            assert core.submit(job, Solution(1, event.job.target), 1, 1.0, 0.0)
+        assert core.counts(first, Solution(1, event.job.target + 1)) is False
     assert not core.counts(LiveJob("1", bytes.fromhex(HASH), 1000), Solution(1, 0)), "known as an object"
     # Without end, a peer cannot make us remember more than a few.
     for number in range(proto.MAX_EARLIER + 1):
@@ -549,7 +549,7 @@ def test_quoted_log_lines_are_in_the_code() -> None:
 
 def test_every_misbehaviour_is_documented() -> None:
     rows = table("docs/mining-with-a-node.md", "`--misbehave`", "what it does")
-    assert [code(row[0]) for row in rows] == [*map(str, quic_node.Misbehaviour)]
+    assert [code(row[0]) for row in rows] == [*map(str, quic_node.NodeMisbehaviour)]
     (option,) = (option for option in cli.commands["dev-node"].params if option.name == "misbehave")
     assert isinstance(option.type, click.Choice)
-    assert list(option.type.choices) == [*map(str, quic_node.Misbehaviour)]
+    assert list(option.type.choices) == [*map(str, quic_node.NodeMisbehaviour)]

@@ -43,7 +43,7 @@ def test_counting_is_what_it_says(position: int) -> None:
 
 @pytest.mark.parametrize(("order", "position"), [(o, p) for o in Order for p in (-1, last_position(o) + 1)])
 def test_a_position_that_is_not_there_is_refused(order: Order, position: int) -> None:
-    with pytest.raises(ValueError, match=r"a position in .* order is from 0 to 0x"):
+    with pytest.raises(ValueError, match=r"a position in .* order must be from 0 to 0x"):
         nonce_at(order, position)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.dev.chain import Chain
-from quantus_miner.dev.misbehaviour import Misbehaviour
+from quantus_miner.dev.misbehaviour import PoolMisbehaviour
 from quantus_miner.dev.pool import DEV_WALLET, DevPool
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import Pow
@@ -52,7 +52,7 @@ JOB_S = 0.1
 """Between two jobs of a pool, or two times that a quiet one sends its only job."""
 
 
-def pool(misbehaviour: Misbehaviour | None = None, difficulty: int = EASY) -> DevPool:
+def pool(misbehaviour: PoolMisbehaviour | None = None, difficulty: int = EASY) -> DevPool:
     """A pool that never finds a block, and never changes the difficulty of a share."""
     return DevPool(Chain(Pow.POSEIDON2, HARD, JOB_S), difficulty, 3600.0, misbehaviour=misbehaviour)
 
@@ -109,7 +109,7 @@ def run(test: Coroutine[None, None, None]) -> None:
 
 def test_a_pool_that_is_busy_once_is_mined_soon_after() -> None:
     async def test() -> None:
-        busy = pool(Misbehaviour.BUSY)
+        busy = pool(PoolMisbehaviour.BUSY)
         async with mining_at(busy) as seen:
             await seen.until(lambda: busy.accepted > 0)
             assert busy.logins == 2
@@ -120,7 +120,7 @@ def test_a_pool_that_is_busy_once_is_mined_soon_after() -> None:
 
 def test_while_a_pool_refuses_the_login_the_next_is_mined_and_then_the_first_again() -> None:
     async def test() -> None:
-        first, second = pool(Misbehaviour.REFUSE_LOGIN), pool()
+        first, second = pool(PoolMisbehaviour.REFUSE_LOGIN), pool()
         async with mining_at(first, second) as seen:
             await seen.until(lambda: second.accepted > 0 and first.logins > 3)
             assert seen.stats[1].mined
@@ -155,7 +155,7 @@ def test_a_stranger_on_the_port_of_a_node_is_not_the_end(tmp_path: Path, wrong: 
 
 def test_a_pool_that_refuses_every_share_is_left_after_a_new_login() -> None:
     async def test() -> None:
-        first, second = pool(Misbehaviour.REFUSE_SHARES), pool()
+        first, second = pool(PoolMisbehaviour.REFUSE_SHARES), pool()
         async with mining_at(first, second, policy=replace(POLICY, refused_shares_s=0.1)) as seen:
             await seen.until(lambda: second.accepted > 0 and first.logins == 2)
             assert seen.failing(0) is Failing.SHARES_REFUSED
@@ -174,7 +174,7 @@ def test_a_pool_that_forgets_our_session_is_logged_in_to_again_and_goes_on_earni
     caplog.set_level(logging.DEBUG, "miner.live")
 
     async def test() -> None:
-        only = pool(Misbehaviour.FORGET)
+        only = pool(PoolMisbehaviour.FORGET)
         async with mining_at(only) as seen:
             await seen.until(lambda: only.logins >= 3 and only.accepted >= 6)
             assert seen.stats[0].rejected >= 2
@@ -185,8 +185,8 @@ def test_a_pool_that_forgets_our_session_is_logged_in_to_again_and_goes_on_earni
     assert all("it has lost our session: Unauthenticated; next try in 0.0 s" in line for line in lost)
 
 
-@pytest.mark.parametrize("misbehaviour", [Misbehaviour.ONE_JOB, Misbehaviour.DROP, Misbehaviour.FORGET])
-def test_a_pool_whose_sessions_never_last_is_left_for_the_next(misbehaviour: Misbehaviour) -> None:
+@pytest.mark.parametrize("misbehaviour", [PoolMisbehaviour.ONE_JOB, PoolMisbehaviour.DROP, PoolMisbehaviour.FORGET])
+def test_a_pool_whose_sessions_never_last_is_left_for_the_next(misbehaviour: PoolMisbehaviour) -> None:
     async def test() -> None:
         first, second = pool(misbehaviour), pool()
         async with mining_at(first, second) as seen:
@@ -200,7 +200,7 @@ def test_a_pool_whose_sessions_never_last_is_left_for_the_next(misbehaviour: Mis
 
 def test_a_quiet_pool_is_kept() -> None:
     async def test() -> None:
-        first, second = pool(Misbehaviour.QUIET, HARD), pool()
+        first, second = pool(PoolMisbehaviour.QUIET, HARD), pool()
         async with mining_at(first, second) as seen:
             await seen.until(lambda: seen.stats[0].mined)
             began = seen.heard_at(0)
@@ -208,7 +208,7 @@ def test_a_quiet_pool_is_kept() -> None:
             assert (seen.stats[0].jobs, seen.stats[0].connects, second.logins) == (1, 1, 0)
             assert seen.failing(0) is None
             # The same pool in silence.
-            first.misbehaviour = Misbehaviour.STALL
+            first.misbehaviour = PoolMisbehaviour.STALL
             assert first._refresher is not None
             first._refresher.cancel()
             await seen.until(lambda: seen.stats[1].mined)
@@ -242,7 +242,7 @@ def test_pools_are_replaced_while_the_miner_runs() -> None:
 
 
 async def _refused(*flags: str) -> tuple[int, list[str]]:
-    refusing = pool(Misbehaviour.REFUSE_LOGIN)
+    refusing = pool(PoolMisbehaviour.REFUSE_LOGIN)
     await refusing.start()
     live = ("--pool", refusing.url, "--wallet", DEV_WALLET, "--worker-name", "rig")
 

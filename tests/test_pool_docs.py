@@ -8,7 +8,7 @@ import re
 import pytest
 
 from quantus_miner import units
-from quantus_miner.dev.misbehaviour import Misbehaviour
+from quantus_miner.dev.misbehaviour import PoolMisbehaviour
 from quantus_miner.sources import addresses, pool
 from quantus_miner.wire import lines, shares, stratum, stratum_miner, stratum_pool
 from quantus_miner.wire.address import address_warning, compose_login
@@ -129,7 +129,7 @@ def test_the_share_times_are_difficulty_over_hash_rate() -> None:
 
 def test_every_misbehaviour_is_documented() -> None:
     rows = by_first(table(OPERATORS, "misbehaviour", "what the pool does"))
-    assert list(rows) == list(Misbehaviour)
+    assert list(rows) == list(PoolMisbehaviour)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ import pytest
 from quantus_miner import pow as reference
 from quantus_miner.cli import cli
 from quantus_miner.dev.chain import Chain
-from quantus_miner.dev.judge import (
+from quantus_miner.dev.misbehaviour import PoolMisbehaviour
+from quantus_miner.dev.pool import DevPool, _until
+from quantus_miner.dev.validator import (
     BAD_NONCE,
     BAD_RESULT,
     CLOSE_ENOUGH,
@@ -30,8 +32,6 @@ from quantus_miner.dev.judge import (
     UNKNOWN_JOB,
     Vardiff,
 )
-from quantus_miner.dev.misbehaviour import Misbehaviour
-from quantus_miner.dev.pool import DevPool, _until
 from quantus_miner.errors import LinkLostError, LinkRefusedError, MinerError
 from quantus_miner.model import LiveJob, Pow, Solution
 from quantus_miner.sources import pool as pool_source
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from quantus_miner.sources.link import Link, Verdict
 
 LOGIN = "qzpFUhjXpZnRCbNr9LW5sAkWmTus52Ffcf31MBpig82u1JArX.rig"
-PATIENCE_S = 20.0
+WAIT_S = 20.0
 """For what must come, so that a test that fails ends."""
 
 
-class Ear:
+class PoolListener:
     """A listener that remembers."""
 
     def __init__(self) -> None:
@@ -80,10 +80,10 @@ class Ear:
         self.verdicts.put_nowait(verdict)
 
     async def job(self) -> LiveJob:
-        return await asyncio.wait_for(self.jobs.get(), PATIENCE_S)
+        return await asyncio.wait_for(self.jobs.get(), WAIT_S)
 
     async def verdict(self) -> Verdict:
-        return await asyncio.wait_for(self.verdicts.get(), PATIENCE_S)
+        return await asyncio.wait_for(self.verdicts.get(), WAIT_S)
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -112,12 +112,14 @@ async def started(pool: DevPool) -> AsyncIterator[DevPool]:
 
 
 @contextlib.asynccontextmanager
-async def linked(url: str, timing: Timing | None = None) -> AsyncIterator[tuple[PoolLink, Ear, asyncio.Task[None]]]:
+async def linked(
+    url: str, timing: Timing | None = None
+) -> AsyncIterator[tuple[PoolLink, PoolListener, asyncio.Task[None]]]:
     """A link that runs, until the end of the block."""
-    link, ear = PoolLink(parse_pool_url(url), LOGIN, timing=timing), Ear()
-    task: asyncio.Task[None] = asyncio.ensure_future(link.run(ear))
+    link, listener = PoolLink(parse_pool_url(url), LOGIN, timing=timing), PoolListener()
+    task: asyncio.Task[None] = asyncio.ensure_future(link.run(listener))
     try:
-        yield link, ear, task
+        yield link, listener, task
     finally:
         task.cancel()
         await asyncio.wait({task})
@@ -133,7 +135,7 @@ async def lost(task: asyncio.Task[None]) -> str:
 async def failure(task: asyncio.Task[None], kind: type[Exception]) -> str:
     """What the link's error of that kind says."""
     with pytest.raises(kind) as error:
-        await asyncio.wait_for(task, PATIENCE_S)
+        await asyncio.wait_for(task, WAIT_S)
     return str(error.value)
 
 
@@ -157,7 +159,7 @@ async def serving(
     try:
         yield f"stratum+tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
-        await asyncio.wait_for(ended.wait(), PATIENCE_S)
+        await asyncio.wait_for(ended.wait(), WAIT_S)
         server.close()
         await server.wait_closed()
 
@@ -165,7 +167,7 @@ async def serving(
 def solve(job: LiveJob, number: int = 1) -> Solution:
     """The first valid nonce from ``number`` on after the job's extranonce."""
     nonce = int.from_bytes(job.prefix.ljust(64, b"\0")) + number
-    while (value := reference.evaluate(Pow.POSEIDON2, job.header, nonce)) > job.limit:
+    while (value := reference.evaluate(Pow.POSEIDON2, job.header, nonce)) > job.target:
         nonce += 1
     return Solution(nonce, value)
 
@@ -176,16 +178,16 @@ def solve(job: LiveJob, number: int = 1) -> Solution:
 @pytest.mark.parametrize("tls", [False, True])
 def test_jobs_come_and_shares_are_accepted(tls: bool) -> None:
     async def test() -> None:
-        async with started(dev_pool(20, tls=tls)) as pool, linked(pool.url) as (link, ear, _):
+        async with started(dev_pool(20, tls=tls)) as pool, linked(pool.url) as (link, listener, _):
             assert link.name == f"pool {pool.url.partition('?')[0]}"
             for number in range(3):
-                job = await ear.job()
+                job = await listener.job()
                 assert (job.difficulty, len(job.prefix)) == (20, 4)
                 assert job.header == pool.chain.proposal.mining_hash()
                 assert link.submit(job, solve(job), 10, 0.1) is Handover.SENT
-                verdict = await ear.verdict()
+                verdict = await listener.verdict()
                 assert (verdict.accepted, verdict.stale, verdict.reason) == (True, False, "")
-                assert 0 < verdict.latency_s < PATIENCE_S
+                assert 0 < verdict.latency_s < WAIT_S
                 assert pool.accepted == number + 1
                 pool.refresh(clean=True)
             assert pool.rejected.total() == 0
@@ -195,15 +197,15 @@ def test_jobs_come_and_shares_are_accepted(tls: bool) -> None:
 
 def test_a_share_is_written_before_submit_returns_and_without_delay() -> None:
     async def test() -> None:
-        async with started(dev_pool()) as pool, linked(pool.url) as (link, ear, _):
-            job = await ear.job()
+        async with started(dev_pool()) as pool, linked(pool.url) as (link, listener, _):
+            job = await listener.job()
             connection = link._connection
             assert connection is not None
             ours = connection.transport.get_extra_info("socket")
             assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
             assert connection.transport.get_write_buffer_size() == 0
-            assert (await ear.verdict()).accepted
+            assert (await listener.verdict()).accepted
 
     run(test)
 
@@ -212,16 +214,16 @@ def test_a_block_is_found_and_the_next_job_is_clean() -> None:
     async def test() -> None:
         # Shares are never harder than blocks, so that each of these is one.
         pool = DevPool(Chain(Pow.POSEIDON2, 4, 3600.0), 1000, 3600.0)
-        async with started(pool), linked(pool.url) as (link, ear, _):
-            first = await ear.job()
+        async with started(pool), linked(pool.url) as (link, listener, _):
+            first = await listener.job()
             assert link.submit(first, solve(first), 1, 1.0) is Handover.SENT
-            assert (await ear.verdict()).accepted
-            second = await ear.job()
+            assert (await listener.verdict()).accepted
+            second = await listener.job()
             assert pool.chain.height == 1
             assert second.header != first.header
             assert link.submit(first, solve(first, 1000), 1, 1.0) is Handover.LATE
             assert link.submit(second, solve(second), 1, 1.0) is Handover.SENT
-            assert (await ear.verdict()).accepted
+            assert (await listener.verdict()).accepted
             assert pool.chain.height == 2
 
     run(test)
@@ -229,20 +231,20 @@ def test_a_block_is_found_and_the_next_job_is_clean() -> None:
 
 def test_shares_of_the_job_before_count_unless_the_new_one_is_clean() -> None:
     async def test() -> None:
-        async with started(dev_pool(4)) as pool, linked(pool.url) as (link, ear, _):
-            first = await ear.job()
+        async with started(dev_pool(4)) as pool, linked(pool.url) as (link, listener, _):
+            first = await listener.job()
             pool.refresh(clean=False)
-            second = await ear.job()
+            second = await listener.job()
             for job in (first, second):
                 assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
-                assert (await ear.verdict()).accepted
+                assert (await listener.verdict()).accepted
             pool.refresh(clean=True)
-            third = await ear.job()
+            third = await listener.job()
             assert link.submit(first, solve(first, 1000), 1, 1.0) is Handover.LATE
             assert link.submit(second, solve(second, 1000), 1, 1.0) is Handover.LATE
             assert link.submit(third, solve(third), 1, 1.0) is Handover.SENT
             assert link.submit(third, solve(third), 1, 1.0) is Handover.LATE, "a nonce goes out once"
-            assert (await ear.verdict()).accepted
+            assert (await listener.verdict()).accepted
             assert pool.accepted == 3
 
     run(test)
@@ -258,13 +260,13 @@ def test_two_miners_never_get_the_same_nonces() -> None:
 
 def test_the_login_job_may_come_later() -> None:
     async def test() -> None:
-        pool = dev_pool(share_time=0.05, misbehaviour=Misbehaviour.SLOW_JOB)
-        async with started(pool), linked(pool.url) as (link, ear, _):
-            await asyncio.wait_for(ear.opened.wait(), PATIENCE_S)
-            assert ear.jobs.empty()
-            job = await ear.job()
+        pool = dev_pool(share_time=0.05, misbehaviour=PoolMisbehaviour.SLOW_JOB)
+        async with started(pool), linked(pool.url) as (link, listener, _):
+            await asyncio.wait_for(listener.opened.wait(), WAIT_S)
+            assert listener.jobs.empty()
+            job = await listener.job()
             assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
-            assert (await ear.verdict()).accepted
+            assert (await listener.verdict()).accepted
 
     run(test)
 
@@ -272,18 +274,18 @@ def test_the_login_job_may_come_later() -> None:
 def test_the_pool_steers_the_difficulty_of_each_miner() -> None:
     async def test() -> None:
         # Shares come far faster than one an hour: the difficulty has to rise, by the same header, and to hold for us.
-        async with started(dev_pool(1)) as pool, linked(pool.url) as (link, ear, _):
-            first = job = await ear.job()
+        async with started(dev_pool(1)) as pool, linked(pool.url) as (link, listener, _):
+            first = job = await listener.job()
             for number in range(1, 9):
                 assert link.submit(job, solve(job, number * 1000), 1, 1.0) is Handover.SENT
-                assert (await ear.verdict()).accepted
-            job = await ear.job()
+                assert (await listener.verdict()).accepted
+            job = await listener.job()
             assert (job.header, job.difficulty) == (first.header, 4)
             assert job.id != first.id
             # The job before is still good, at its own difficulty.
             assert link.submit(first, solve(first, 50_000), 1, 1.0) is Handover.SENT
             assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
-            verdicts = [await ear.verdict(), await ear.verdict()]
+            verdicts = [await listener.verdict(), await listener.verdict()]
             assert [(verdict.accepted, verdict.difficulty) for verdict in verdicts] == [(True, 1), (True, 4)]
             assert pool.work == 9 + 4
 
@@ -318,7 +320,7 @@ class Raw:
         self._writer.write(stratum.encode(message))
 
     async def hear(self) -> Any:
-        return json.loads(await asyncio.wait_for(self._reader.readline(), PATIENCE_S))
+        return json.loads(await asyncio.wait_for(self._reader.readline(), WAIT_S))
 
     async def submit(self, job_id: str, nonce: str, result: str) -> str:
         """What the pool says."""
@@ -344,7 +346,7 @@ def test_every_refusal_of_the_development_pool() -> None:
             bad = next(
                 candidate
                 for candidate in range(good.nonce, good.nonce + 1000)
-                if reference.evaluate(Pow.POSEIDON2, first.header, candidate) > first.limit
+                if reference.evaluate(Pow.POSEIDON2, first.header, candidate) > first.target
             )
             low = f"{bad:0128x}", f"{reference.evaluate(Pow.POSEIDON2, first.header, bad):0128x}"
             foreign = bytes(byte ^ 1 for byte in first.prefix).hex() + nonce[8:]
@@ -368,7 +370,7 @@ def test_every_refusal_of_the_development_pool() -> None:
             assert await raw.submit(first.id, nonce, value) == STALE
             assert pool.accepted == 1
             assert pool.rejected == {UNKNOWN_JOB: 1, BAD_NONCE: 3, BAD_RESULT: 2, LOW: 1, DUPLICATE: 1, STALE: 2}
-            assert pool.wrong == 7
+            assert pool.invalid == 7
             writer.close()
             await writer.wait_closed()
 
@@ -387,25 +389,25 @@ def test_every_refusal_of_the_development_pool() -> None:
 )
 def test_a_refusal_comes_back_with_its_reason(change: dict[str, int], reason: str, stale: bool) -> None:
     async def test() -> None:
-        async with started(dev_pool(2)) as pool, linked(pool.url) as (link, ear, _):
-            job = await ear.job()
+        async with started(dev_pool(2)) as pool, linked(pool.url) as (link, listener, _):
+            job = await listener.job()
             solution = solve(job)
             (session,) = pool.sessions
-            judge = session._judge
+            validator = session._validator
             if "nonce" in change:
                 solution = Solution(solution.nonce, solution.value ^ 1)
             if "clean" in change:
                 # The pool goes on, and the news has not reached the miner.
-                judge._stale.append(job.id)
-                del judge._jobs[job.id]
+                validator._stale.append(job.id)
+                del validator._jobs[job.id]
             if "forget" in change:
-                judge._jobs.clear()
+                validator._jobs.clear()
             if "twice" in change:
-                judge._seen.add((job.id, solution.nonce))
+                validator._seen.add((job.id, solution.nonce))
             if "difficulty" in change:
-                judge._jobs[job.id] = LiveJob(job.id, job.header, change["difficulty"], job.prefix)
+                validator._jobs[job.id] = LiveJob(job.id, job.header, change["difficulty"], job.prefix)
             assert link.submit(job, solution, 1, 1.0) is Handover.SENT
-            verdict = await ear.verdict()
+            verdict = await listener.verdict()
             assert (verdict.accepted, verdict.stale, verdict.reason) == (False, stale, reason)
 
     run(test)
@@ -414,12 +416,12 @@ def test_a_refusal_comes_back_with_its_reason(change: dict[str, int], reason: st
 def test_a_refused_login_is_a_refusal() -> None:
     async def test() -> None:
         async with (
-            started(dev_pool(misbehaviour=Misbehaviour.REFUSE_LOGIN)) as pool,
-            linked(pool.url) as (_, ear, task),
+            started(dev_pool(misbehaviour=PoolMisbehaviour.REFUSE_LOGIN)) as pool,
+            linked(pool.url) as (_, listener, task),
         ):
             with pytest.raises(LinkRefusedError, match=r"^it refuses the login: Invalid login$"):
-                await asyncio.wait_for(task, PATIENCE_S)
-            assert not ear.opened.is_set()
+                await asyncio.wait_for(task, WAIT_S)
+            assert not listener.opened.is_set()
 
     run(test)
 
@@ -429,14 +431,14 @@ def test_a_refused_login_is_a_refusal() -> None:
 
 def test_a_wrong_pin_is_noticed_before_the_login() -> None:
     async def test() -> None:
-        async with started(dev_pool(tls=True, misbehaviour=Misbehaviour.WRONG_PIN)) as pool:
+        async with started(dev_pool(tls=True, misbehaviour=PoolMisbehaviour.WRONG_PIN)) as pool:
             said: list[str] = []
             pool.report = said.append
-            async with linked(pool.url) as (_, ear, task):
+            async with linked(pool.url) as (_, listener, task):
                 reason = await failure(task, LinkRefusedError)
             assert "its certificate has SHA-256 " in reason
             assert f"not the pinned {pool.url.rpartition('=')[2]}" in reason
-            assert not ear.opened.is_set()
+            assert not listener.opened.is_set()
             assert said == []
 
     run(test)
@@ -447,15 +449,15 @@ def test_a_self_signed_certificate_is_not_trusted_and_the_log_says_what_to_write
         async with started(dev_pool(tls=True)) as pool:
             said: list[str] = []
             pool.report = said.append
-            async with linked(pool.url.partition("?")[0]) as (_, ear, task):
+            async with linked(pool.url.partition("?")[0]) as (_, listener, task):
                 reason = await failure(task, LinkRefusedError)
             assert reason.startswith("its certificate is not trusted: self-signed certificate; its SHA-256 is ")
             assert reason.endswith(f": if that is what the pool publishes, write {pool.url}")
-            assert not ear.opened.is_set()
+            assert not listener.opened.is_set()
             assert said == []
             # What it says to write is right.
-            async with linked(reason.rpartition(" ")[2]) as (_, ear, _):
-                await ear.job()
+            async with linked(reason.rpartition(" ")[2]) as (_, listener, _):
+                await listener.job()
 
     run(test)
 
@@ -473,7 +475,7 @@ def test_a_certificate_that_is_gone_at_the_second_look_is_not_trusted_either() -
 
             link._see_certificate = gone  # type: ignore[method-assign]
             with pytest.raises(LinkRefusedError, match=r"not trusted: self-signed certificate; \?pin= and its SHA-256"):
-                await link.run(Ear())
+                await link.run(PoolListener())
 
     run(test)
 
@@ -481,10 +483,10 @@ def test_a_certificate_that_is_gone_at_the_second_look_is_not_trusted_either() -
 def test_whoever_asks_for_it_takes_any_certificate_and_is_warned(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with started(dev_pool(tls=True)) as pool:
-            async with linked(pool.url.partition("?")[0] + "?insecure=1") as (link, ear, _):
-                await ear.job()
-            again = asyncio.ensure_future(link.run(ear := Ear()))
-            await ear.job()
+            async with linked(pool.url.partition("?")[0] + "?insecure=1") as (link, listener, _):
+                await listener.job()
+            again = asyncio.ensure_future(link.run(listener := PoolListener()))
+            await listener.job()
             again.cancel()
             await asyncio.wait({again})
             assert [record.levelname for record in caplog.records] == ["WARNING"]
@@ -511,7 +513,7 @@ def test_no_tls_to_a_port_with_it_is_said() -> None:
             link = PoolLink(parse_pool_url(plain), LOGIN)
             for _ in range(2):
                 with pytest.raises(LinkLostError) as error:
-                    await link.run(Ear())
+                    await link.run(PoolListener())
                 assert str(error.value) == f"this port speaks TLS: write {pool.url.partition('?')[0]}"
 
     run(test)
@@ -537,7 +539,7 @@ def test_a_port_with_tls_that_resets_the_connection_is_known_too() -> None:
 
                 link._see_certificate = elsewhere  # type: ignore[method-assign]
                 with pytest.raises(LinkLostError, match=r"^this port speaks TLS: write stratum\+ssl://"):
-                    await link.run(Ear())
+                    await link.run(PoolListener())
 
     run(test)
 
@@ -570,7 +572,7 @@ def test_a_pool_that_closes_without_a_word_and_speaks_no_tls_is_asked_for_tls_on
         link = PoolLink(parse_pool_url(f"stratum+tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"), LOGIN)
         for _ in range(3):
             with pytest.raises(LinkLostError) as error:
-                await link.run(Ear())
+                await link.run(PoolListener())
             assert str(error.value) in ("it closed the connection", "Connection reset by peer")
         assert first_bytes.count(b"\x16") == 1
         assert first_bytes.count(b"{") == 3
@@ -586,15 +588,15 @@ def test_a_pool_that_closes_without_a_word_and_speaks_no_tls_is_asked_for_tls_on
 def test_a_dropped_connection_is_lost_and_its_shares_with_it() -> None:
     async def test() -> None:
         async with (
-            started(dev_pool(misbehaviour=Misbehaviour.NO_REPLY)) as pool,
-            linked(pool.url) as (link, ear, task),
+            started(dev_pool(misbehaviour=PoolMisbehaviour.NO_REPLY)) as pool,
+            linked(pool.url) as (link, listener, task),
         ):
-            job = await ear.job()
+            job = await listener.job()
             assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
-            await asyncio.wait_for(pool.changed.wait(), PATIENCE_S)
+            await asyncio.wait_for(pool.changed.wait(), WAIT_S)
             pool.drop()
             await lost(task)
-            verdict = await ear.verdict()
+            verdict = await listener.verdict()
             assert (verdict.accepted, verdict.stale, verdict.reason) == (False, False, "no reply")
             assert verdict.unanswered
             assert link.submit(job, solve(job, 1000), 1, 1.0) is Handover.LATE
@@ -604,12 +606,12 @@ def test_a_dropped_connection_is_lost_and_its_shares_with_it() -> None:
 
 def test_a_link_can_be_run_again() -> None:
     async def test() -> None:
-        async with started(dev_pool(misbehaviour=Misbehaviour.DROP)) as pool:
+        async with started(dev_pool(misbehaviour=PoolMisbehaviour.DROP)) as pool:
             link, old = PoolLink(parse_pool_url(pool.url), LOGIN), None
             for _ in range(2):
-                ear = Ear()
-                task: asyncio.Task[None] = asyncio.ensure_future(link.run(ear))
-                job = await ear.job()
+                listener = PoolListener()
+                task: asyncio.Task[None] = asyncio.ensure_future(link.run(listener))
+                job = await listener.job()
                 assert old is None or link.submit(old, solve(old, 5000), 1, 1.0) is Handover.LATE, (
                     "jobs end with their connection"
                 )
@@ -624,12 +626,12 @@ def test_a_link_can_be_run_again() -> None:
 @pytest.mark.parametrize(
     ("misbehaviour", "reason"),
     [
-        (Misbehaviour.GARBAGE, "a line that is not JSON"),
-        (Misbehaviour.FLOOD, "a line of more than 16,384 bytes"),
-        (Misbehaviour.STALL, "no reply to the login within 0.1 s"),
+        (PoolMisbehaviour.GARBAGE, "a line that is not JSON"),
+        (PoolMisbehaviour.FLOOD, "a line of more than 16,384 bytes"),
+        (PoolMisbehaviour.STALL, "no reply to the login within 0.1 s"),
     ],
 )
-def test_misbehaviour_ends_the_connection(misbehaviour: Misbehaviour, reason: str) -> None:
+def test_misbehaviour_ends_the_connection(misbehaviour: PoolMisbehaviour, reason: str) -> None:
     async def test() -> None:
         async with (
             started(dev_pool(misbehaviour=misbehaviour)) as pool,
@@ -643,22 +645,19 @@ def test_misbehaviour_ends_the_connection(misbehaviour: Misbehaviour, reason: st
 def test_jobs_with_a_wrong_target_are_not_mined(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with (
-            started(dev_pool(misbehaviour=Misbehaviour.WRONG_TARGET)) as pool,
-            linked(pool.url) as (link, ear, task),
+            started(dev_pool(misbehaviour=PoolMisbehaviour.WRONG_TARGET)) as pool,
+            linked(pool.url) as (link, listener, task),
         ):
-            job = await ear.job()
+            job = await listener.job()
             pool.refresh(clean=False)
             pool.refresh(clean=False)
             assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT, "the job before stays in force"
-            assert (await ear.verdict()).accepted
+            assert (await listener.verdict()).accepted
             pool.refresh(clean=True)
             assert "3 jobs in a row that cannot be mined" in await lost(task)
-            assert ear.jobs.empty()
+            assert listener.jobs.empty()
         assert [record.levelname for record in caplog.records] == ["WARNING"]
-        assert (
-            "its target is that of difficulty 1, not that of the difficulty in it, 4; the one before goes on"
-            in caplog.text
-        )
+        assert "its target is that of difficulty 1, but it states difficulty 4; the one before goes on" in caplog.text
 
     with caplog.at_level(logging.INFO, "miner"):
         run(test)
@@ -676,10 +675,10 @@ def test_a_first_job_that_is_refused_is_not_said_to_have_one_before(caplog: pyte
             writer.write(stratum.encode({"id": 2, "result": True}))
             await reader.read()
 
-        async with serving(handle) as url, linked(url) as (link, ear, _):
-            job = await ear.job()
+        async with serving(handle) as url, linked(url) as (link, listener, _):
+            job = await listener.job()
             assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
-            assert (await ear.verdict()).accepted
+            assert (await listener.verdict()).accepted
         (record,) = [record for record in caplog.records if record.levelname == "WARNING"]
         assert re.fullmatch(
             r"A job of pool \S+ is not mined: its difficulty is 0, not a number from 1 to 2\^512 - 1; "
@@ -694,12 +693,12 @@ def test_a_first_job_that_is_refused_is_not_said_to_have_one_before(caplog: pyte
 def test_a_share_without_a_reply_is_given_up() -> None:
     async def test() -> None:
         async with (
-            started(dev_pool(misbehaviour=Misbehaviour.NO_REPLY)) as pool,
-            linked(pool.url, Timing(keepalive_s=0.02, verdict_s=0.1)) as (link, ear, _),
+            started(dev_pool(misbehaviour=PoolMisbehaviour.NO_REPLY)) as pool,
+            linked(pool.url, Timing(keepalive_s=0.02, verdict_s=0.1)) as (link, listener, _),
         ):
-            job = await ear.job()
+            job = await listener.job()
             assert link.submit(job, solve(job), 1, 1.0) is Handover.SENT
-            verdict = await ear.verdict()
+            verdict = await listener.verdict()
             assert (verdict.accepted, verdict.reason, verdict.unanswered) == (False, "no reply", False)
             assert verdict.latency_s >= 0.1
 
@@ -723,7 +722,7 @@ def test_keepalives_keep_a_quiet_connection_and_its_answers_count_as_life() -> N
         timing = Timing(keepalive_s=0.05, silence_s=0.4)
         async with serving(handle) as url, linked(url, timing) as (_, _, task):
             for _ in range(10):
-                await asyncio.wait_for(asked.acquire(), PATIENCE_S)
+                await asyncio.wait_for(asked.acquire(), WAIT_S)
             assert not task.done()
             assert await lost(task) == "no byte for 0.4 s"
 
@@ -750,8 +749,8 @@ def test_a_pool_that_never_stops_talking_does_not_stop_time() -> None:
 
 def test_a_time_out_of_the_system_ends_the_connection() -> None:
     async def test() -> None:
-        async with started(dev_pool()) as pool, linked(pool.url) as (link, ear, task):
-            await ear.job()
+        async with started(dev_pool()) as pool, linked(pool.url) as (link, listener, task):
+            await listener.job()
             connection = link._connection
             assert connection is not None
             # What asyncio does when a read fails; no way is known to make the kernel do that in a test.
@@ -778,8 +777,8 @@ def test_a_peer_that_does_not_read_is_lost(monkeypatch: pytest.MonkeyPatch) -> N
 
         monkeypatch.setattr(pool_source, "MAX_UNSENT", 1000)
         async with serving(handle) as url:
-            async with linked(url) as (link, ear, task):
-                mined = await ear.job()
+            async with linked(url) as (link, listener, task):
+                mined = await listener.job()
                 connection = link._connection
                 assert connection is not None
                 connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -790,7 +789,7 @@ def test_a_peer_that_does_not_read_is_lost(monkeypatch: pytest.MonkeyPatch) -> N
                 assert 0 < sent < 256
                 assert await lost(task) == "it does not read what we send"
                 # Each of them gets a verdict, for the last has choked the connection.
-                assert ear.verdicts.qsize() == sent
+                assert listener.verdicts.qsize() == sent
             done.set()
 
     run(test)
@@ -808,8 +807,8 @@ def test_jobs_that_come_together_are_worth_one_start() -> None:
             writer.write(b"".join(stratum.encode(message) for message in [login, *flood]))
             await reader.read()
 
-        async with serving(handle) as url, linked(url) as (_, ear, task):
-            while (await ear.job()).id != "49":
+        async with serving(handle) as url, linked(url) as (_, listener, task):
+            while (await listener.job()).id != "49":
                 pass
             assert not task.done()
             task.cancel()
@@ -824,7 +823,7 @@ def test_where_nobody_is(host: str) -> None:
             free.bind(("127.0.0.1", 0))
             url = PoolUrl("stratum+tcp", host, free.getsockname()[1])
             with pytest.raises(LinkLostError, match=rf"^(no connection: Connection refused|{re.escape(host)}: )"):
-                await PoolLink(url, LOGIN).run(Ear())
+                await PoolLink(url, LOGIN).run(PoolListener())
 
     run(test)
 
@@ -839,7 +838,7 @@ def test_a_handshake_that_never_ends_is_given_up() -> None:
             with pytest.raises(
                 LinkLostError, match=r"handshake within 0\.1 s; .* write stratum\+tcp://127\.0\.0\.1:\d+$"
             ):
-                await link.run(Ear())
+                await link.run(PoolListener())
 
     run(test)
 
@@ -847,8 +846,8 @@ def test_a_handshake_that_never_ends_is_given_up() -> None:
 def test_a_name_with_several_addresses_is_tried_at_all_of_them() -> None:
     async def test() -> None:
         # On most machines localhost is ::1 too, where nobody listens.
-        async with started(dev_pool()) as pool, linked(pool.url.replace("127.0.0.1", "localhost")) as (_, ear, _):
-            await ear.job()
+        async with started(dev_pool()) as pool, linked(pool.url.replace("127.0.0.1", "localhost")) as (_, listener, _):
+            await listener.job()
 
     run(test)
 
@@ -893,7 +892,7 @@ def test_the_development_pool_drops_what_breaks_the_protocol() -> None:
                 reader, writer = await asyncio.open_connection(*pool.url.removeprefix("stratum+tcp://").split(":"))
                 writer.write(data)
                 with contextlib.suppress(ConnectionError):
-                    assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
+                    assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
                 writer.transport.abort()
                 with contextlib.suppress(OSError):
                     await writer.wait_closed()
@@ -901,7 +900,7 @@ def test_the_development_pool_drops_what_breaks_the_protocol() -> None:
             assert len(reasons) == len(inputs)
             assert reasons[3:] == [
                 "a line that is not JSON",
-                "not allowed in state 'judging the login': the miner logs in",
+                "not allowed in state 'checking the login': the miner logs in",
             ]
             assert not pool.sessions
 
@@ -927,14 +926,14 @@ def test_the_command_dev_pool(tls: bool) -> None:
             sys.executable, "-m", "quantus_miner", "dev-pool", *options, stdout=asyncio.subprocess.PIPE
         )
         assert process.stdout is not None
-        first = (await asyncio.wait_for(process.stdout.readline(), PATIENCE_S)).decode()
+        first = (await asyncio.wait_for(process.stdout.readline(), WAIT_S)).decode()
         url = first.split()[-1]
-        async with ended_at_last(process), linked(url) as (link, ear, _):
-            job = await ear.job()
+        async with ended_at_last(process), linked(url) as (link, listener, _):
+            job = await listener.job()
             for number in range(1, 4):
                 assert link.submit(job, solve(job, number * 1000), 1, 1.0) is Handover.SENT
-                assert (await ear.verdict()).accepted
-        rest = (await asyncio.wait_for(process.stdout.read(), PATIENCE_S)).decode().splitlines()
+                assert (await listener.verdict()).accepted
+        rest = (await asyncio.wait_for(process.stdout.read(), WAIT_S)).decode().splitlines()
         assert await process.wait() == 0
         assert sum(text.startswith("share ") for text in rest) == 3
         assert re.search(r"^dev-pool: 3 shares accepted, 0 rejected, 0 blocks in .* H/s$", rest[-1])
@@ -966,4 +965,4 @@ def test_dev_pool_says_what_goes_together() -> None:
 def test_dev_pool_offers_every_misbehaviour() -> None:
     (choice,) = (option.type for option in cli.commands["dev-pool"].params if option.name == "misbehave")
     assert isinstance(choice, click.Choice)
-    assert list(choice.choices) == list(Misbehaviour)
+    assert list(choice.choices) == list(PoolMisbehaviour)

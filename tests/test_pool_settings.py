@@ -151,15 +151,15 @@ def test_a_login() -> None:
 @pytest.mark.parametrize(
     ("wallet", "worker", "message"),
     [
-        ("", "w", "a wallet is"),
-        ("a.b", "w", "a wallet is"),
-        ("a b", "w", "a wallet is"),
-        ("a\n", "w", "a wallet is"),
-        ("a" * 129, "w", "a wallet is"),
-        ("a", "", "a worker name is"),
-        ("a", "x.y", "a worker name is"),
-        ("a", "ü", "a worker name is"),
-        ("a", "w" * 65, "a worker name is"),
+        ("", "w", "a wallet must be"),
+        ("a.b", "w", "a wallet must be"),
+        ("a b", "w", "a wallet must be"),
+        ("a\n", "w", "a wallet must be"),
+        ("a" * 129, "w", "a wallet must be"),
+        ("a", "", "a worker name must be"),
+        ("a", "x.y", "a worker name must be"),
+        ("a", "ü", "a worker name must be"),
+        ("a", "w" * 65, "a worker name must be"),
     ],
 )
 def test_what_cannot_be_a_login(wallet: str, worker: str, message: str) -> None:

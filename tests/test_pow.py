@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantus_miner.model import MAX, NonceRange, Pow, achieved_difficulty, limit_from_difficulty
+from quantus_miner.model import MAX, NonceRange, Pow, achieved_difficulty, target_from_difficulty
 from quantus_miner.pow import evaluate, is_valid, poseidon2, sha3
 from quantus_miner.pow.block import Header, SealedBlock
 
@@ -46,15 +46,15 @@ def test_poseidon2_hash(case: dict[str, Any]) -> None:
 
 
 def accepted(case: dict[str, Any]) -> int:
-    """The limit that a case stands for; -1 where nothing is valid."""
+    """The target that a case stands for; -1 where nothing is valid."""
     if case["difficulty"] is None:
         return int(case["target_hex"], 16) - 1
     difficulty = int(case["difficulty"])
     if difficulty == 0:
         return -1
-    limit = limit_from_difficulty(difficulty)
-    assert hex512(limit + 1) == case["target_hex"]
-    return limit
+    target = target_from_difficulty(difficulty)
+    assert hex512(target + 1) == case["target_hex"]
+    return target
 
 
 @pytest.mark.parametrize("case", cases("qpow_poseidon2_validity", "comparison_only"))
@@ -110,23 +110,23 @@ def test_is_prime_agrees_with_trial_division() -> None:
 # Searches, zero nonce, bad arguments
 
 
-def check_search(pow_: Pow, case: dict[str, Any], limit: int, first: str | None, winners: int) -> None:
+def check_search(pow_: Pow, case: dict[str, Any], target: int, first: str | None, winners: int) -> None:
     header = bytes.fromhex(case["header_hex"])
     searched = NonceRange(int(case["nonce_start"], 16), int(case["nonce_end"], 16))
     listed = [nonce for nonce in (int(text, 16) for text in case["winning_nonces"]) if nonce]
     if searched.size <= LONGEST_SEARCH:
-        found = [nonce for nonce in range(searched.start, searched.end + 1) if is_valid(pow_, header, nonce, limit)]
+        found = [nonce for nonce in range(searched.start, searched.end + 1) if is_valid(pow_, header, nonce, target)]
         assert found[:64] == listed[:64]
         assert len(found) == winners
     else:
-        assert all(is_valid(pow_, header, nonce, limit) for nonce in listed)
+        assert all(is_valid(pow_, header, nonce, target) for nonce in listed)
     assert (hex512(listed[0]) if listed else None) == first
 
 
 @pytest.mark.parametrize("case", cases("qpow_poseidon2_search"))
 def test_poseidon2_search(case: dict[str, Any]) -> None:
-    limit = limit_from_difficulty(int(case["difficulty"]))
-    check_search(Pow.POSEIDON2, case, limit, case["chain_first_nonce"], case["chain_winners"])
+    target = target_from_difficulty(int(case["difficulty"]))
+    check_search(Pow.POSEIDON2, case, target, case["chain_first_nonce"], case["chain_winners"])
 
 
 @pytest.mark.parametrize("case", cases("qpow_sha3_search"))
@@ -144,10 +144,10 @@ def test_zero_nonce_is_never_valid(pow_: Pow) -> None:
 @pytest.mark.parametrize(
     ("header", "nonce", "message"),
     [
-        (HEADER[:31], 1, "a header has 32 bytes, not 31"),
-        (HEADER + b"\0", 0, "a header has 32 bytes, not 33"),
-        (HEADER, -1, "a nonce is from 0 to"),
-        (HEADER, MAX + 1, "a nonce is from 0 to"),
+        (HEADER[:31], 1, "a header must have 32 bytes, got 31"),
+        (HEADER + b"\0", 0, "a header must have 32 bytes, got 33"),
+        (HEADER, -1, "a nonce must be from 0 to"),
+        (HEADER, MAX + 1, "a nonce must be from 0 to"),
     ],
 )
 def test_bad_arguments(pow_: Pow, header: bytes, nonce: int, message: str) -> None:
@@ -176,7 +176,7 @@ def test_real_block(document: dict[str, Any]) -> None:
     assert hex512(block.nonce) == document["nonce"]
     difficulty = int(document["achieved_difficulty"])
     assert achieved_difficulty(evaluate(Pow.POSEIDON2, block.mining_hash, block.nonce)) == difficulty
-    assert is_valid(Pow.POSEIDON2, block.mining_hash, block.nonce, limit_from_difficulty(difficulty - 1))
+    assert is_valid(Pow.POSEIDON2, block.mining_hash, block.nonce, target_from_difficulty(difficulty - 1))
 
 
 def test_header_alone_is_the_same_block(document: dict[str, Any]) -> None:
@@ -214,40 +214,48 @@ def test_largest_and_smallest_digests(logs: tuple[bytes, ...]) -> None:
 
 
 MALFORMED: dict[str, tuple[tuple[str, ...], object, str]] = {
-    "parent hash a number": (("header", "parentHash"), 1, "parentHash has to be a string of hex"),
-    "parent hash short": (("header", "parentHash"), "00" * 31, "parentHash has 31 bytes; it has to have 32"),
-    "state root with 0x": (("header", "stateRoot"), "0x" + "00" * 31, "stateRoot has 31 bytes; it has to have 32"),
-    "state root odd": (("header", "stateRoot"), "0" * 63, "stateRoot has to be"),
-    "root with white space": (("header", "extrinsicsRoot"), "00" * 31 + "  00", "extrinsicsRoot has to be"),
-    "root ends in a line feed": (("header", "extrinsicsRoot"), "0" * 63 + "\n", "extrinsicsRoot has to be"),
-    "root of other digits": (("header", "zkTreeRoot"), "\N{ARABIC-INDIC DIGIT ONE}" * 64, "zkTreeRoot has to be"),
-    "number below": (("header", "number"), -1, "number has to be a whole number from 0 to 4294967295"),
-    "number above": (("header", "number"), 2**32, "number has to be a whole number"),
-    "number huge": (("header", "number"), 10**4000, "number has to be a whole number"),
-    "number a float": (("header", "number"), 1.0, "number has to be a whole number"),
-    "number infinite": (("header", "number"), float("inf"), "number has to be a whole number"),
-    "number a bool": (("header", "number"), True, "number has to be a whole number"),
-    "number a word": (("header", "number"), "one", "number has to be a whole number"),
-    "logs an object": (("header", "digest_logs"), {}, "digest_logs has to be a list"),
-    "log a number": (("header", "digest_logs"), [5], r"digest_logs\[0\] has to be a string of hex"),
+    "parent hash a number": (("header", "parentHash"), 1, "parentHash must be a string of hex"),
+    "parent hash short": (("header", "parentHash"), "00" * 31, "parentHash must have 32 bytes, got 31"),
+    "state root with 0x": (("header", "stateRoot"), "0x" + "00" * 31, "stateRoot must have 32 bytes, got 31"),
+    "state root odd": (("header", "stateRoot"), "0" * 63, "stateRoot must be"),
+    "root with white space": (("header", "extrinsicsRoot"), "00" * 31 + "  00", "extrinsicsRoot must be"),
+    "root ends in a line feed": (("header", "extrinsicsRoot"), "0" * 63 + "\n", "extrinsicsRoot must be"),
+    "root of other digits": (("header", "zkTreeRoot"), "\N{ARABIC-INDIC DIGIT ONE}" * 64, "zkTreeRoot must be"),
+    "number below": (("header", "number"), -1, "number must be a whole number from 0 to 4294967295"),
+    "number above": (("header", "number"), 2**32, "number must be a whole number"),
+    "number huge": (("header", "number"), 10**4000, "number must be a whole number"),
+    "number a float": (("header", "number"), 1.0, "number must be a whole number"),
+    "number infinite": (("header", "number"), float("inf"), "number must be a whole number"),
+    "number a bool": (("header", "number"), True, "number must be a whole number"),
+    "number a word": (("header", "number"), "one", "number must be a whole number"),
+    "logs an object": (("header", "digest_logs"), {}, "digest_logs must be a list"),
+    "log a number": (("header", "digest_logs"), [5], r"digest_logs\[0\] must be a string of hex"),
     "log empty": (("header", "digest_logs"), ["", SEAL + hex512(1)], "digest_logs has an empty log"),
-    "no logs": (("header", "digest_logs"), [], "the digest has 0 seals; a sealed block has exactly one"),
+    "no logs": (("header", "digest_logs"), [], "the digest has 0 seals; a sealed block must have exactly one"),
     "two seals": (("header", "digest_logs"), [SEAL + hex512(1)] * 2, "the digest has 2 seals"),
-    "seal not last": (("header", "digest_logs"), [SEAL + hex512(1), "08"], "the seal is not the last log"),
-    "seal of another engine": (("header", "digest_logs"), ["0561757261" + "0101" + hex512(1)], "another engine"),
-    "seal of one byte": (("header", "digest_logs"), ["05"], "another engine; allowed: 'pow_'"),
-    "seal of 32 bytes": (("header", "digest_logs"), ["05706f775f80" + "00" * 32], "the seal does not hold 64 bytes"),
-    "seal cut off": (("header", "digest_logs"), [SEAL + "00" * 63], "the seal does not hold 64 bytes"),
-    "seal with more behind": (("header", "digest_logs"), [SEAL + "00" * 65], "the seal does not hold 64 bytes"),
+    "seal not last": (("header", "digest_logs"), [SEAL + hex512(1), "08"], "the seal must be the last log"),
+    "seal of another engine": (
+        ("header", "digest_logs"),
+        ["0561757261" + "0101" + hex512(1)],
+        "another consensus engine",
+    ),
+    "seal of one byte": (("header", "digest_logs"), ["05"], "another consensus engine; allowed: 'pow_'"),
+    "seal of 32 bytes": (
+        ("header", "digest_logs"),
+        ["05706f775f80" + "00" * 32],
+        "the seal must hold the 64-byte nonce",
+    ),
+    "seal cut off": (("header", "digest_logs"), [SEAL + "00" * 63], "the seal must hold the 64-byte nonce"),
+    "seal with more behind": (("header", "digest_logs"), [SEAL + "00" * 65], "the seal must hold the 64-byte nonce"),
     "digest too large": (("header", "digest_logs"), ["06" * 110, SEAL + hex512(1)], "the digest has 111 bytes .*: 110"),
     "too many logs": (("header", "digest_logs"), ["08"] * 64 + [SEAL + hex512(1)], "digest_logs has 64 logs .*: 63"),
-    "header null": (("header",), None, "header has to be a JSON object"),
-    "header a list": (("header",), [], "header has to be a JSON object"),
-    "header empty": (("header",), {}, "the header has no parentHash; it needs"),
+    "header null": (("header",), None, "header must be a JSON object"),
+    "header a list": (("header",), [], "header must be a JSON object"),
+    "header empty": (("header",), {}, "the header has no parentHash; it must have"),
     "other mining hash": (("mining_hash",), "00" * 32, "mining_hash is not that of the header, which is 12dbbf3a"),
-    "mining hash null": (("mining_hash",), None, "mining_hash has to be a string of hex"),
+    "mining hash null": (("mining_hash",), None, "mining_hash must be a string of hex"),
     "other nonce": (("nonce",), hex512(1), "nonce is not that of the header, which is f35da0e8"),
-    "nonce a number": (("nonce",), 1, "nonce has to be a string of hex"),
+    "nonce a number": (("nonce",), 1, "nonce must be a string of hex"),
     "other nonce in the header": (("header", "nonce"), hex512(1), "nonce is not that of the header"),
 }
 
@@ -267,7 +275,7 @@ def test_malformed_block(document: dict[str, Any], path: tuple[str, ...], value:
 @pytest.mark.parametrize("field", ["parentHash", "number", "stateRoot", "extrinsicsRoot", "zkTreeRoot", "digest_logs"])
 def test_missing_field(document: dict[str, Any], field: str) -> None:
     del document["header"][field]
-    with pytest.raises(ValueError, match=f"the header has no {field.replace('_', '.')}; it needs parentHash"):
+    with pytest.raises(ValueError, match=f"the header has no {field.replace('_', '.')}; it must have parentHash"):
         parse(document)
 
 
@@ -279,8 +287,8 @@ def test_missing_field(document: dict[str, Any], field: str) -> None:
         (b"\xff\xfe\x00", "the block is not valid JSON: "),
         (b"{\xff}", "the block is not valid JSON: "),
         ("9" * 5000, "the block is not valid JSON: "),
-        ("[]", "the block has to be a JSON object"),
-        ("null", "the block has to be a JSON object"),
+        ("[]", "the block must be a JSON object"),
+        ("null", "the block must be a JSON object"),
         ("[" * 200_000, "nested too deeply"),
         ('{"header":' * 200_000, "nested too deeply"),
     ],

@@ -27,7 +27,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance, unsuppor
 from quantus_miner import pow as reference
 from quantus_miner.errors import printable
 from quantus_miner.jobs import MAX_ACTIVE, MAX_SHOWN
-from quantus_miner.model import MAX, Pow, limit_from_difficulty
+from quantus_miner.model import MAX, Pow, target_from_difficulty
 
 from .conftest import MinerProcess, vectors, with_file_limit
 
@@ -57,7 +57,7 @@ def test_a_job_of_today_s_network_is_solved(miner: MinerProcess) -> None:
     assert result["status"] == "completed"
     assert result["work"] == f"{int(result['nonce'], 16):0128x}"
     assert reference.is_valid(
-        Pow.POSEIDON2, bytes.fromhex(HEADER), int(result["work"], 16), limit_from_difficulty(1000)
+        Pow.POSEIDON2, bytes.fromhex(HEADER), int(result["work"], 16), target_from_difficulty(1000)
     )
     assert isinstance(result["hash_count"], int)
     assert result["hash_count"] > 0

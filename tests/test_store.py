@@ -47,8 +47,8 @@ WAIT_S = 30.0
 HEADER = bytes(range(32))
 
 
-def a_job(job_id: str, *ranges: NonceRange, limit: int = 0) -> Job:
-    return Job(job_id, Pow.POSEIDON2, HEADER, limit, ranges or (NonceRange(0, MAX),))
+def a_job(job_id: str, *ranges: NonceRange, target: int = 0) -> Job:
+    return Job(job_id, Pow.POSEIDON2, HEADER, target, ranges or (NonceRange(0, MAX),))
 
 
 def running(job_id: str, done: int = 0) -> StoredJob:
@@ -200,7 +200,7 @@ def test_a_crash_at_any_byte_leaves_what_was_promised(operations: list[tuple[int
 
 def test_a_search_goes_on_exactly_where_it_was() -> None:
     """Whatever the moment: what is counted as tested and what is left to do are the whole range, without overlap."""
-    size, dice = 300_000, random.Random(7)
+    size, rng = 300_000, random.Random(7)
     whole = NonceRange(10**6, 10**6 + size - 1)
     engine = CpuEngine("cpu-fast", 2, fast_kernels(None))
     miner = Miner([engine], chunk_s=0.005)
@@ -221,7 +221,7 @@ def test_a_search_goes_on_exactly_where_it_was() -> None:
         assert whole.start <= pieces[0].start <= pieces[-1].end <= whole.end
     again = Miner([CpuEngine("cpu-fast", 2, fast_kernels(None))], chunk_s=0.005)
     again.start()
-    for progress in dice.sample(snapshots, 3):
+    for progress in rng.sample(snapshots, 3):
         done = threading.Event()
         resumed = again.submit(a_job("x", whole), lambda _, done=done: done.set(), progress=progress)  # type: ignore[misc]
         assert done.wait(WAIT_S)
@@ -297,8 +297,8 @@ def test_a_damaged_file_is_set_aside(
             "version": "PRAGMA user_version = -1",
             "foreign": "CREATE TABLE other (a)",
             "content": "UPDATE jobs SET todo = x''",
-            "order": "UPDATE jobs SET positions = 'walk', pow = 'qpow-sha3'",
-            "range": "UPDATE jobs SET positions = 'walk'",
+            "order": "UPDATE jobs SET nonce_order = 'walk', pow = 'qpow-sha3'",
+            "range": "UPDATE jobs SET nonce_order = 'walk'",
             "time": "UPDATE jobs SET elapsed = 9e999",
             "tables": "DROP INDEX finds_by_nonce",
             "no text": "UPDATE jobs SET pow = CAST(x'ff' AS TEXT)",
@@ -494,20 +494,25 @@ def test_the_running_time_is_kept_without_anything_else_to_write(tmp_path: Path)
         assert clock.now - (job.ended or 0.0) == 101.0 + SAVE_S
 
 
-def test_a_file_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
+def test_a_file_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path, version: int) -> None:
     connection = sqlite3.connect(tmp_path / database.FILE)
-    connection.executescript("PRAGMA journal_mode = WAL;" + schema.STEPS[0])
-    epoch = ended("solved", at=time.time() - 10**6)
-    for stored in (epoch, running("long", 5)):
-        connection.execute(database.PUT, stored.columns())
-    connection.execute("INSERT INTO finds VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?)", find(1, age_s=10**6).columns())
+    connection.executescript("PRAGMA journal_mode = WAL;" + "".join(schema.STEPS[:version]))
+    solved = ended("solved", at=time.time() - 10**6 if version == 1 else 0.0)
+    into_jobs = database.PUT.replace("target", "goal").replace("nonce_order", "positions")
+    connection.executemany(into_jobs, [stored.columns() for stored in (solved, running("long", 5))])
+    into_finds = (
+        "INSERT INTO finds (time_ns, source, job_id, pow, header, nonce, difficulty, verdict)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    )
+    connection.execute(into_finds, find(1, age_s=10**6).columns())
     connection.commit()
     connection.close()
     assert [entry["nonce"] for entry in entries(tmp_path)] == ["1"]
     for _ in range(2):
         with opened(tmp_path, days=1) as (store, jobs):
-            # It was not said for how long it was used: the solution gets its whole time.
-            assert jobs == [replace(epoch, ended=0.0), running("long", 5)]
+            # Version 1 did not say for how long it was used: the solution gets its whole time.
+            assert jobs == [replace(solved, ended=0.0), running("long", 5)]
             store.put(running("long", 5)).result(WAIT_S)
             assert store.ok
     assert [entry["nonce"] for entry in entries(tmp_path)] == ["1"]

@@ -309,7 +309,7 @@ def test_too_few_threads_are_one_line(threads: int) -> None:
     with Broken(THREADS.format(threads=threads)) as miner:
         assert miner.process.wait(WAIT_S) == 1
         miner._reader.join(WAIT_S)
-        assert miner.log[-1].startswith("quantus-miner: the system allows no more threads; raise their limit")
+        assert miner.log[-1].startswith("quantus-miner: the system allows no more threads; raise the limit")
         assert not [line for line in miner.log if "Traceback" in line or line.startswith(" ")]
 
 

@@ -83,19 +83,19 @@ def test_each_form_of_a_block_is_the_same_block(form: object) -> None:
 @pytest.mark.parametrize(
     ("form", "message"),
     [
-        (reply(None), "result has to be a JSON object; the node knows no such block"),
-        (reply({"block": None}), "block has to be a JSON object"),
+        (reply(None), "result must be a JSON object; the node knows no such block"),
+        (reply({"block": None}), "block must be a JSON object"),
         ({"jsonrpc": "2.0", "error": {"code": -32602, "message": "Invalid\nparams"}}, r"error: 'Invalid\\nparams'"),
         ({"hash": "0x" + "00" * 32, "header": HEADER}, "hash is not that of the header, which is 1bb1bf45"),
-        (HEADER | {"digest": {}}, "the header has no digest.logs; it needs parentHash, .* number and digest.logs"),
+        (HEADER | {"digest": {}}, "the header has no digest.logs; it must have parentHash, .* number and digest.logs"),
         (HEADER | {"digest": ["0x"]}, "the header has no digest.logs"),
-        (HEADER | {"digest": {"logs": "0x"}}, "digest.logs has to be a list"),
-        (HEADER | {"digest": {"logs": ["0x0"]}}, r"digest.logs\[0\] has to be a string of hex digits"),
-        (HEADER | {"number": "0x"}, "number has to be a whole number"),
-        (HEADER | {"number": "0x100000000"}, "number has to be a whole number from 0 to 4294967295"),
-        (HEADER | {"number": "1_0"}, "number has to be a whole number"),
-        (HEADER | {"number": "9" * 5000}, "number has to be a whole number"),
-        (HEADER | {"stateRoot": "0x0x" + "00" * 31}, "stateRoot has to be a string of hex"),
+        (HEADER | {"digest": {"logs": "0x"}}, "digest.logs must be a list"),
+        (HEADER | {"digest": {"logs": ["0x0"]}}, r"digest.logs\[0\] must be a string of hex digits"),
+        (HEADER | {"number": "0x"}, "number must be a whole number"),
+        (HEADER | {"number": "0x100000000"}, "number must be a whole number from 0 to 4294967295"),
+        (HEADER | {"number": "1_0"}, "number must be a whole number"),
+        (HEADER | {"number": "9" * 5000}, "number must be a whole number"),
+        (HEADER | {"stateRoot": "0x0x" + "00" * 31}, "stateRoot must be a string of hex"),
     ],
 )
 def test_what_is_wrong_with_a_block_is_said(form: object, message: str) -> None:
@@ -237,7 +237,7 @@ def test_a_block_of_a_live_node_against_the_difficulty_it_had_to_meet() -> None:
         ),
         (reply("0x01"), [], 4, "hash computed", "unknown: .*QPoWApi_get_difficulty: the result is not 64 bytes"),
         (reply(None), [], 4, "hash computed", "unknown: .*QPoWApi_get_difficulty: the result is not 64 bytes"),
-        (reply(scale(0)), [], 4, "hash computed", "unknown: .* gives 0"),
+        (reply(scale(0)), [], 4, "hash computed", "unknown: .* returned 0"),
     ],
 )
 def test_the_difficulty_that_a_node_gives(answer: object, flags: list[str], code: int, first: str, last: str) -> None:
@@ -258,17 +258,17 @@ BAD_REPLIES: dict[str, tuple[dict[str, Any], int, str]] = {
         200,
         r"chain_getBlockHash: Method\\x1b\[31m not found",
     ),
-    "a pruned block": ({"chain_getHeader": reply(None)}, 200, "block 1233521: header has to be a JSON object"),
+    "a pruned block": ({"chain_getHeader": reply(None)}, 200, "block 1233521: header must be a JSON object"),
     "another block": (
         {"chain_getHeader": reply(HEADER | {"number": "0x1"})},
         200,
         "block 1233521: hash is not that of the header",
     ),
-    "not JSON": ({"chain_getBlockHash": b"<html>"}, 200, "no answer to chain_getBlockHash: what comes is not JSON"),
-    "nested": ({"chain_getBlockHash": b"[" * 60_000}, 200, "what comes is not JSON"),
-    "not JSON-RPC": ({"chain_getBlockHash": {"status": "ok"}}, 200, "what comes is not a JSON-RPC reply"),
+    "not JSON": ({"chain_getBlockHash": b"<html>"}, 200, "does not answer chain_getBlockHash: the reply is not JSON"),
+    "nested": ({"chain_getBlockHash": b"[" * 60_000}, 200, "the reply is not JSON"),
+    "not JSON-RPC": ({"chain_getBlockHash": {"status": "ok"}}, 200, "the reply is not JSON-RPC"),
     "too large": ({"chain_getBlockHash": b" " * 70_000}, 200, "the reply is larger than 65536 bytes"),
-    "a redirect": ({"chain_getBlockHash": b""}, 302, "no answer to chain_getBlockHash: HTTP status 302"),
+    "a redirect": ({"chain_getBlockHash": b""}, 302, "does not answer chain_getBlockHash: HTTP status 302"),
     "an error": ({"chain_getBlockHash": b""}, 403, "HTTP status 403"),
 }
 
@@ -286,7 +286,7 @@ def test_a_node_that_sends_the_header_of_another_height() -> None:
     with Node(REPLIES) as node:
         ended = verify("--rpc", node.url, "--height", "7")
     assert ended.returncode == 1
-    assert ended.stderr.endswith(f"asked for block 7, the header is of {HEIGHT}\n")
+    assert ended.stderr.endswith(f"asked for block 7, got the header of block {HEIGHT}\n")
 
 
 def test_nobody_listens_and_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,11 +294,11 @@ def test_nobody_listens_and_nobody_answers(monkeypatch: pytest.MonkeyPatch) -> N
         closed.bind(("127.0.0.1", 0))
         ended = verify("--rpc", f"http://127.0.0.1:{closed.getsockname()[1]}", "--height", "1")
         assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
-        assert "gives no answer to chain_getBlockHash: Connection refused" in ended.stderr
+        assert "does not answer chain_getBlockHash: Connection refused" in ended.stderr
     monkeypatch.setattr(rpc, "TIMEOUT_S", 0.1)
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         node = rpc.NodeRpc(f"http://127.0.0.1:{silent.getsockname()[1]}/path?key=1")
-        with pytest.raises(MinerError, match=r"gives no answer to chain_getBlockHash: (timed out|no answer within)"):
+        with pytest.raises(MinerError, match=r"does not answer chain_getBlockHash: (timed out|no answer within)"):
             node.block_hash(1)
 
 

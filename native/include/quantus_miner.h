@@ -15,12 +15,12 @@ extern "C" {
 
 /* begin cdef */
 
-/* Raised with every change of this header; the binding refuses any other. */
-#define QM_ABI_VERSION 3
+/* Increased with every change of this header. The binding refuses other versions. */
+#define QM_ABI_VERSION 4
 
 enum qm_pow { QM_POSEIDON2 = 0, QM_SHA3 = 1 };
 
-/* Which nonce stands at a position of a search. */
+/* Nonce order: which nonce is at which position of a search. */
 enum qm_order {
     QM_COUNTING = 0, /* nonce = position, below 2^512 */
     QM_WALK = 1      /* qpow-poseidon2 only; position 2^27 w + k, below 2^283, is step k of walk w: the nonce's high
@@ -32,22 +32,22 @@ enum qm_outcome {
     QM_EXHAUSTED = 0, /* every nonce of the slice was tested, none is valid */
     QM_FOUND = 1,     /* the last nonce tested is valid, all before it are not */
     QM_STOPPED = 2,   /* qm_control_stop was noticed; the nonces tested so far are not valid */
-    QM_INVALID = -1   /* no such kernel, not supported here; an empty slice or one that passes the last position; base or modulus as not allowed */
+    QM_INVALID = -1   /* no such kernel, or not supported here; a slice that is empty or passes the last position; an invalid order, base or modulus */
 };
 
 /* One job as a kernel sees it. A nonce is valid if it is not zero and its hash (qpow-poseidon2)
- * or distance (qpow-sha3) is <= limit. */
+ * or distance (qpow-sha3) is <= target. */
 typedef struct {
     uint8_t header[32]; /* mining hash */
-    uint8_t limit[64];  /* inclusive */
+    uint8_t target[64]; /* the largest valid hash or distance */
     uint8_t base[32];   /* qpow-sha3 only: m, below modulus */
     uint8_t modulus[64]; /* qpow-sha3 only: n, odd */
     uint32_t order;     /* enum qm_order */
 } qm_job;
 
-/* Shared by the one thread that searches and any thread that watches it. */
+/* Shared by the thread that searches and the threads that watch it. */
 typedef struct {
-    uint64_t hashes; /* nonces tested since the last reset, advances while a search runs */
+    uint64_t hashes; /* nonces tested since the last reset; grows while a search runs */
     uint32_t stop;   /* non-zero: return as soon as possible */
     uint32_t padding[13]; /* a cache line of its own */
 } qm_control;
@@ -60,8 +60,8 @@ int qm_kernel_pow(int kernel);          /* enum qm_pow */
 const char *qm_kernel_name(int kernel); /* "baseline", "scalar", ...; unique within a proof of work */
 int qm_kernel_supported(int kernel);    /* 1 if this processor and operating system can run it, else 0 */
 
-/* Tests the nonces at start, start + 1, ... start + count - 1 in this order and stops at the first valid
- * one. *tested is the number of nonces tested. Notices a stop within 2 ms. count >= 1. */
+/* Test the nonces at positions start, start + 1, ... start + count - 1 and stop at the first valid one. Sets *tested
+ * to the number of nonces tested. Notices a stop within 2 ms. count >= 1. */
 int qm_search(int kernel, const qm_job *job, const uint8_t start[64], uint64_t count, qm_control *control,
               uint64_t *tested);
 
@@ -73,14 +73,14 @@ typedef struct {
      * Walk: what all elements but 3 and 7 give before the second S-boxes, their constants included, and then elements 3
      * and 7 before the first S-boxes; these are words[12] + 35 k and words[13] - 35 k at offset k. */
     uint64_t words[14];
-    uint64_t top_limit; /* a nonce the first 8 bytes of whose hash are above this, as an integer, is not valid */
+    uint64_t top_target; /* the first 8 bytes of the target as an integer; a nonce whose hash begins with more is not valid */
     uint32_t offset;    /* of the position */
 } qm_span;
 
-/* The span that a position is in. QM_INVALID if the order has no such position, else 0. */
+/* Set *span to the span of a position. Returns QM_INVALID if the order has no such position, else 0. */
 int qm_span_at(const qm_job *job, const uint8_t position[64], qm_span *span);
 
-void qm_control_reset(qm_control *control);            /* no stop, no hashes */
+void qm_control_reset(qm_control *control);            /* clear both fields before a search */
 void qm_control_stop(qm_control *control);         /* from any thread */
 uint64_t qm_control_hashes(const qm_control *control); /* from any thread */
 

@@ -37,13 +37,13 @@ struct Avx2 {
         return high + (a >> 32);
     }
 
-    static uint32_t not_above(Vec x, uint64_t limit) {
+    static uint32_t not_above(Vec x, uint64_t target) {
         constexpr uint64_t even = 0x0001020304050607, odd = 0x08090a0b0c0d0e0f;
         const Vec reversed{even, odd, even, odd};
         const Vec not_canonical = (Vec)_mm256_cmpgt_epi64((__m256i)(x ^ bias), (__m256i)set((goldilocks_p - 1) ^ bias));
         const Vec canonical = x - (not_canonical & goldilocks_p);
         const Vec top = (Vec)_mm256_shuffle_epi8((__m256i)canonical, (__m256i)reversed);
-        const __m256i above = _mm256_cmpgt_epi64((__m256i)(top ^ bias), (__m256i)set(limit ^ bias));
+        const __m256i above = _mm256_cmpgt_epi64((__m256i)(top ^ bias), (__m256i)set(target ^ bias));
         return 15u ^ static_cast<uint32_t>(_mm256_movemask_pd((__m256d)above));
     }
 };

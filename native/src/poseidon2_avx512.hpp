@@ -39,12 +39,12 @@ struct Avx512 {
         return (Vec)_mm512_mask_add_epi64(sum, carry, sum, (__m512i)set(uint64_t{1} << 32));
     }
 
-    static uint32_t not_above(Vec x, uint64_t limit) {
+    static uint32_t not_above(Vec x, uint64_t target) {
         constexpr uint64_t even = 0x0001020304050607, odd = 0x08090a0b0c0d0e0f;
         const Vec reversed{even, odd, even, odd, even, odd, even, odd};
         // x - p wraps where x < p.
         const __m512i canonical = _mm512_maskz_min_epu64(0xff, (__m512i)x, (__m512i)(x - goldilocks_p));
-        return _mm512_cmple_epu64_mask(_mm512_shuffle_epi8(canonical, (__m512i)reversed), (__m512i)set(limit));
+        return _mm512_cmple_epu64_mask(_mm512_shuffle_epi8(canonical, (__m512i)reversed), (__m512i)set(target));
     }
 };
 

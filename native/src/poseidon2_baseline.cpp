@@ -11,7 +11,7 @@ class Baseline {
     using Order = Order_;
     static constexpr uint64_t lanes = 1, poll = 16;
 
-    explicit Baseline(const qm_job &job) : header_(job.header), limit_(load_be512(job.limit)) {}
+    explicit Baseline(const qm_job &job) : header_(job.header), target_(load_be512(job.target)) {}
 
     void seek(const U512 &position) { position_ = position; }
 
@@ -21,12 +21,12 @@ class Baseline {
         State state = midstate(header_, bytes);
         absorb(state, bytes + 32);
         ++position_.word[0];
-        return less_or_equal(finish_hash(state), limit_);
+        return less_or_equal(finish_hash(state), target_);
     }
 
   private:
     const uint8_t *header_;
-    const U512 limit_;
+    const U512 target_;
     U512 position_{};
 };
 

@@ -67,15 +67,15 @@ struct Neon {
         return high + (x >> 32);
     }
 
-    static uint32_t not_above(Vec x, uint64_t limit) {
-        return not_above(x.a, limit) | not_above(x.b, limit) << 2;
+    static uint32_t not_above(Vec x, uint64_t target) {
+        return not_above(x.a, target) | not_above(x.b, target) << 2;
     }
 
   private:
-    static uint32_t not_above(uint64x2_t x, uint64_t limit) {
+    static uint32_t not_above(uint64x2_t x, uint64_t target) {
         const uint64x2_t p = vdupq_n_u64(goldilocks_p), canonical = x - (vcgeq_u64(x, p) & p);
         const uint64x2_t top = vreinterpretq_u64_u8(vrev64q_u8(vreinterpretq_u8_u64(canonical)));
-        return static_cast<uint32_t>(vaddvq_u64(vcleq_u64(top, vdupq_n_u64(limit)) & uint64x2_t{1, 2}));
+        return static_cast<uint32_t>(vaddvq_u64(vcleq_u64(top, vdupq_n_u64(target)) & uint64x2_t{1, 2}));
     }
 };
 

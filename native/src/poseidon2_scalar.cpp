@@ -98,8 +98,8 @@ class Scalar {
         u128 out = 0;
         for (int i = 0; i < width; ++i) out += static_cast<u128>(row0[i]) * x[i];
         const uint64_t top = __builtin_bswap64(canonical(reduce96(out)));
-        // Where the first 8 bytes equal those of the limit, the others decide.
-        if (__builtin_expect(top > span_.top_limit(), 1)) return 0;
+        // Where the first 8 bytes equal those of the target, the others decide.
+        if (__builtin_expect(top > span_.top_target(), 1)) return 0;
         return span_.valid(low_ - 1);
     }
 

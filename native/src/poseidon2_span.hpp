@@ -15,7 +15,7 @@ namespace {
 template <class Order>
 class Span {
   public:
-    explicit Span(const qm_job &job) : header_(job.header), limit_(load_be512(job.limit)) {}
+    explicit Span(const qm_job &job) : header_(job.header), target_(load_be512(job.target)) {}
 
     // Of a position within its span.
     static uint32_t offset(const U512 &position) {
@@ -35,7 +35,7 @@ class Span {
     }
 
     // Where the first 8 bytes of the hash are above this, as an integer, the nonce is not valid.
-    uint64_t top_limit() const { return limit_.word[7]; }
+    uint64_t top_target() const { return target_.word[7]; }
 
     bool valid(uint32_t offset) const {
         U512 position = first_;
@@ -44,12 +44,12 @@ class Span {
         store_be512(bytes, Order::nonce(position));
         State state = midstate_;
         absorb(state, bytes + 32);
-        return less_or_equal(finish_hash(state), limit_);
+        return less_or_equal(finish_hash(state), target_);
     }
 
   private:
     const uint8_t *header_;
-    const U512 limit_;
+    const U512 target_;
     U512 first_{};
     State midstate_{};
 };

@@ -14,7 +14,7 @@
 //     subtract(a + bias, b)    a - b, plus p where that is negative; a any, b <= p
 //     add_carry(a, b, high)    sets a to a number with the low half of a + b, returns high + (a + b >> 32); that
 //                              must be < 2^64, a + b itself may be 2^64 and more; b a product of halves
-//     not_above(x, limit)      bit i: canonical x of lane i with its bytes reversed is <= limit
+//     not_above(x, target)     bit i: canonical x of lane i with its bytes reversed is <= target
 // a0 and a1 are the low and the high half of a, M = 2^32 - 1. A product of halves is at most M^2 = 2^64 - 2^33 + 1.
 #pragma once
 
@@ -371,9 +371,9 @@ class Poseidon2Vector {
         }
         rounds_after_first<V>(group, constants[1]);
 
-        // Where the first 8 bytes are not above those of the limit, the whole hash decides.
-        uint32_t valid = 0, candidates = V::not_above(last_step<V>(group[0]), span_.top_limit()) |
-                                         V::not_above(last_step<V>(group[1]), span_.top_limit()) << V::lanes;
+        // Where the first 8 bytes are not above those of the target, the whole hash decides.
+        uint32_t valid = 0, candidates = V::not_above(last_step<V>(group[0]), span_.top_target()) |
+                                         V::not_above(last_step<V>(group[1]), span_.top_target()) << V::lanes;
         for (; __builtin_expect(candidates != 0, 0); candidates &= candidates - 1) {
             const uint32_t lane = static_cast<uint32_t>(__builtin_ctz(candidates));
             valid |= uint32_t{span_.valid(low_ + lane)} << lane;

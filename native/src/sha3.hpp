@@ -15,9 +15,9 @@ class Sha3Job {
     explicit Sha3Job(const qm_job &job)
         : modulus(load_be512(job.modulus)),
           base(load_be256(job.base)),
-          limit(load_be512(job.limit)),
+          target(load_be512(job.target)),
           header_(load_be256(job.header)),
-          target_(sha3_512(y(U512{}))) {}
+          origin_(sha3_512(y(U512{}))) {}
 
     // min(h + nonce, MAX)
     U512 exponent(const U512 &nonce) const {
@@ -29,26 +29,26 @@ class Sha3Job {
 
     // The distance's 64 most significant bits decide nearly always, and cost less than all of it.
     bool valid(const U512 &y_of_nonce) const {
-        if ((sha3_512_top(y_of_nonce) ^ target_top()) > limit.word[7]) return false;
+        if ((sha3_512_top(y_of_nonce) ^ origin_top()) > target.word[7]) return false;
         U512 distance = sha3_512(y_of_nonce);
-        for (int i = 0; i < 8; ++i) distance.word[i] ^= target_.word[i];
-        return less_or_equal(distance, limit);
+        for (int i = 0; i < 8; ++i) distance.word[i] ^= origin_.word[i];
+        return less_or_equal(distance, target);
     }
 
-    uint64_t target_top() const { return target_.word[7]; }
+    uint64_t origin_top() const { return origin_.word[7]; }
 
     const Modulus modulus;
-    const U512 base, limit;
+    const U512 base, target;
 
   private:
-    const U512 header_, target_;
+    const U512 header_, origin_;
 };
 
 // y from nonce to nonce by multiplication, until h + nonce reaches its largest value.
-class Sha3Walk {
+class Sha3Sequence {
   public:
     // With m in Montgomery form a Montgomery product steps y in plain form.
-    explicit Sha3Walk(const Sha3Job &job) : job_(job), factor_(job.modulus.to_montgomery(job.base)) {}
+    explicit Sha3Sequence(const Sha3Job &job) : job_(job), factor_(job.modulus.to_montgomery(job.base)) {}
 
     void seek(const U512 &nonce) {
         y = job_.y(nonce);

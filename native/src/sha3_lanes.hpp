@@ -1,4 +1,4 @@
-// The walk of a vector kernel of qpow-sha3: lane i is at nonce base + i, all lanes step by m^lanes at once.
+// The nonce sequence of a vector kernel of qpow-sha3: lane i is at nonce base + i, all lanes step by m^lanes at once.
 #pragma once
 
 #include <cstdint>
@@ -109,26 +109,26 @@ class Sha3Lanes {
     static constexpr int lanes = Lanes<Set>::count, poll = 64 * lanes;
 
     explicit Sha3Lanes(const qm_job &job)
-        : job_(job), walk_(job_), factor_(job_.modulus.power(job_.base, U512{{lanes}}), job_.modulus.value()) {}
+        : job_(job), sequence_(job_), factor_(job_.modulus.power(job_.base, U512{{lanes}}), job_.modulus.value()) {}
 
     void seek(const U512 &nonce) {
-        walk_.seek(nonce);
+        sequence_.seek(nonce);
         spread();
     }
 
     uint32_t next() {
-        const Vector distance = y_.sha3_512_top() ^ job_.target_top();
-        uint32_t candidates = Set::not_above(distance, Vector{} + job_.limit.word[7]), valid = 0;
+        const Vector distance = y_.sha3_512_top() ^ job_.origin_top();
+        uint32_t candidates = Set::not_above(distance, Vector{} + job_.target.word[7]), valid = 0;
         for (; __builtin_expect(candidates != 0, 0); candidates &= candidates - 1) {
             const int lane = __builtin_ctz(candidates);
             if (job_.valid(y_.get(lane))) valid |= uint32_t{1} << lane;
         }
-        if (__builtin_expect(walk_.room >= lanes, 1)) {
+        if (__builtin_expect(sequence_.room >= lanes, 1)) {
             Set::multiply(y_.limb, factor_);
-            walk_.room -= lanes;
+            sequence_.room -= lanes;
         } else {  // the exponent stops growing within the next batch, or has stopped
-            walk_.y = y_.get(lanes - 1);
-            walk_.step();
+            sequence_.y = y_.get(lanes - 1);
+            sequence_.step();
             spread();
         }
         return valid;
@@ -137,16 +137,16 @@ class Sha3Lanes {
   private:
     using Vector = typename Set::Vector;
 
-    // From the nonce of lane 0 on; leaves the walk at the last lane.
+    // From the nonce of lane 0 on; leaves the sequence at the last lane.
     void spread() {
         for (int lane = 0; lane < lanes; ++lane) {
-            if (lane) walk_.step();
-            y_.set(lane, walk_.y);
+            if (lane) sequence_.step();
+            y_.set(lane, sequence_.y);
         }
     }
 
     const Sha3Job job_;
-    Sha3Walk walk_;  // of the last lane; its y is brought up to date only where lanes are walked one by one
+    Sha3Sequence sequence_;  // of the last lane; its y is up to date only after stepping lane by lane
     const Factor<Set::bits, Set::limbs> factor_;
     Lanes<Set> y_;
 };

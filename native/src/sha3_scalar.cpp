@@ -10,19 +10,19 @@ class Scalar {
     using Order = Counting;
     static constexpr uint64_t lanes = 1, poll = 64;
 
-    explicit Scalar(const qm_job &job) : job_(job), walk_(job_) {}
+    explicit Scalar(const qm_job &job) : job_(job), sequence_(job_) {}
 
-    void seek(const U512 &nonce) { walk_.seek(nonce); }
+    void seek(const U512 &nonce) { sequence_.seek(nonce); }
 
     uint32_t next() {
-        const bool valid = job_.valid(walk_.y);
-        walk_.step();
+        const bool valid = job_.valid(sequence_.y);
+        sequence_.step();
         return valid;
     }
 
   private:
     const Sha3Job job_;
-    Sha3Walk walk_;
+    Sha3Sequence sequence_;
 };
 
 }  // namespace

@@ -23,7 +23,7 @@ void span_at(const qm_job &job, const U512 &position, qm_span &out) {
     Span<Order> span(job);
     out = {};
     write(Start<Order>(span.seek(position)), out);
-    out.top_limit = span.top_limit();
+    out.top_target = span.top_target();
     out.offset = span.offset(position);
 }
 

@@ -1,4 +1,4 @@
-// 512-bit integers: nonces, hashes, limits.
+// 512-bit integers: nonces, hashes, targets.
 #pragma once
 
 #include <cstdint>

@@ -4,9 +4,9 @@
 // On standard input, one vector a line, numbers in hexadecimal except COUNT (FIRST is `-` for none):
 //     permutation IN x 12 OUT x 12
 //     poseidon2-hash HEADER NONCE HASH
-//     poseidon2-search HEADER LIMIT START COUNT FIRST
+//     poseidon2-search HEADER TARGET START COUNT FIRST
 //     sha3-distance HEADER M N NONCE Y DISTANCE
-//     sha3-search HEADER M N LIMIT START COUNT FIRST
+//     sha3-search HEADER M N TARGET START COUNT FIRST
 // Exits with 1 and a line for every mismatch, the first 50 of them.
 #include <algorithm>
 #include <cstdint>
@@ -388,9 +388,9 @@ qm_job example_job(int pow) {
     return job;
 }
 
-void set_limit(qm_job &job, uint64_t top) {
-    std::memset(job.limit, 0xff, sizeof job.limit);
-    store_be64(job.limit, top);
+void set_target(qm_job &job, uint64_t top) {
+    std::memset(job.target, 0xff, sizeof job.target);
+    store_be64(job.target, top);
 }
 
 const U512 last_of_walks{{~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}, ~uint64_t{0}, (1 << 27) - 1}};
@@ -448,7 +448,7 @@ void check_edges() {
     };
     for (int kernel : supported(-1)) {
         qm_job job = example_job(qm_kernel_pow(kernel));
-        set_limit(job, ~uint64_t{0});  // every nonce but zero is valid
+        set_target(job, ~uint64_t{0});  // every nonce but zero is valid
         expect_first(kernel, job, small(0), 1, 1, "the zero nonce alone");
         expect_first(kernel, job, small(0), 2, 1, "nonces 0 and 1");
         expect_first(kernel, job, small(1), 5, 0, "nonce 1");
@@ -460,7 +460,7 @@ void check_edges() {
         expect(stopped.outcome == QM_STOPPED && stopped.tested == 0 && stopped.hashes == 0,
                kernel_label(kernel) + ": a stop before the search");
 
-        std::memset(job.limit, 0, sizeof job.limit);
+        std::memset(job.target, 0, sizeof job.target);
         for (uint64_t count : {1, 2, 7, 8, 9, 31, 33, 70})
             for (uint64_t before : {0, 1, 5}) {
                 expect_first(kernel, job, small(before), count, count, "none from zero");
@@ -480,7 +480,7 @@ void check_walks() {
                          last_of_walks};
     for (const U512 &end : ends)
         for (int i = 0; i < 2; ++i) {
-            set_limit(job, i ? ~uint64_t{0} / 3 : ~uint64_t{0} / 20);
+            set_target(job, i ? ~uint64_t{0} / 3 : ~uint64_t{0} / 20);
             const U512 start = minus(end, &end == &ends[0] || &end == &ends[4] ? count - 1 : count / 2);
             const auto wanted = valid_nonces(kernels[0], job, start, count);
             expect(!wanted.empty(), "baseline finds no nonce of a walk to compare with");
@@ -496,7 +496,7 @@ void check_against_baseline() {
         const std::vector<int> kernels = supported(pow);
         qm_job job = example_job(pow);
         for (int turn = 0; turn < 12; ++turn) {
-            set_limit(job, turn % 2 ? ~uint64_t{0} / 3 : ~uint64_t{0} / 20);
+            set_target(job, turn % 2 ? ~uint64_t{0} / 3 : ~uint64_t{0} / 20);
             U512 start{};
             const char *const where[] = {"0", "2^32", "2^64", "2^256", "2^511", "2^512"};
             const int bits[] = {-1, 32, 64, 256, 511, 512};
@@ -602,7 +602,7 @@ void check_permutation(std::istream &line, const std::string &what) {
     }
 }
 
-// The nonce's value, exactly: valid where the limit is the value, not valid where it is one less.
+// The nonce's value, exactly: valid where the target is the value, not valid where it is one less.
 void check_value(std::istream &line, int pow, const std::string &what) {
     qm_job job = read_job(line, pow);
     std::string nonce_text, y_text, value_text;
@@ -617,20 +617,20 @@ void check_value(std::istream &line, int pow, const std::string &what) {
     line >> value_text;
     const U512 nonce = unhex512(nonce_text), value = unhex512(value_text);
     for (int kernel : supported(pow)) {
-        store_be512(job.limit, value);
+        store_be512(job.target, value);
         expect_first(kernel, job, nonce, 1, is_zero(nonce) ? 1 : 0, what);
         if (is_zero(value)) continue;
-        store_be512(job.limit, minus(value, 1));
+        store_be512(job.target, minus(value, 1));
         expect_first(kernel, job, nonce, 1, 1, what);
     }
 }
 
 void check_search(std::istream &line, int pow, const std::string &what) {
     qm_job job = read_job(line, pow);
-    std::string limit, start_text, first_text;
+    std::string target, start_text, first_text;
     uint64_t count = 0;
-    line >> limit >> start_text >> count >> first_text;
-    std::memcpy(job.limit, unhex(limit, 64).data(), 64);
+    line >> target >> start_text >> count >> first_text;
+    std::memcpy(job.target, unhex(target, 64).data(), 64);
     const U512 start = unhex512(start_text);
     uint64_t first = count;
     if (first_text != "-") {

@@ -14,7 +14,7 @@ struct Poseidon2Probe {
     // One internal round with the offsets of element 0 in round 0: x[12][lanes]. x[0] is already its seventh power.
     void (*linear_layer)(uint64_t *x);
     void (*external_step)(uint64_t *x);  // of all x[12][lanes], with constants 0
-    uint32_t (*not_above)(const uint64_t *x, uint64_t limit);
+    uint32_t (*not_above)(const uint64_t *x, uint64_t target);
 };
 
 extern const Poseidon2Probe poseidon2_avx2_probe, poseidon2_avx512_probe, poseidon2_neon_probe;

@@ -51,7 +51,7 @@ constexpr Poseidon2Probe probe(const char *name) {
                 external_step<V>(g, none);
                 for (int i = 0; i < width; ++i) store<V>(x + V::lanes * i, g.x[i]);
             },
-            [](const uint64_t *x, uint64_t limit) { return V::not_above(load<V>(x), limit); }};
+            [](const uint64_t *x, uint64_t target) { return V::not_above(load<V>(x), target); }};
 }
 
 }  // namespace

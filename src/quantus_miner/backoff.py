@@ -1,4 +1,4 @@
-"""How long to wait before something that failed is tried again. No clock and no randomness: both are the caller's."""
+"""How long to wait before trying again. The clock and the randomness are the caller's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 FIRST_S: Final = 1.0
 MAX_S: Final = 30.0
 JITTER: Final = 0.25
-"""Part of a wait that chance may take off, so that many miners of one pool do not come back together."""
+"""Largest random part of a wait that is left out, so that the miners of a pool do not all come back at once."""
 
 
 class Backoff:

@@ -1,4 +1,4 @@
-"""``quantus-miner devices``: what this machine can mine with."""
+"""``quantus-miner devices``: list what this machine can mine with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def describe() -> Iterator[str]:
-    """The report, line by line."""
+    """Yield the report, line by line."""
     effective = cpus.detect()
     yield f"CPU: {cpus.processor_name()}"
     limits = [

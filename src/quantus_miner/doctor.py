@@ -1,4 +1,4 @@
-"""``quantus-miner doctor``: looks for what usually goes wrong with the service, and says what to do about it."""
+"""``quantus-miner doctor``: check for common faults of the service, and say what to do about them."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 COMMAND: Final = "/usr/local/bin/quantus-miner"
 HIDDEN: Final = "the service sees no home folders (ProtectHome=)"
 CONNECT_TIMEOUT_S: Final = 3.0
-"""Seconds to wait for each address of a live source, and for each answer of what listens on a port."""
+"""Seconds to wait for each address of a live source, and for each reply on a port."""
 LOOKUP_TIMEOUT_S: Final = 10.0
 MAX_ADDRESSES: Final = 8
-"""Addresses of one name that are tried."""
+"""Addresses of one host name that are tried."""
 TIME_ERROR: Final = 5
-"""What adjtimex(2) returns while nothing keeps the clock in time."""
+"""Return value of adjtimex(2) while nothing synchronises the clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found. ``advice``: what to do, empty if all is well. ``wrong``: the service suffers from it."""
+    """Result of a check. ``advice``: what to do, empty if there is nothing to do. ``wrong``: it affects the service."""
 
     about: str
     found: str
@@ -49,7 +49,7 @@ class Finding:
     wrong: bool = True
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """Yield the lines to print."""
         verdict = "ok" if not self.advice else "WRONG" if self.wrong else "note"
         yield f"{verdict:5}  {self.about}: {self.found}"
         for line in self.advice.splitlines():
@@ -57,7 +57,7 @@ class Finding:
 
 
 def examine(host: Host, load: Callable[[], Settings]) -> Iterator[Finding]:
-    """All checks, each of which finds one thing or more. ``load`` may raise MinerError."""
+    """Run all checks and yield what they find, at least one finding each. ``load`` may raise MinerError."""
     yield from _unit(host)
     yield from _files(host)
     yield from _cpus(host)
@@ -66,7 +66,7 @@ def examine(host: Host, load: Callable[[], Settings]) -> Iterator[Finding]:
         settings = load()
     except MinerError as error:
         ours = all(os.access(path, os.R_OK) for *_, path in service_files(host.environ))
-        advice = "Correct it where the line says that it comes from"
+        advice = "Correct the setting at the place that the line names"
         yield Finding(
             "settings",
             str(error),
@@ -109,7 +109,7 @@ def _unit(host: Host) -> Iterator[Finding]:
             )
             yield Finding(kind.lower(), f"{name} does not exist", f"sudo {add} {name}, or adjust the unit")
     folder = Path(host.unit.get("WorkingDirectory", "") or "/")
-    # The state folder, which systemd makes, is looked at anyway.
+    # The state folder, which systemd makes, is checked separately.
     if str(folder) != f"/var/lib/{host.unit.get('StateDirectory', '')}":
         yield from _folder(host, "working folder", folder)
 
@@ -131,7 +131,7 @@ def _files(host: Host) -> Iterator[Finding]:
 
 
 def _hand_over(told_by: str, name: str, path: Path) -> str:
-    """How the service gets to read ``path``."""
+    """Return how to make ``path`` readable for the service."""
     if name == "config":
         return f"Move it to where every account can read it, such as /etc/{path.name}"
     return "\n".join(
@@ -148,7 +148,7 @@ def _hand_over(told_by: str, name: str, path: Path) -> str:
 def _folder(host: Host, about: str, folder: Path) -> Iterator[Finding]:
     own = f"/var/lib/{host.unit.get('StateDirectory', '')}"
     if not host.has_account:
-        return  # told before, and who else could it be asked for
+        return  # reported before; without the account, permissions cannot be checked
     if host.hides(folder):
         yield Finding(about, f"{folder}: {HIDDEN}", "Leave it to StateDirectory= of the unit")
     elif host.may(folder, os.W_OK | os.X_OK):
@@ -187,7 +187,9 @@ def _cpus(host: Host) -> Iterator[Finding]:
     there = online if allowed is None else online & allowed
     if affinity is not None and not affinity & there:
         yield Finding(
-            "CPUs", "CPUAffinity= of the unit names no CPU it can have", "Change CPUAffinity= or AllowedCPUs="
+            "CPUs",
+            "CPUAffinity= of the unit names no CPU that the service may use",
+            "Change CPUAffinity= or AllowedCPUs=",
         )
     elif affinity is not None and allowed is not None and not affinity & online <= allowed:
         outside = sorted(affinity & online - allowed)
@@ -197,16 +199,19 @@ def _cpus(host: Host) -> Iterator[Finding]:
     if effective.quota is not None and effective.quota < len(effective.cpus):
         found = f"{effective.quota:g} CPUs for {len(effective.cpus)}: the miner is stopped for a part of each period"
         yield Finding(
-            "CPU quota", found, "If that is not wanted: CPUQuota= of the unit or of a slice above", wrong=False
+            "CPU quota",
+            found,
+            "If this is not intended, change CPUQuota= of the unit or of a slice above it",
+            wrong=False,
         )
 
 
 def _workers(host: Host, settings: Settings) -> Iterator[Finding]:
-    """How many CPU workers the service will have, by its settings and the CPUs that its unit leaves it."""
+    """Find out how many CPU workers the service will have, from its settings and the CPUs that its unit allows."""
     effective = cpus.detect(host.root)
     usable = effective.cpus
     for name in ("CPUAffinity", "AllowedCPUs"):
-        with contextlib.suppress(ValueError):  # told by _cpus
+        with contextlib.suppress(ValueError):  # reported by _cpus
             usable &= cpus.parse_cpu_list(host.unit.get(name, "").replace(" ", ",")) or usable
     count = max(1, min(len(usable), effective.count))
     asked = settings.workers or cpus.default_workers(count)
@@ -215,7 +220,7 @@ def _workers(host: Host, settings: Settings) -> Iterator[Finding]:
         f"{workers} {'worker' if workers == 1 else 'workers'} on {count} effective {'CPU' if count == 1 else 'CPUs'}"
     )
     if asked > count:
-        yield Finding("workers", f"{found}, {asked} are set", "There cannot be more than CPUs", wrong=False)
+        yield Finding("workers", f"{found}, {asked} are set", "There cannot be more workers than CPUs", wrong=False)
     else:
         yield Finding("workers", f"{found}, {'as set' if settings.workers else 'none are set'}")
 
@@ -226,7 +231,7 @@ def _clock(host: Host) -> Iterator[Finding]:
         advice = "timedatectl set-ntp true: a wrong clock makes certificates look expired, and logs hard to compare"
         yield Finding("clock", "not synchronised", advice, wrong=False)
     else:
-        yield Finding("clock", "synchronised" if state >= 0 else "cannot be asked from inside the service")
+        yield Finding("clock", "synchronised" if state >= 0 else "cannot be read from inside the service")
 
 
 def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
@@ -238,7 +243,7 @@ def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
         )
     try:
         with _scratch() as folder:
-            # A folder of its own: what root leaves in the service's could not be replaced by it.
+            # Not the service's own folder: the service could not replace files that root leaves there.
             workers = max(settings.workers or 1, len(settings.engine))
             engines = create_engines(replace(settings, state_dir=folder), workers)
     except MinerError as error:
@@ -258,7 +263,7 @@ def _engine(host: Host, settings: Settings) -> Iterator[Finding]:
 
 @contextlib.contextmanager
 def _scratch() -> Iterator[Path]:
-    """A temporary folder; without one a place where nothing can be kept, which engines have to cope with anyway."""
+    """Make a temporary folder. If that fails, yield a path that cannot be written; engines cope with that."""
     with contextlib.ExitStack() as stack:
         try:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -277,7 +282,7 @@ def _port(about: str, address: str, port: int) -> Iterator[Finding]:
         if _is_a_miner(address, port):
             yield Finding(about, f"a miner answers on {address}:{port}")
         else:
-            advice = "ss -ltnp shows who has it; or take another port"
+            advice = "ss -ltnp shows which process uses it; or choose another port"
             yield Finding(about, f"cannot listen on {address}:{port}: {error.strerror}", advice)
     else:
         yield Finding(about, f"{address}:{port} is free")
@@ -318,12 +323,12 @@ def _sources(settings: Settings) -> Iterator[Finding]:
                 break
             reasons.append(reason if address[0] == name else f"{address[0]}: {reason}")
         else:
-            advice = "Is it running? Address, port and firewall have to let this machine through"
+            advice = "Check that it runs, and that address, port and firewall are right"
             yield Finding(about, f"{name}:{port} cannot be reached: {'; '.join(reasons)}", advice)
 
 
 def _unreachable(family: int, kind: int, address: Any) -> str | None:  # noqa: ANN401 - as getaddrinfo gives it
-    """Why nothing can be reached at this address; None if it can."""
+    """Return why this address cannot be reached, None if it can."""
     try:
         with socket.socket(family, kind) as sock:
             sock.settimeout(CONNECT_TIMEOUT_S)
@@ -336,7 +341,7 @@ def _unreachable(family: int, kind: int, address: Any) -> str | None:  # noqa: A
 
 
 def _knock(sock: socket.socket) -> None:
-    """Raises OSError if the other machine says that nobody listens. QUIC answers to nothing but QUIC."""
+    """Raise OSError if the other machine reports that nothing listens. A QUIC server does not reply to this packet."""
     sock.settimeout(0.5)
     sock.send(b"\0")
     try:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def format_cpu_list(numbers: Iterable[int]) -> str:
-    """CPUs as systemd and the kernel write them: ``0-3,6``."""
+    """Return a CPU list as systemd and the kernel write it: ``0-3,6``."""
     runs: list[list[int]] = []
     for cpu in sorted(numbers):
         if runs and cpu == runs[-1][-1] + 1:
@@ -23,7 +23,7 @@ def format_cpu_list(numbers: Iterable[int]) -> str:
 
 
 def shared(available: frozenset[int], root: Path = cpus.ROOT) -> Iterator[str]:
-    """For a host that also runs a node: the first core, of the fast ones, is the node's alone where there are two."""
+    """Yield the drop-in for a host that also runs a node. With two cores or more, the node keeps a fast one."""
     known = topology.cores(available, root)
     kept, ours = (known[:1], known[1:]) if len(known) > 1 else ([], known)
     count = sum(len(core.cpus) for core in ours)
@@ -41,7 +41,7 @@ def shared(available: frozenset[int], root: Path = cpus.ROOT) -> Iterator[str]:
 
 
 def dedicated(available: frozenset[int], root: Path = cpus.ROOT) -> Iterator[str]:
-    """For a host that only mines: all its CPUs, and a worker on each."""
+    """Yield the drop-in for a host that only mines: all its CPUs, and a worker on each."""
     yield "# For this machine, for mining alone: /etc/systemd/system/quantus-miner.service.d/20-dedicated-hardware.conf"
     yield from _comments(topology.cores(available, root))
     yield "[Service]"
@@ -54,8 +54,8 @@ def dedicated(available: frozenset[int], root: Path = cpus.ROOT) -> Iterator[str
     yield f"Environment=MINER_WORKERS={len(available)}"
 
 
-def _comments(known: list[topology.Core]) -> Iterator[str]:
-    """What the host has, node by node."""
+def _comments(known: list[topology.PhysicalCore]) -> Iterator[str]:
+    """Yield a comment for each NUMA node, with its cores and CPUs."""
     for node in sorted({core.node for core in known}):
         here = [core for core in known if core.node == node]
         numbers = format_cpu_list(cpu for core in here for cpu in core.cpus)

@@ -6,14 +6,14 @@ import errno
 
 
 def printable(text: str) -> str:
-    """``text`` with all escaped that could end the line or steer a terminal: much that is said comes from outside."""
+    """Return ``text`` with unprintable characters escaped. Outside texts could end the line or steer a terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def describe(error: BaseException) -> str:
-    """``RuntimeError: its text (file.py:12)``: one line that says what happened and where."""
+    """Return one line that says what happened and where, such as ``RuntimeError: its text (file.py:12)``."""
     trace, place = error.__traceback__, ""
     while trace is not None:
         place = f" ({trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno})"
@@ -23,20 +23,20 @@ def describe(error: BaseException) -> str:
 
 
 def explain(error: Exception) -> str:
-    """What to tell a user of an error that is none of ours; where the system's limits are the reason, what to do."""
+    """Return one line for the user about an error that is not a MinerError, with advice if a system limit caused it."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-        return "no file descriptor is left; raise their limit (LimitNOFILE= of the unit, or ulimit -n)"
+        return "no file descriptor is left; raise the limit (LimitNOFILE= of the unit, or ulimit -n)"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "cannot write the output: no space is left on its device"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return "the system allows no more threads; raise their limit (TasksMax= of the unit, pids.max, or ulimit -u)"
+        return "the system allows no more threads; raise the limit (TasksMax= of the unit, pids.max, or ulimit -u)"
     if isinstance(error, MemoryError):
-        return "no memory is left; raise its limit (MemoryMax= of the unit, or ulimit -v)"
+        return "no memory is left; raise the limit (MemoryMax= of the unit, or ulimit -v)"
     return f"internal error, please report it: {describe(error)}"
 
 
 class MinerError(Exception):
-    """Base of all errors of this package; ``str()`` is one line fit for a user."""
+    """Base of all errors of this package. ``str()`` is one line for the user."""
 
     exit_code = 1
 
@@ -45,41 +45,41 @@ class MinerError(Exception):
 
 
 class SettingError(MinerError):
-    """A setting has a value that is not allowed; names the setting, its source and what is allowed."""
+    """A setting has a value that is not allowed. Names the setting, its source and what is allowed."""
 
     exit_code = 2
 
 
 class MachineError(MinerError):
-    """The service cannot run on this machine as it is; only a person can change that."""
+    """The service cannot run on this machine until a person changes something."""
 
     exit_code = 5
 
 
 class EngineUnavailableError(MachineError):
-    """An engine cannot run on this machine; says why and what to use instead."""
+    """An engine cannot run on this machine. Says why, and what to use instead."""
 
 
 class DeviceLostError(MinerError):
-    """A device of an engine has failed; it may come back."""
+    """A device of an engine has failed. It may come back."""
 
 
 class DevicePausedError(MinerError):
-    """A device of an engine has to rest for a while."""
+    """A device of an engine must pause for a while."""
 
 
 class LinkLostError(MinerError):
-    """A connection to a live source ended or could not be made; it is tried again."""
+    """A connection to a live source ended or could not be made. It is tried again."""
 
 
 class LinkRefusedError(MinerError):
-    """A live source refuses us, or is not the one that we were told of; it is tried again at long intervals."""
+    """A live source refuses us, or its certificate is not the pinned one. It is tried again at long intervals."""
 
     exit_code = 3
 
 
 class TransitionError(Exception):
-    """An event that is impossible in the state that ``what`` is in: an error in the program."""
+    """An event that is impossible in the current state of ``what``: a bug."""
 
     def __init__(self, what: str, state: str, event: str) -> None:
         super().__init__(f"{what} cannot handle the event {event} in the state {state}")

@@ -104,7 +104,7 @@ class Entry:
 
 def _fields(job: Job) -> dict[str, object]:
     """Return the log fields of a job."""
-    return {"job": job.id, "source": "http", "difficulty": achieved_difficulty(job.limit)}
+    return {"job": job.id, "source": "http", "difficulty": achieved_difficulty(job.target)}
 
 
 def next_status(status: Status, event: Event) -> Status:

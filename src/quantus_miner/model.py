@@ -18,16 +18,16 @@ class Pow(StrEnum):
 
 
 class Order(StrEnum):
-    """Which nonce stands at each position of a job's ranges; see ``pow.order``."""
+    """A nonce order: which nonce is at each position of a job's ranges. See ``pow.order``."""
 
     COUNTING = "counting"
     """The nonce is the position."""
     WALK = "walk"
-    """The fastest one, of qpow-poseidon2: for sources that do not ask for a certain range."""
+    """The fastest order, for qpow-poseidon2 only. Used if the source does not ask for a certain range."""
 
 
 class Status(StrEnum):
-    """Where a job stands, in the words of the HTTP API."""
+    """State of a job, in the words of the HTTP API."""
 
     RUNNING = "running"
     COMPLETED = "completed"
@@ -44,11 +44,11 @@ class NonceRange:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= MAX:
-            raise ValueError("a nonce range needs 0 <= start <= end <= 2^512 - 1")
+            raise ValueError("a nonce range must have 0 <= start <= end <= 2^512 - 1")
 
     @property
     def size(self) -> int:
-        """Number of nonces, 1 .. 2^512."""
+        """Return the number of nonces, 1 .. 2^512."""
         return self.end - self.start + 1
 
 
@@ -56,48 +56,48 @@ class NonceRange:
 class Job:
     """Work from a source.
 
-    ``header``: the 32-byte mining hash. ``limit``: the largest valid hash (qpow-poseidon2) or distance
-    (qpow-sha3), inclusive, 0 .. MAX. ``ranges``: what to search, one after the other, without overlap; positions of
-    ``order``.
+    ``header``: the 32-byte mining hash. ``target``: the largest valid hash (qpow-poseidon2) or distance
+    (qpow-sha3), 0 .. MAX. ``ranges``: the positions in ``order`` to search, one range after
+    the other, without overlap.
     """
 
     id: str
     pow: Pow
     header: bytes
-    limit: int
+    target: int
     ranges: tuple[NonceRange, ...]
     order: Order = Order.COUNTING
 
 
 @dataclass(frozen=True, slots=True)
 class LiveJob:
-    """Work from a live source; it holds until the next one comes, however many solutions are found.
+    """Work from a live source. It is valid until the next one arrives, however many solutions are found.
 
     ``header``: the 32-byte mining hash of qpow-poseidon2. ``difficulty``: 1 .. MAX, that of the network or of a share.
-    ``prefix``: the bytes that every nonce begins with (a pool's extranonce), 0 to 32 of them. ``target``: what a valid
-    hash is below, 1 .. MAX; None: ``floor(MAX / difficulty)``.
+    ``prefix``: the bytes that every nonce begins with (a pool's extranonce), 0 to 32 of them. ``exact_target``: the
+    target if it is not the one of ``difficulty``, which pools may round.
     """
 
     id: str
     header: bytes
     difficulty: int
     prefix: bytes = b""
-    target: int | None = None
+    exact_target: int | None = None
 
     @property
     def pow(self) -> Pow:
-        """Proof of work: live jobs have the network's."""
+        """Return the proof of work of the network, which all live jobs have."""
         return Pow.POSEIDON2
 
     @property
-    def limit(self) -> int:
-        """Largest valid hash, inclusive."""
-        return limit_from_difficulty(self.difficulty) if self.target is None else self.target - 1
+    def target(self) -> int:
+        """Return the largest valid hash, 0 .. MAX."""
+        return target_from_difficulty(self.difficulty) if self.exact_target is None else self.exact_target
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A valid nonce, re-hashed by the reference. ``value``: its hash or distance, <= the job's limit."""
+    """A valid nonce, re-hashed by the reference. ``value``: its hash or distance, <= the job's target."""
 
     nonce: int
     value: int
@@ -105,23 +105,23 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a search has come: ``todo`` is left, in order; ``hashes`` nonces were tested in ``elapsed`` seconds."""
+    """Progress of a search. ``todo``: ranges left, in order. ``hashes``: nonces tested. ``elapsed``: seconds spent."""
 
     todo: tuple[NonceRange, ...]
     hashes: int = 0
     elapsed: float = 0.0
 
 
-def limit_from_difficulty(difficulty: int) -> int:
-    """Largest hash that is valid at ``difficulty`` (1 .. MAX): ``floor(MAX / difficulty) - 1``.
+def target_from_difficulty(difficulty: int) -> int:
+    """Return the largest hash that is valid at ``difficulty`` (1 .. MAX): ``floor(MAX / difficulty) - 1``.
 
-    The chain's rule is strict, ``hash < floor(MAX / difficulty)``; limits here are inclusive.
+    The chain's rule is strict, ``hash < floor(MAX / difficulty)``. A target is itself valid.
     """
     if not 1 <= difficulty <= MAX:
-        raise ValueError("a difficulty is from 1 to 2^512 - 1")
+        raise ValueError("a difficulty must be from 1 to 2^512 - 1")
     return MAX // difficulty - 1
 
 
 def achieved_difficulty(value: int) -> int:
-    """Difficulty that a hash of ``value`` achieves: ``floor(MAX / value)``; MAX for 0."""
+    """Return the difficulty that a hash of ``value`` achieves: ``floor(MAX / value)``, MAX for 0."""
     return MAX // value if value else MAX

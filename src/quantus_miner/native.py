@@ -1,4 +1,4 @@
-"""The native kernels: a thin typed face over the C ABI in ``native/include/quantus_miner.h``."""
+"""The native kernels: a thin typed wrapper around the C ABI in ``native/include/quantus_miner.h``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from quantus_miner.pow.order import STEP_BITS, last_position, nonce_at
 if TYPE_CHECKING:
     from cffi import FFI
 
-ABI_VERSION: Final = 3
+ABI_VERSION: Final = 4
 _POWS: Final = {lib.QM_POSEIDON2: Pow.POSEIDON2, lib.QM_SHA3: Pow.SHA3}
 SPAN_BITS: Final = {Order.COUNTING: 32, Order.WALK: STEP_BITS}
-"""Of qpow-poseidon2, in each order: positions in a span, as a power of 2."""
+"""Positions in a span of qpow-poseidon2 in each order, as a power of 2."""
 _ORDERS: Final = {Order.COUNTING: lib.QM_COUNTING, Order.WALK: lib.QM_WALK}
 
 if lib.qm_abi_version() != ABI_VERSION:
@@ -28,7 +28,7 @@ if lib.qm_abi_version() != ABI_VERSION:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One way to search; ``supported``: whether this processor and operating system can run it."""
+    """A kernel. ``supported``: True if this processor and operating system can run it."""
 
     index: int
     pow: Pow
@@ -37,13 +37,13 @@ class Kernel:
 
 
 class Outcome(NamedTuple):
-    """``tested``: nonces tested, in order from the start. ``nonce``: the last of them if it is valid, else None."""
+    """The result of a search. ``tested``: nonces tested from the start on. ``nonce``: the last one if it is valid."""
 
     tested: int
     nonce: int | None
 
 
-class Control:
+class NativeControl:
     """Stop signal and progress of one search; any thread may use it while another searches."""
 
     __slots__ = ("_control",)
@@ -53,33 +53,33 @@ class Control:
 
     @property
     def hashes(self) -> int:
-        """Nonces tested since the last reset; moves during a search."""
+        """Return the nonces tested since the last reset. Grows during a search."""
         return lib.qm_control_hashes(self._control)
 
     def stop(self) -> None:
-        """Ends the search under way within 2 ms, and later ones at once, until the next reset."""
+        """End the current search within 2 ms, and later ones at once, until the next reset."""
         lib.qm_control_stop(self._control)
 
     def reset(self) -> None:
-        """Before a search: no stop, no hashes."""
+        """Clear the stop signal and the count before a search."""
         lib.qm_control_reset(self._control)
 
 
 class Span(NamedTuple):
     """What the nonces of a span share: positions with all but the low ``SPAN_BITS`` bits in common.
 
-    ``words``: 14 field elements, see ``native/include/quantus_miner.h``. ``top_limit``: a nonce the first 8 bytes of
-    whose hash are above this is not valid. ``offset``: of the position in its span.
+    ``words``: 14 field elements, see ``native/include/quantus_miner.h``. ``top_target``: the first
+    8 bytes of the target; a nonce whose hash begins with more is not valid. ``offset``: of the position in its span.
     """
 
     words: tuple[int, ...]
-    top_limit: int
+    top_target: int
     offset: int
 
 
 @dataclass(frozen=True, slots=True)
 class NativeJob:
-    """A job as kernels read it; any number of threads may search it at the same time."""
+    """A job in the form that kernels read. Any number of threads may search it at the same time."""
 
     pow: Pow
     order: Order
@@ -87,7 +87,7 @@ class NativeJob:
 
 
 def kernels() -> tuple[Kernel, ...]:
-    """All kernels, those of one proof of work from the slowest to the fastest."""
+    """Return all kernels, those of one proof of work from the slowest to the fastest."""
     return tuple(
         Kernel(
             index=index,
@@ -100,9 +100,9 @@ def kernels() -> tuple[Kernel, ...]:
 
 
 def find_kernel(pow: Pow, name: str | None) -> Kernel:  # noqa: A002 - the field's word
-    """The kernel of ``pow`` called ``name``; None: the fastest that this machine can run.
+    """Return the kernel of ``pow`` called ``name``, or the fastest that this machine can run if ``name`` is None.
 
-    Raises ValueError, naming the kernels that are allowed, where there is none or it cannot run here.
+    Raises ValueError, which names the allowed kernels, if there is none or it cannot run here.
     """
     usable = [kernel for kernel in kernels() if kernel.pow is pow and kernel.supported]
     for kernel in reversed(usable):
@@ -113,32 +113,32 @@ def find_kernel(pow: Pow, name: str | None) -> Kernel:  # noqa: A002 - the field
 
 
 def prepare(job: Job) -> NativeJob:
-    """``job`` for ``search``; of qpow-sha3 with its base and modulus, which take milliseconds the first time.
+    """Return ``job`` in the form that ``search`` takes. The modulus of qpow-sha3 takes milliseconds the first time.
 
-    Raises ValueError unless the header has 32 bytes and the limit is from 0 to 2^512 - 1.
+    Raises ValueError unless the header has 32 bytes and the target is from 0 to 2^512 - 1.
     """
     if len(job.header) != 32:
-        raise ValueError(f"a header has 32 bytes, not {len(job.header)}")
-    if not 0 <= job.limit <= MAX:
-        raise ValueError("a limit is from 0 to 2^512 - 1")
-    fields = {"header": job.header, "limit": job.limit.to_bytes(64), "order": _ORDERS[job.order]}
+        raise ValueError(f"a header must have 32 bytes, got {len(job.header)}")
+    if not 0 <= job.target <= MAX:
+        raise ValueError("a target must be from 0 to 2^512 - 1")
+    fields = {"header": job.header, "target": job.target.to_bytes(64), "order": _ORDERS[job.order]}
     if job.pow is Pow.SHA3:
         base, modulus = sha3.modulus(job.header)
         fields |= {"base": base.to_bytes(32), "modulus": modulus.to_bytes(64)}
     return NativeJob(job.pow, job.order, ffi.new("qm_job *", fields))
 
 
-def search(kernel: Kernel, job: NativeJob, start: int, count: int, control: Control) -> Outcome:
-    """Tests the nonces at ``start``, ``start + 1``, … ``start + count - 1`` of the job's order, to the first valid one.
+def search(kernel: Kernel, job: NativeJob, start: int, count: int, control: NativeControl) -> Outcome:
+    """Test ``count`` nonces from position ``start`` of the job's order on, up to the first valid one.
 
-    Other threads run meanwhile. ``tested`` is below ``count`` without a nonce only if ``control`` was stopped.
-    Raises ValueError unless ``kernel`` is of the job's proof of work and runs here, the job's order is one of that
-    proof of work, 0 <= start, 1 <= count < 2^64 and the slice ends at the last position of its order or before.
+    Releases the GIL. If no nonce is found, ``tested`` is below ``count`` only if ``control`` was stopped. Raises
+    ValueError unless ``kernel`` is for the job's proof of work and runs here, the proof of work has the job's order,
+    0 <= start, 1 <= count < 2^64, and the slice ends at the last position of its order or before.
     """
     if kernel.pow is not job.pow:
         raise ValueError(f"kernel {kernel.name!r} of {kernel.pow} cannot search a job of {job.pow}")
     if not (0 <= start <= MAX and 0 < count < 2**64):
-        raise ValueError("a slice needs 0 <= start <= 2^512 - 1 and 1 <= count < 2^64")
+        raise ValueError("a slice must have 0 <= start <= 2^512 - 1 and 1 <= count < 2^64")
     tested = ffi.new("uint64_t *")
     outcome = lib.qm_search(kernel.index, job.data, start.to_bytes(64), count, control._control, tested)  # noqa: SLF001 - same file
     if outcome == lib.QM_INVALID:
@@ -151,14 +151,14 @@ def search(kernel: Kernel, job: NativeJob, start: int, count: int, control: Cont
 
 
 def span(job: NativeJob, position: int) -> Span:
-    """The span of ``position``. Raises ValueError unless the job is of qpow-poseidon2 and has the position."""
+    """Return the span of ``position``. Raises ValueError unless the job is of qpow-poseidon2 and has that position."""
     if job.pow is not Pow.POSEIDON2:
         raise ValueError(f"jobs of {job.pow} have no spans")
     if not 0 <= position <= last_position(job.order):
-        raise ValueError(f"a position in {job.order} order is from 0 to {last_position(job.order):#x}")
+        raise ValueError(f"a position in {job.order} order must be from 0 to {last_position(job.order):#x}")
     found: Any = ffi.new("qm_span *")
     lib.qm_span_at(job.data, position.to_bytes(64), found)
-    return Span(tuple(found.words), found.top_limit, found.offset)
+    return Span(tuple(found.words), found.top_target, found.offset)
 
 
 def _text(data: FFI.CData) -> str:

@@ -13,9 +13,9 @@ from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.host.deadline import within
 
 TIMEOUT_S: Final = 15.0
-"""Seconds for one call, from the look-up of the name to the last byte."""
+"""Seconds for one call, from the name look-up to the last byte."""
 MAX_REPLY: Final = 65_536
-"""Bytes of the largest reply that is read; that with a header has about 700."""
+"""Bytes of the largest accepted reply. One with a header has about 700."""
 MAX_REASON: Final = 200
 """Characters that are shown of a node's error message."""
 DIFFICULTY_BYTES: Final = 64
@@ -26,7 +26,7 @@ class RpcError(MinerError):
 
 
 class NodeRpc:
-    """A node's JSON-RPC server at ``url``, http or https. Every method raises MinerError if there is no usable reply.
+    """The JSON-RPC server of a node at ``url``, http or https. Every method raises MinerError without a usable reply.
 
     Raises SettingError if ``url`` is not allowed.
     """
@@ -48,7 +48,7 @@ class NodeRpc:
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def call(self, method: str, *params: object) -> Any:  # noqa: ANN401 - any JSON value
-        """The result of one call. Raises RpcError if the node answers with an error."""
+        """Make a call and return its result. Raises RpcError if the node answers with an error."""
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         try:
             return parse_result(within(TIMEOUT_S, lambda: self._post(body)))
@@ -56,7 +56,7 @@ class NodeRpc:
             raise RpcError(f"--rpc: {self.url}: {method}: {error}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise MinerError(f"--rpc: {self.url} gives no answer to {method}: {reason}") from None
+            raise MinerError(f"--rpc: {self.url} does not answer {method}: {reason}") from None
 
     def _post(self, body: str) -> bytes:
         connection = (
@@ -77,7 +77,7 @@ class NodeRpc:
         return reply
 
     def block_hash(self, height: int) -> str:
-        """The hash, in hex with 0x, of the block at ``height`` on the node's best chain."""
+        """Return the hash, in hex with 0x, of the block at ``height`` on the node's best chain."""
         found = self.call("chain_getBlockHash", height)
         if found is None:
             raise MinerError(f"--height: {self.url} has no block {height} yet")
@@ -86,11 +86,11 @@ class NodeRpc:
         return found
 
     def header(self, block_hash: str) -> object:
-        """The header of a block, as the node sends it."""
+        """Return the header of a block, as the node sends it."""
         return self.call("chain_getHeader", block_hash)
 
     def next_difficulty(self, block_hash: str) -> int:
-        """The difficulty that a block on top of ``block_hash`` has to meet."""
+        """Return the difficulty that a block on top of ``block_hash`` must meet."""
         # A U512 in SCALE: 64 bytes, little-endian.
         found = self.call("state_call", "QPoWApi_get_difficulty", "0x", block_hash)
         if not isinstance(found, str) or not re.fullmatch(f"0x[0-9a-f]{{{2 * DIFFICULTY_BYTES}}}", found):
@@ -99,13 +99,13 @@ class NodeRpc:
 
 
 def parse_result(reply: bytes) -> Any:  # noqa: ANN401 - any JSON value
-    """The result in a JSON-RPC reply. Raises RpcError if it is an error, ValueError if it is no reply."""
+    """Return the result in a JSON-RPC reply. Raises RpcError if it is an error, ValueError if it is not a reply."""
     try:
         document = json.loads(reply)
     except (ValueError, RecursionError):
-        raise ValueError("what comes is not JSON") from None
+        raise ValueError("the reply is not JSON") from None
     if not isinstance(document, dict) or not {"result", "error"} & document.keys():
-        raise ValueError("what comes is not a JSON-RPC reply")
+        raise ValueError("the reply is not JSON-RPC")
     if (error := document.get("error")) is not None:
         message = error.get("message") if isinstance(error, dict) else error
         raise RpcError(str(message)[:MAX_REASON])

@@ -1,4 +1,4 @@
-"""The installed service, as far as it can be known from outside: its unit, account, environment and files."""
+"""What can be learned about the installed service from outside: its unit, account, environment and files."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 UNIT: Final = "quantus-miner.service"
 ENV_FILES: Final = ("etc/default/quantus-miner", "etc/sysconfig/quantus-miner")
 CREDENTIALS: Final = f"/run/credentials/{UNIT}/"
-"""Where systemd puts what it hands over with LoadCredential= while the service runs."""
+"""Where systemd puts the files of LoadCredential= while the service runs."""
 FILES: Final = {
     "auth-token": "MINER_AUTH_TOKEN_FILE",
     "tls-cert-sha256": "MINER_TLS_CERT_SHA256_FILE",
     "api-token": "MINER_API_TOKEN_FILE",
 }
-"""Files that the service reads beside its config: flag without --…-file, and environment variable."""
+"""Files that the service reads in addition to its config: flag without -- and -file, and environment variable."""
 HOMES: Final = ("/root", "/home", "/run/user")
-"""What ProtectHome= hides from the service."""
+"""Folders that ProtectHome= hides from the service."""
 
 
 def _adjtimex() -> int:
-    """State of the clock; -1 where the system call is forbidden. With no mode set it only reads."""
+    """Return the state of the clock, -1 if the system call is forbidden. With no mode set, it only reads."""
     return int(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(1024)))
 
 
 @dataclass(frozen=True)
 class Host:
-    """What is looked at. ``unit``: properties of the installed unit, empty without one. ``root``: where files are."""
+    """The host to examine. ``unit``: properties of the installed unit, empty without one. ``root``: the root folder."""
 
     environ: Mapping[str, str]
     unit: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Host:
     clock_state: Callable[[], int] = _adjtimex
 
     def account(self) -> pwd.struct_passwd | None:
-        """The account that the service runs as; None if there is no such account, or for our own user."""
+        """Return the account that the service runs as. None if it does not exist, or if there is no unit."""
         try:
             return pwd.getpwnam(self.unit.get("User", ""))
         except KeyError:
@@ -57,11 +57,11 @@ class Host:
 
     @property
     def has_account(self) -> bool:
-        """Whether there is an account to run the service, and so to ask what it may do."""
+        """Return True if the account of the service exists, so that its permissions can be checked."""
         return not self.unit.get("User") or self.account() is not None
 
     def may(self, path: Path, mode: int) -> bool:
-        """Whether the account may do with ``path`` what ``mode`` (R_OK, W_OK, X_OK) says."""
+        """Return True if the account has access ``mode`` (R_OK, W_OK, X_OK) to ``path``."""
         try:
             account = self.account()
             if account is None or account.pw_uid == os.geteuid():
@@ -78,21 +78,21 @@ class Host:
         return True
 
     def is_read_only(self, folder: Path) -> bool:
-        """Whether the unit's ProtectSystem=strict keeps the service from writing to ``folder``, whoever owns it."""
+        """Return True if the unit's ProtectSystem=strict makes ``folder`` read-only for the service."""
         writable = self.unit.get("ReadWritePaths", "").split()
         writable += [f"/var/lib/{name}" for name in self.unit.get("StateDirectory", "").split()]
         inside = any(folder.is_relative_to(path.lstrip("-+")) for path in writable)
         return self.unit.get("ProtectSystem") == "strict" and not inside
 
     def hides(self, path: Path) -> bool:
-        """Whether ``path`` is in a home folder, and the unit's ProtectHome= keeps these from the service."""
+        """Return True if ``path`` is in a home folder and the unit's ProtectHome= hides these from the service."""
         real = os.path.realpath(path)
         in_a_home = any(real == home or real.startswith(f"{home}/") for home in HOMES)
         return in_a_home and self.unit.get("ProtectHome") in ("yes", "tmpfs")
 
 
 def unit_properties() -> dict[str, str]:
-    """Those of the installed unit as systemd has them; none without systemd or the unit."""
+    """Return the properties of the installed unit. Empty without systemd or without the unit."""
     names = "LoadState,ActiveState,User,Group,StateDirectory,WorkingDirectory,ExecStart,CPUAffinity,AllowedCPUs"
     names += ",Environment,LoadCredential,ProtectHome,ProtectSystem,ReadWritePaths"
     try:
@@ -110,20 +110,20 @@ def unit_properties() -> dict[str, str]:
 
 
 def service_environment(environ: Mapping[str, str], unit: Mapping[str, str], root: Path = cpus.ROOT) -> dict[str, str]:
-    """What the service has in its environment, as far as it can be known from here; ``environ`` wins."""
+    """Return the environment of the service as far as it can be read from here. ``environ`` wins."""
     found: dict[str, str] = {}
-    with contextlib.suppress(ValueError):  # systemd's quoting is not quite the shell's
+    with contextlib.suppress(ValueError):  # systemd's quoting differs a little from the shell's
         found = dict(word.partition("=")[::2] for word in shlex.split(unit.get("Environment", "")))
     for name in ENV_FILES:
         for line in (cgroup.read(root / name) or "").splitlines():
-            # As systemd reads them: no comment behind a value, quotes around it.
+            # As in systemd, a value may have quotes around it, but no comment behind it.
             if match := re.fullmatch(r"\s*([A-Za-z_][A-Za-z0-9_]*)=(.*?)\s*", line):
                 text = match[2]
                 found[match[1]] = text[1:-1] if re.fullmatch(r"(['\"]).*\1", text) else text
     if unit.get("StateDirectory"):
         found["STATE_DIRECTORY"] = f"/var/lib/{unit['StateDirectory'].split()[0]}"
     found |= environ
-    # As long as the service does not run, what systemd is to hand over is only where it comes from.
+    # While the service does not run, credentials exist only at the paths that systemd will copy them from.
     for name, path in credentials(unit).items():
         for variable in FILES.values():
             if found.get(variable) == f"{CREDENTIALS}{name}":
@@ -132,12 +132,12 @@ def service_environment(environ: Mapping[str, str], unit: Mapping[str, str], roo
 
 
 def credentials(unit: Mapping[str, str]) -> dict[str, str]:
-    """The files that systemd hands over to the service, by the names that they get in CREDENTIALS."""
+    """Return the files of LoadCredential=, by their names in CREDENTIALS."""
     return dict(part.partition(":")[::2] for part in unit.get("LoadCredential", "").split())
 
 
 def extra_flags(environ: Mapping[str, str]) -> list[str]:
-    """What the unit adds to the service's command line. Raises SettingError where that cannot be split into words."""
+    """Return the flags that the unit adds to the command line. Raises SettingError if they cannot be split."""
     try:
         return shlex.split(environ.get("EXTRA_MINER_FLAGS", ""))
     except ValueError as error:
@@ -145,11 +145,11 @@ def extra_flags(environ: Mapping[str, str]) -> list[str]:
 
 
 def service_files(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Path]]:
-    """The files that the service is told to read: variable or flag, flag without -- and -file, and path."""
+    """Yield the files that the service is told to read: variable or flag, flag without -- and -file, and path."""
     told = [(variable, name, environ.get(variable, "")) for name, variable in FILES.items()]
     flags = {f"--{name}-file": name for name in FILES} | {"--config": "config"}
     words: list[str] = []
-    with contextlib.suppress(SettingError):  # told where the settings are loaded
+    with contextlib.suppress(SettingError):  # reported when the settings are loaded
         words = extra_flags(environ)
     for word, following in pairwise([*words, ""]):
         flag, equals, text = word.partition("=")

@@ -14,7 +14,7 @@ NODE_PORT: Final = 9833
 
 
 def hash_rate(hashes_per_second: float) -> str:
-    """``1.23 MH/s``: three significant digits and an SI prefix."""
+    """Return a hash rate with three significant digits and an SI prefix, such as ``1.23 MH/s``."""
     value = hashes_per_second
     prefixes = iter(("", "k", "M", "G", "T"))
     prefix = next(prefixes)
@@ -25,7 +25,7 @@ def hash_rate(hashes_per_second: float) -> str:
 
 
 def endpoint(host: str, port: int) -> str:
-    """``host:port``, an IPv6 address in brackets."""
+    """Return ``host:port``, with an IPv6 address in brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -39,7 +39,7 @@ def parse_endpoint(text: str) -> tuple[str, int]:
 
 
 def duration(seconds: float) -> str:
-    """``119 s``, ``119 min``, ``47 h`` or ``3 days``, rounded down."""
+    """Return a duration, rounded down, such as ``119 s``, ``119 min``, ``47 h`` or ``3 days``."""
     if seconds < 120:
         return f"{int(seconds)} s"
     if seconds < 7_200:

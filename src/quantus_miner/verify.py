@@ -1,4 +1,4 @@
-"""``quantus-miner verify``: checks a nonce, or a sealed block from a file or a node, with the reference."""
+"""``quantus-miner verify``: check a nonce, or a sealed block from a file or a node, with the reference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import pow as reference
 from quantus_miner.errors import MinerError, SettingError
-from quantus_miner.model import MAX, Pow, achieved_difficulty, limit_from_difficulty
+from quantus_miner.model import MAX, Pow, achieved_difficulty, target_from_difficulty
 from quantus_miner.pow.block import SealedBlock
 from quantus_miner.rpc import NodeRpc, RpcError
 
@@ -22,10 +22,10 @@ NOT_CHECKED: Final = 4
 """The exit code if no difficulty is known."""
 
 
-class Verdict:
-    """What is known of ``nonce`` and ``header``; without ``limit`` that is the hash, but not whether it is low enough.
+class Verification:
+    """What is known of ``nonce`` and ``header``. Without ``target``, the hash is known, but not if it is low enough.
 
-    ``block``: the block that they are from. ``source``: what is said of the difficulty, if it is the node's.
+    ``block``: the block that they come from. ``source``: where the difficulty comes from, if a node told it.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Verdict:
         pow_: Pow,
         header: bytes,
         nonce: int,
-        limit: int | None,
+        target: int | None,
         block: SealedBlock | None = None,
         source: str | None = None,
     ) -> None:
@@ -41,18 +41,18 @@ class Verdict:
         self.header = header
         self.nonce = nonce
         self.value = reference.evaluate(pow_, header, nonce)
-        self.checked = limit is not None or nonce == 0
-        self.valid = nonce != 0 and limit is not None and self.value <= limit
+        self.checked = target is not None or nonce == 0
+        self.valid = nonce != 0 and target is not None and self.value <= target
         self._block = block
         self._source = source
 
     @property
     def exit_code(self) -> int:
-        """0: valid; 1: not valid; 4: no difficulty was given, so the hash was computed and not compared."""
+        """Return 0 if the nonce is valid, 1 if not, and 4 if there is no difficulty to compare its hash with."""
         return 0 if self.valid else 1 if self.checked else NOT_CHECKED
 
     def lines(self) -> Iterator[str]:
-        """The report, line by line."""
+        """Yield the report, line by line."""
         if not self.checked:
             yield "hash computed, validity unknown: no difficulty to compare it with (--difficulty N)"
         elif self.nonce == 0:
@@ -74,7 +74,7 @@ class Verdict:
             yield f"required difficulty  {self._source}"
 
 
-def verdict(
+def check(
     *,
     header: str | None,
     nonce: str | None,
@@ -84,21 +84,21 @@ def verdict(
     rpc: str | None,
     height: int | None,
     pow_: str | None,
-) -> Verdict:
-    """The verdict on the command's arguments, as given.
+) -> Verification:
+    """Check what the arguments of the command name.
 
-    Raises SettingError if they are not usable, MinerError if the block cannot be read or the node gives none.
+    Raises SettingError if an argument is not allowed, MinerError if the block cannot be read or fetched.
     """
     if difficulty is not None and threshold is not None:
-        raise SettingError("--difficulty and --threshold are both set; set the one of the proof of work")
+        raise SettingError("--difficulty and --threshold are both set; set only the one that fits the proof of work")
     proof = Pow(pow_) if pow_ else Pow.SHA3 if threshold is not None else Pow.POSEIDON2
     if (difficulty if proof is Pow.SHA3 else threshold) is not None:
         raise SettingError(f"--pow: {proof} takes {'--threshold' if proof is Pow.SHA3 else '--difficulty'}")
-    limit = None
+    target = None
     if difficulty is not None:
-        limit = limit_from_difficulty(_decimal("--difficulty", difficulty, 1))
+        target = target_from_difficulty(_decimal("--difficulty", difficulty, 1))
     elif threshold is not None:
-        limit = _decimal("--threshold", threshold, 0)
+        target = _decimal("--threshold", threshold, 0)
     if (rpc is None) != (height is None):
         raise SettingError("--rpc and --height go together: the node's URL and the number of a block")
     if block is not None or rpc is not None:
@@ -111,20 +111,20 @@ def verdict(
         if rpc is not None and height is not None:
             node = NodeRpc(rpc)
             sealed = _fetch_block(node, height)
-            if limit is None:
-                limit, source = _fetch_limit(node, sealed)
+            if target is None:
+                target, source = _fetch_target(node, sealed)
         else:
             sealed = _read_block(Path(block or ""))
-        return Verdict(proof, sealed.mining_hash, sealed.nonce, limit, sealed, source)
+        return Verification(proof, sealed.mining_hash, sealed.nonce, target, sealed, source)
     if header is None or nonce is None:
         raise SettingError("verify needs --header and --nonce, or --block, or --rpc and --height")
-    if limit is None:
+    if target is None:
         raise SettingError("verify needs --difficulty (qpow-poseidon2) or --threshold (qpow-sha3)")
     if not re.fullmatch(r"(0x)?[0-9a-fA-F]{64}", header):
         raise SettingError("--header: allowed: 64 hex digits")
     if not re.fullmatch(r"(0x)?[0-9a-fA-F]{1,128}", nonce):
         raise SettingError("--nonce: allowed: 1 to 128 hex digits")
-    return Verdict(proof, bytes.fromhex(header.removeprefix("0x")), int(nonce, 16), limit)
+    return Verification(proof, bytes.fromhex(header.removeprefix("0x")), int(nonce, 16), target)
 
 
 def _decimal(flag: str, text: str, low: int) -> int:
@@ -148,7 +148,7 @@ def _read_block(path: Path) -> SealedBlock:
 
 
 def _fetch_block(node: NodeRpc, height: int) -> SealedBlock:
-    """The node's block at ``height``, with the hash that the node gives compared with that of the header."""
+    """Return the node's block at ``height``. Raises MinerError if its header has another hash than the node says."""
     block_hash = node.block_hash(height)
     reply = {"hash": block_hash, "header": node.header(block_hash)}
     try:
@@ -156,17 +156,17 @@ def _fetch_block(node: NodeRpc, height: int) -> SealedBlock:
     except ValueError as error:
         raise MinerError(f"--rpc: {node.url}: block {height}: {error}") from None
     if block.header.number != height:
-        raise MinerError(f"--rpc: {node.url}: asked for block {height}, the header is of {block.header.number}")
+        raise MinerError(f"--rpc: {node.url}: asked for block {height}, got the header of block {block.header.number}")
     return block
 
 
-def _fetch_limit(node: NodeRpc, block: SealedBlock) -> tuple[int | None, str]:
-    """The largest valid hash of ``block``, None if the node does not say; and what is reported of it."""
+def _fetch_target(node: NodeRpc, block: SealedBlock) -> tuple[int | None, str]:
+    """Return the target of ``block``, None if the node does not tell it, and the text for the report."""
     try:
-        # What a block has to meet is decided by the state that its parent left.
+        # The difficulty of a block follows from the state of its parent.
         difficulty = node.next_difficulty(f"0x{block.header.parent_hash.hex()}")
     except RpcError as error:
         return None, f"unknown: {error}"
     if not difficulty:
-        return None, f"unknown: {node.url} gives 0"
-    return limit_from_difficulty(difficulty), f"{difficulty}, by {node.url}"
+        return None, f"unknown: {node.url} returned 0"
+    return target_from_difficulty(difficulty), f"{difficulty}, by {node.url}"

@@ -24,11 +24,11 @@ def main() -> None:
         help="of logs, findings and gathered corpora, from which the next hunt goes on; default: %(default)s",
     )
     parser.add_argument(
-        "--dice",
+        "--random",
         dest="guided",
         action="store_false",
         default=GUIDED,
-        help="change the seeds by chance, as where atheris is not installed",
+        help="change the seeds at random, as if atheris were not installed",
     )
     given = parser.parse_args()
     targets = load_targets(guided=given.guided)

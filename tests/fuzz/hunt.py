@@ -1,4 +1,4 @@
-"""Hunts for inputs that a target cannot cope with: by coverage with atheris, or by dice where that is not installed."""
+"""Hunts for inputs that a target cannot cope with: by coverage with atheris, or at random if that is not installed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEEDS: Final = Path(__file__).parent / "corpus"
 NAMES: Final = sorted(path.name for path in SEEDS.iterdir())
 MAX_BYTES: Final = 65_536
 """Of an input."""
-PATIENCE_S: Final = 5
+TIMEOUT_S: Final = 5
 """Seconds for one input; more is a finding."""
 MEMORY: Final = 1 << 31
 """Bytes of a process's address space; to want more is a finding."""
@@ -50,7 +50,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """``inputs`` tried; ``files`` of the corpus and ``edges`` of the code that they cover, 0 by dice.
+    """``inputs`` tried; ``files`` of the corpus and ``edges`` of the code that they cover, 0 at random.
 
     ``finding``: what is known of one; empty: nothing was found.
     """
@@ -116,7 +116,7 @@ def _be_child(name: str, target: Target, folder: Path, limit: Limit, log: Path, 
         if guided:
             _by_coverage(name, keeping, folder, limit)
         else:
-            _by_dice(name, keeping, limit)
+            _at_random(name, keeping, limit)
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
@@ -133,7 +133,7 @@ def _by_coverage(name: str, target: Target, folder: Path, limit: Limit) -> None:
 
     options = (
         f"-max_total_time={limit.seconds}" if limit.runs is None else f"-runs={limit.runs}",
-        *(f"-seed={0 if limit.runs is None else SEED}", f"-max_len={MAX_BYTES}", f"-timeout={PATIENCE_S}"),
+        *(f"-seed={0 if limit.runs is None else SEED}", f"-max_len={MAX_BYTES}", f"-timeout={TIMEOUT_S}"),
         f"-artifact_prefix={folder}/{name}-",
     )
     # New inputs go into the first folder.
@@ -141,16 +141,16 @@ def _by_coverage(name: str, target: Target, folder: Path, limit: Limit) -> None:
     atheris.Fuzz()
 
 
-def _by_dice(name: str, target: Target, limit: Limit) -> None:
+def _at_random(name: str, target: Target, limit: Limit) -> None:
     """The seeds, then changed ones."""
     signal.signal(signal.SIGALRM, _too_long)
     end = time.monotonic() + limit.seconds
-    dice = random.Random(None if limit.runs is None else SEED)
+    rng = random.Random(None if limit.runs is None else SEED)
     seeds = [path.read_bytes() for path in sorted((SEEDS / name).iterdir())]
     done = 0
     while done < limit.runs if limit.runs is not None else time.monotonic() < end:
-        data = seeds[done] if done < len(seeds) else _changed(seeds, dice)
-        signal.alarm(PATIENCE_S)
+        data = seeds[done] if done < len(seeds) else _changed(seeds, rng)
+        signal.alarm(TIMEOUT_S)
         target(data)
         signal.alarm(0)
         done += 1
@@ -158,17 +158,17 @@ def _by_dice(name: str, target: Target, limit: Limit) -> None:
 
 
 def _too_long(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise TimeoutError(f"more than {PATIENCE_S} s for one input")
+    raise TimeoutError(f"more than {TIMEOUT_S} s for one input")
 
 
-def _changed(seeds: list[bytes], dice: random.Random) -> bytes:
-    data = bytearray(dice.choice(seeds))
-    for _ in range(dice.choice((1, 1, 2, 4, 16))):
-        start = dice.randrange(len(data) + 1)
-        end = min(len(data), start + dice.choice((0, 1, 1, 4, 32)))
-        other = dice.choice(seeds)
-        place = dice.randrange(len(other) + 1)
-        data[start:end] = dice.choice(
-            (b"", dice.randbytes(1), dice.randbytes(4), other[place : place + dice.randrange(64)], data[start:end] * 9)
+def _changed(seeds: list[bytes], rng: random.Random) -> bytes:
+    data = bytearray(rng.choice(seeds))
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        start = rng.randrange(len(data) + 1)
+        end = min(len(data), start + rng.choice((0, 1, 1, 4, 32)))
+        other = rng.choice(seeds)
+        place = rng.randrange(len(other) + 1)
+        data[start:end] = rng.choice(
+            (b"", rng.randbytes(1), rng.randbytes(4), other[place : place + rng.randrange(64)], data[start:end] * 9)
         )
     return bytes(data[:MAX_BYTES])

@@ -29,7 +29,7 @@ from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.backends.throttled import ThrottledEngine
 from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
-from quantus_miner.dev.judge import Judge
+from quantus_miner.dev.validator import ShareValidator
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.gpu import tuning
 from quantus_miner.gpu.device import Device
@@ -86,13 +86,13 @@ def http_body(data: bytes) -> None:
         return
     assert 0 < len(job.id) <= api.MAX_JOB_ID
     assert len(job.header) == 32
-    assert 0 <= job.limit <= MAX
+    assert 0 <= job.target <= MAX
     assert job.order is Order.COUNTING or job.pow is Pow.POSEIDON2
-    assert not api.is_implausible(job) or (job.pow is Pow.SHA3 and 0 < job.limit < 2**400)
+    assert not api.is_implausible(job) or (job.pow is Pow.SHA3 and 0 < job.target < 2**400)
     reply = msgspec.json.decode(api.encode_result(job.id, Status.RUNNING, None, 0, 0.0))
     assert reply["job_id"] == job.id
     if len(job.ranges) == 1:
-        target = {"distance_threshold": str(job.limit)} if job.pow is Pow.SHA3 else {"difficulty": _difficulty(data)}
+        target = {"distance_threshold": str(job.target)} if job.pow is Pow.SHA3 else {"difficulty": _difficulty(data)}
         ends = {"nonce_start": f"{job.ranges[0].start:0128x}", "nonce_end": f"{job.ranges[0].end:0128x}"}
         again = {"job_id": job.id, "mining_hash": job.header.hex(), **target, **ends}
         assert job.order is Order.WALK or api.parse_mine(msgspec.json.encode(again), 8) == job
@@ -296,7 +296,7 @@ def stratum_line(data: bytes) -> None:
     except stratum.BadJobError as error:
         assert str(error).isprintable()
         return
-    assert 0 <= job.limit < MAX
+    assert 0 <= job.target < MAX
     assert 1 <= job.difficulty <= MAX
     assert stratum.parse_job(msgspec.Raw(stratum.encode(stratum.job_body(job)))) == job
 
@@ -344,7 +344,7 @@ def stratum_from_miner(data: bytes) -> None:
 
 def _stratum_pool(pieces: Sequence[bytes]) -> object:
     pool = StratumPool("session", 0.0)
-    judge = Judge(EXTRANONCE)
+    validator = ShareValidator(EXTRANONCE)
     heard: list[object] = []
     sent = b""
     for piece in pieces:
@@ -358,10 +358,10 @@ def _stratum_pool(pieces: Sequence[bytes]) -> object:
                 case LoginAsked(login, agent):
                     assert login.isprintable()
                     assert agent.isprintable()
-                    pool.take_login(judge.give("1", HEADER, 1, clean=True))
+                    pool.take_login(validator.give("1", HEADER, 1, clean=True))
                 case ShareCame():
-                    share = judge.judge(event)
-                    pool.judge(event.request, share if isinstance(share, str) else None)
+                    share = validator.validate(event)
+                    pool.send_verdict(event.request, share if isinstance(share, str) else None)
         sent += b"".join(pool.data_to_send())
         assert isinstance(pool._reader, lines.LineSplitter)
         assert len(pool._reader._rest) <= lines.MAX_LINE
@@ -541,9 +541,9 @@ def _check_stored(stored: StoredJob) -> None:
     """It can be mined, and served, without another check."""
     job, progress = stored.job, stored.progress
     assert len(job.header) == 32
-    assert 0 <= job.limit <= MAX
+    assert 0 <= job.target <= MAX
     assert job.order is Order.COUNTING or job.pow is Pow.POSEIDON2
-    assert not api.is_implausible(job) or (job.pow is Pow.SHA3 and 0 < job.limit < 2**400)
+    assert not api.is_implausible(job) or (job.pow is Pow.SHA3 and 0 < job.target < 2**400)
     assert all(piece.end <= last_position(job.order) for piece in (*job.ranges, *progress.todo))
     assert type(progress.hashes) is int
     assert progress.hashes >= 0

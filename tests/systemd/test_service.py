@@ -233,7 +233,7 @@ def test_the_doctor_works_inside_the_unit(machine: Machine) -> None:
     [
         ("User=ghost", "", "WRONG  user: ghost does not exist"),
         ("ExecStart=\nExecStart=/usr/local/bin/quantus-minre", "", "WRONG  program: /usr/local/bin/quantus-minre is"),
-        ("CPUAffinity=4000", "", "WRONG  CPUs: CPUAffinity= of the unit names no CPU it can have"),
+        ("CPUAffinity=4000", "", "WRONG  CPUs: CPUAffinity= of the unit names no CPU that the service may use"),
         ("WorkingDirectory=/srv", "", "WRONG  working folder: /srv cannot be written by the service"),
         (
             "",

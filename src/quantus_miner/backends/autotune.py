@@ -70,7 +70,7 @@ def _measure(kernels: list[native.Kernel]) -> native.Kernel:
 def speed(kernel: native.Kernel) -> float:
     """Nonces a second of one thread, in a measurement of SAMPLE_S seconds."""
     task = native.prepare(Job("autotune", kernel.pow, bytes(range(32)), 0, (NonceRange(0, MAX),)))
-    control = native.Control()
+    control = native.NativeControl()
     began = time.perf_counter()
     tested, count = 0, 512
     while (elapsed := time.perf_counter() - began) < SAMPLE_S:

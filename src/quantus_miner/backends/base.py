@@ -21,7 +21,7 @@ class Control:
     """Stop signal and progress of one worker, shared by its thread and the miner."""
 
     def __init__(self) -> None:
-        self.native = native.Control()
+        self.native = native.NativeControl()
         self.sleeping = False
         self._stopped = threading.Event()
         self._counted = 0

@@ -35,7 +35,7 @@ LAUNCH_S: Final = 0.025
 """What a launch should take: 0.05 s for those in flight, which a stop waits for; the host's part is still nothing."""
 GROWTH: Final = 4
 """Largest factor between the sizes of two launches."""
-MOST: Final = 2**31
+MAX_LAUNCH: Final = 2**31
 """Nonces of a launch."""
 EXPECTED_HITS: Final = 64
 """Candidates of a launch on average, at most: so far below MAX_HITS that more than that practically never come."""
@@ -208,9 +208,9 @@ class GpuEngine:
         while len(self._in_flight) < (IN_FLIGHT if self._duty == 100 else 1) and self._launched < end:
             span = native.span(prepared, self._launched)
             left = min(end - self._launched, 2 ** native.SPAN_BITS[prepared.order] - span.offset)
-            count = min(self._size, left, EXPECTED_HITS * 2**64 // (span.top_limit + 1))
+            count = min(self._size, left, EXPECTED_HITS * 2**64 // (span.top_target + 1))
             blocks = min(-(-count // BLOCK), self.blocks * launcher.multiprocessors)
-            launcher.launch(prepared.order, span.words, span.top_limit, span.offset, count, blocks)
+            launcher.launch(prepared.order, span.words, span.top_target, span.offset, count, blocks)
             self._in_flight.append(_Launch(self._seeks, self._launched, span.offset, count))
             self._launched += count
 
@@ -242,14 +242,14 @@ class GpuEngine:
         """The size of the next launches, from what one took; one that was cut short says little."""
         if 2 * count > self._size:
             wanted = int(count * LAUNCH_S / max(seconds, 1e-6))
-            self._size = max(BLOCK, min(wanted, GROWTH * self._size, MOST))
+            self._size = max(BLOCK, min(wanted, GROWTH * self._size, MAX_LAUNCH))
 
     def _is_valid(self, job: Job, prepared: native.NativeJob, position: int) -> bool:
         """Check a candidate with a kernel of the CPU. Return True if its nonce is valid. Raises DeviceLostError."""
         valid = self._meets(prepared, position)
         if not valid and (nonce := nonce_at(job.order, position)) != 0:  # 0 is never valid
             # The device compares the first 64 bits of hash and target.
-            rounded = native.prepare(replace(job, limit=job.limit | (1 << 448) - 1))
+            rounded = native.prepare(replace(job, target=job.target | (1 << 448) - 1))
             if not self._meets(rounded, position):
                 self._on_false_positive(f"nonce {nonce:x} for job {job.id!r}")
                 return False
@@ -257,7 +257,7 @@ class GpuEngine:
         return valid
 
     def _meets(self, prepared: native.NativeJob, position: int) -> bool:
-        return native.search(self._scalar, prepared, position, 1, native.Control()).nonce is not None
+        return native.search(self._scalar, prepared, position, 1, native.NativeControl()).nonce is not None
 
     def _on_false_positive(self, candidate: str) -> None:
         """Count it. Raises DeviceLostError if there are so many that the device has to be set aside."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quantus_miner.backends.base import Control, Engine
 from quantus_miner.errors import EngineUnavailableError
-from quantus_miner.model import Job, NonceRange, Order, Pow, limit_from_difficulty
+from quantus_miner.model import Job, NonceRange, Order, Pow, target_from_difficulty
 
 if TYPE_CHECKING:
     from quantus_miner.native import Outcome
@@ -25,21 +25,21 @@ class _Case(NamedTuple):
     nonce: int
 
 
-def _job(pow_: Pow, header: str, limit: int, order: Order = Order.COUNTING) -> Job:
-    return Job("self test", pow_, bytes.fromhex(header), limit, (NonceRange(0, 0),), order)
+def _job(pow_: Pow, header: str, target: int, order: Order = Order.COUNTING) -> Job:
+    return Job("self test", pow_, bytes.fromhex(header), target, (NonceRange(0, 0),), order)
 
 
 _POSEIDON2: Final = "ad848e8bde85898800ee4e8bec56a30a28f722f77c6030a230d0482034d94d81"
 _CASES: Final = (
     _Case(
-        _job(Pow.POSEIDON2, _POSEIDON2, limit_from_difficulty(90)),
+        _job(Pow.POSEIDON2, _POSEIDON2, target_from_difficulty(90)),
         start=0xFFFFFF81,
         length=255,
         before=235,
         nonce=0x10000006C,
     ),
     _Case(
-        _job(Pow.POSEIDON2, _POSEIDON2, limit_from_difficulty(90), Order.WALK),
+        _job(Pow.POSEIDON2, _POSEIDON2, target_from_difficulty(90), Order.WALK),
         start=0xFFFFF81,
         length=255,
         before=159,

@@ -25,7 +25,7 @@ from quantus_miner.errors import MinerError, explain
 
 
 class _Group(click.Group):
-    """Runs ``serve`` if no subcommand is given, so that the command line of a service needs none."""
+    """Run ``serve`` if no subcommand is given, so that the command line of a service needs none."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {*self.commands, "--help", "--version"}

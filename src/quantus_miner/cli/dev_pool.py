@@ -77,10 +77,10 @@ def dev_pool(
     """Play a pool: give miners jobs and check their shares. Their difficulty is adjusted to the share time."""
     from quantus_miner.dev import pool
     from quantus_miner.dev.chain import Chain
-    from quantus_miner.dev.misbehaviour import Misbehaviour
+    from quantus_miner.dev.misbehaviour import PoolMisbehaviour
 
     chain = Chain(Pow.POSEIDON2, difficulty, block_time)
-    misbehaviour = Misbehaviour(misbehave) if misbehave else None
-    if misbehaviour is Misbehaviour.WRONG_PIN and not tls:
+    misbehaviour = PoolMisbehaviour(misbehave) if misbehave else None
+    if misbehaviour is PoolMisbehaviour.WRONG_PIN and not tls:
         raise click.UsageError("--misbehave wrong-pin goes with --tls")
     sys.exit(pool.run(chain, share_difficulty, share_time, listen, shares, tls=tls, misbehaviour=misbehaviour))

@@ -29,9 +29,9 @@ def verify(**given: Any) -> None:  # noqa: ANN401 - click's values
 
     The exit code is 0 if it is valid, 1 if it is not, and 4 if no difficulty is known to compare the hash with.
     """
-    from quantus_miner.verify import verdict
+    from quantus_miner.verify import check
 
-    result = verdict(**given)
+    result = check(**given)
     for line in result.lines():
         click.echo(line)
     sys.exit(result.exit_code)

@@ -28,21 +28,23 @@ class Certificate:
     fingerprint: bytes
 
     def server_context(self) -> ssl.SSLContext:
-        """Return the context of a TLS server that shows this certificate. Raises MinerError."""
+        """Return the context of a TLS server with this certificate. Raises MinerError."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
-            # OpenSSL reads keys from files only.
+            # OpenSSL reads keys only from files.
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "certificate.pem"
                 path.write_bytes(self.pem)
                 context.load_cert_chain(path)
         except OSError as error:
-            raise MinerError(f"cannot write a temporary file: {error.strerror}; TMPDIR names where to") from None
+            raise MinerError(
+                f"cannot write a temporary file: {error.strerror}; set TMPDIR to a folder that can be written"
+            ) from None
         return context
 
 
 def self_signed() -> Certificate:
-    """A certificate for localhost, with a key of its own, valid for a hundred years."""
+    """Return a new certificate for localhost, with its own key, valid for a hundred years."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
     certificate = (

@@ -1,4 +1,4 @@
-"""The chain that development nodes and pools share: headers to seal, difficulty, and what was mined of it."""
+"""The chain of development nodes and pools: headers to seal, the difficulty, and what was mined."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Final
 
 from quantus_miner import pow as reference
 from quantus_miner import units
-from quantus_miner.model import MAX, Pow, limit_from_difficulty
+from quantus_miner.model import MAX, Pow, target_from_difficulty
 from quantus_miner.pow.block import Header
 
 REBUILD_BLOCK_TIMES: Final = 4
-"""A proposal that nobody sealed for so many block times is replaced by a fresh one."""
+"""Block times after which a proposal that is not sealed is replaced by a new one."""
 RETARGET_BLOCKS: Final = 10
-MOST_RETARGET: Final = 2.0
-"""The difficulty changes by this factor at most from one block to the next."""
+MAX_RETARGET: Final = 2.0
+"""Largest factor by which the difficulty changes from one block to the next."""
 PRE_RUNTIME: Final = b"\x06pow_\x80"
 SEAL: Final = b"\x05pow_\x01\x01"
 
 
 class Chain:
-    """A chain of one node: its tip, its difficulty, and the proposal that is to be sealed.
+    """The chain of one node: its tip, its difficulty, and the proposal to seal.
 
-    ``block_time``: seconds that the difficulty aims at.
+    ``block_time``: seconds between blocks that the difficulty is adjusted for.
     """
 
     def __init__(self, pow_: Pow, difficulty: int, block_time: float) -> None:
@@ -40,7 +40,7 @@ class Chain:
         self.proposal = self.propose()
 
     def propose(self) -> Header:
-        """A fresh block on the tip, with other transactions than the last one."""
+        """Make a new proposal on the tip, with other transactions than the last one, and return it."""
         self.proposal = Header(
             parent_hash=self.tip,
             number=self.height + 1,
@@ -52,33 +52,33 @@ class Chain:
         return self.proposal
 
     @property
-    def limit(self) -> int:
-        """Largest valid hash or distance for the proposal, inclusive."""
-        return MAX // self.difficulty if self.pow is Pow.SHA3 else limit_from_difficulty(self.difficulty)
+    def target(self) -> int:
+        """Return the largest valid hash or distance for the proposal."""
+        return MAX // self.difficulty if self.pow is Pow.SHA3 else target_from_difficulty(self.difficulty)
 
     def job(self) -> dict[str, str]:
-        """The proposal as the body of a POST /mine, with the fields that nodes send."""
-        target = (
-            {"distance_threshold": str(self.limit)} if self.pow is Pow.SHA3 else {"difficulty": str(self.difficulty)}
+        """Return the proposal as the body of a POST /mine, with the fields that nodes send."""
+        difficulty = (
+            {"distance_threshold": str(self.target)} if self.pow is Pow.SHA3 else {"difficulty": str(self.difficulty)}
         )
         return {
             "job_id": str(uuid.uuid4()),
             "mining_hash": self.proposal.mining_hash().hex(),
             "nonce_start": f"{1:0128x}",
             "nonce_end": f"{MAX:0128x}",
-            **target,
+            **difficulty,
         }
 
     def seals(self, work: str) -> bool:
-        """Whether ``work``, as a miner returned it, is a nonce that seals the proposal."""
+        """Return True if ``work``, as a miner returned it, is a nonce that seals the proposal."""
         if len(work) != 128 or not set(work) <= set("0123456789abcdef"):
             return False
-        return reference.is_valid(self.pow, self.proposal.mining_hash(), int(work, 16), self.limit)
+        return reference.is_valid(self.pow, self.proposal.mining_hash(), int(work, 16), self.target)
 
     def append(self, work: str, seconds: float) -> None:
-        """Puts the sealed proposal on the chain, which took ``seconds`` of mining, and retargets.
+        """Append the sealed proposal, which took ``seconds`` of mining, and retarget.
 
-        The next difficulty is the work a second of the last RETARGET_BLOCKS blocks, times the block time.
+        The next difficulty is the work per second in the last RETARGET_BLOCKS blocks, times the block time.
         """
         seal = SEAL + bytes.fromhex(work)
         self.tip = replace(self.proposal, digest_logs=(*self.proposal.digest_logs, seal)).mining_hash()
@@ -86,17 +86,17 @@ class Chain:
         self._recent.append((self.difficulty, seconds))
         work_done, time_taken = (sum(column) for column in zip(*self._recent, strict=True))
         aim = work_done / max(time_taken, 1e-3) * self.block_time
-        most, least = self.difficulty * MOST_RETARGET, self.difficulty / MOST_RETARGET
+        most, least = self.difficulty * MAX_RETARGET, self.difficulty / MAX_RETARGET
         self.difficulty = max(1, int(min(max(aim, least), most)))
         self.propose()
 
 
 @dataclass(slots=True)
 class Tally:
-    """What happened in a run. Seconds, nonces.
+    """Totals of a run.
 
-    ``given``: jobs that a miner got. ``hashes``, ``mining_s``: what miners reported of ``reported`` of these. Over QUIC
-    a miner reports nothing of a job that is replaced before it is sealed.
+    ``given``: jobs that miners got. ``hashes``, ``mining_s``: what they reported of ``reported`` of these jobs. Over
+    QUIC, a miner reports nothing about a job that is replaced before it is sealed.
     """
 
     began: float
@@ -108,13 +108,13 @@ class Tally:
     mining_s: float = 0.0
 
     def count(self, hashes: int, mining_s: float) -> None:
-        """Count what a miner reported of a job."""
+        """Add what a miner reported of a job."""
         self.reported += 1
         self.hashes += hashes
         self.mining_s += mining_s
 
     def summary(self, chain: Chain) -> str:
-        """One paragraph for people."""
+        """Return the totals as one line of text."""
         seconds = time.monotonic() - self.began
         average = f"{seconds / self.blocks:.2f} s" if self.blocks else "-"
         rate = units.hash_rate(self.hashes / self.mining_s if self.mining_s else 0.0)
@@ -126,10 +126,10 @@ class Tally:
 
 
 def block_line(chain: Chain, nonce: str, seconds: float, hashes: int, mining_s: float, unreported: int = 0) -> str:
-    """What is printed of the block that is about to be appended, ``seconds`` after its first job.
+    """Return the line to print for a block that is about to be appended, ``seconds`` after its first job.
 
-    ``hashes``: what the miner reported, of ``mining_s`` seconds; ``unreported``: earlier jobs for this block, of which
-    nothing was reported.
+    ``hashes``, ``mining_s``: what the miner reported. ``unreported``: earlier jobs for this block that no miner
+    reported anything about.
     """
     beside = f"  (and those of {unreported} replaced {'job' if unreported == 1 else 'jobs'})" if unreported else ""
     return (

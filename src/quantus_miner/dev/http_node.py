@@ -1,7 +1,7 @@
-"""``quantus-miner dev-node``: a node of the HTTP era, to try a miner with and to test it against.
+"""``quantus-miner dev-node``: a node that uses the HTTP job API, for first steps and tests.
 
-It builds headers of a chain of its own, gives them to the miner as jobs, polls and cancels as real nodes do, checks
-every ``work`` with its own call of the reference, and retargets the difficulty toward the block time.
+It builds headers of its own chain, gives them to the miner as jobs, polls and cancels as real nodes do, checks every
+``work`` with the reference, and adjusts the difficulty to the block time.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from quantus_miner.errors import MinerError, SettingError
 
 REPLY_TIMEOUT_S: Final = 10.0
 MAX_REPLY: Final = 1 << 20
-"""Bytes of a reply that are read."""
+"""Bytes of the largest reply that is read."""
 
 
 class MinerClient:
-    """Speaks to a miner's job API as nodes do: only the reply's ``status`` counts, not its HTTP code."""
+    """A client of a miner's job API. As for real nodes, only the ``status`` in a reply counts, not its HTTP code."""
 
     def __init__(self, url: str, token: str | None) -> None:
         try:
@@ -38,7 +38,7 @@ class MinerClient:
             self._headers["authorization"] = f"Bearer {token}"
 
     def call(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
-        """The reply to a request. Raises MinerError where there is none, or none in JSON."""
+        """Send a request and return the reply. Raises MinerError if there is none, or if it is not JSON."""
         try:
             self._connection.request(method, self._base + path, json.dumps(body) if body else None, self._headers)
             reply = json.loads(self._connection.getresponse().read(MAX_REPLY))
@@ -51,9 +51,9 @@ class MinerClient:
 
 
 def run(chain: Chain, url: str | None, token: str | None, blocks: int | None, poll_s: float) -> int:
-    """Plays the node until ``blocks`` are found or the user interrupts; the exit code: 1 if any work was invalid.
+    """Run the node until ``blocks`` are found or the user interrupts. Return 1 if any work was invalid, else 0.
 
-    ``url``: the miner's; None: starts a miner and stops it at the end. ``poll_s``: seconds between two polls.
+    ``url``: the miner's. None: start a miner, and stop it at the end. ``poll_s``: seconds between two polls.
     """
     on_stop_signal(_interrupt)
     miner = None
@@ -77,7 +77,7 @@ def run(chain: Chain, url: str | None, token: str | None, blocks: int | None, po
 
 
 def _mine_block(chain: Chain, client: MinerClient, tally: Tally, poll_s: float) -> None:
-    """Has the proposal sealed, however many jobs that takes."""
+    """Give the miner jobs until the proposal is sealed."""
     began = time.monotonic()
     hashes, mining_s = 0, 0.0
     while True:
@@ -87,10 +87,10 @@ def _mine_block(chain: Chain, client: MinerClient, tally: Tally, poll_s: float) 
             raise MinerError(f"the miner refuses the job: {reply.get('message')}")
         tally.given += 1
         result = _await_result(client, job["job_id"], poll_s, REBUILD_BLOCK_TIMES * chain.block_time)
-        # As real nodes do, before every new job, also when this one is completed.
+        # Real nodes cancel before every new job, even if this one is completed.
         client.call("POST", f"/cancel/{job['job_id']}")
         if result["status"] == "running":
-            # What it did until then counts, too.
+            # Its hashes until then count, too.
             result = client.call("GET", f"/result/{job['job_id']}")
         hashes += result["hash_count"]
         mining_s += result["elapsed_time"]
@@ -107,13 +107,13 @@ def _mine_block(chain: Chain, client: MinerClient, tally: Tally, poll_s: float) 
         break
     seconds = time.monotonic() - began
     print(block_line(chain, result["nonce"], seconds, hashes, mining_s), flush=True)
-    # What it took the miner, not the time until our next poll.
+    # The time that the miner took, not the time until our next poll.
     chain.append(work, mining_s)
     tally.blocks += 1
 
 
 def _await_result(client: MinerClient, job_id: str, poll_s: float, limit_s: float) -> dict[str, Any]:
-    """Polls until the job has ended, at once and then every ``poll_s``; the last reply after ``limit_s``."""
+    """Poll at once and then every ``poll_s`` until the job has ended. Return the last reply after ``limit_s``."""
     deadline = time.monotonic() + limit_s
     while True:
         result = client.call("GET", f"/result/{job_id}")

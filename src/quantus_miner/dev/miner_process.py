@@ -1,4 +1,4 @@
-"""What development nodes and pools share as processes: a miner of their own, signals, a temporary folder."""
+"""What development nodes and pools have in common as processes: their own miner, signals, a temporary folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOT_INHERITED: Final = (
     *("MINER_API_TOKEN", "MINER_AUTH_TOKEN", "MINER_TLS_CERT_SHA256"),
     *("MINER_NODE_ADDR", "MINER_POOL", "MINER_WALLET"),
 )
-"""Beginnings of the environment variables that a miner of our own is not to see: where else to mine, and secrets."""
+"""Prefixes of environment variables that our own miner must not see: other sources of work, and secrets."""
 
 
 def on_stop_signal(stop: Callable[[], object]) -> None:
@@ -55,24 +55,24 @@ def temporary_folder() -> Path:
         folder = tempfile.mkdtemp()
     except OSError as error:
         raise MinerError(
-            f"cannot make a temporary folder: {error.strerror}; name one that can be written in TMPDIR"
+            f"cannot make a temporary folder: {error.strerror}; set TMPDIR to a folder that can be written"
         ) from None
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
 
 def start_miner(*flags: str) -> tuple[subprocess.Popen[str], str]:
-    """A miner on a free port, its log lines on our stderr; the process and its URL. Raises MinerError."""
-    # Its jobs and finds are not those of the user's miner, and not to be gone on with.
+    """Start a miner on a free port and copy its log to our stderr. Return process and URL. Raises MinerError."""
+    # Its jobs and finds are separate from those of the user's miner, and are not kept.
     own = (f"--state-dir={temporary_folder()}", "--port=0", "--bind=127.0.0.1", "--log=info", "--log-format=text")
     process = subprocess.Popen(  # noqa: S603 - our own command
-        # Flags win over whatever the environment says of what is relied on here.
+        # Flags win over the environment.
         [sys.executable, "-m", "quantus_miner", *own, *flags],
         env={name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)},
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        process_group=0,  # a terminal's Ctrl-C is for us, who end the miner then
+        process_group=0,  # a terminal's Ctrl-C reaches only us, and we stop the miner
     )
     timer = threading.Timer(START_TIMEOUT_S, process.kill)
     timer.start()
@@ -86,7 +86,7 @@ def start_miner(*flags: str) -> tuple[subprocess.Popen[str], str]:
 
 
 def _await_ready(process: subprocess.Popen[str]) -> str:
-    """The URL of a miner that has started, and its log copied from then on."""
+    """Return the URL of a miner once it has started, and copy its log from then on."""
     stderr = process.stderr
     if stderr is None:
         raise MinerError("the miner has no stderr")
@@ -99,14 +99,14 @@ def _await_ready(process: subprocess.Popen[str]) -> str:
 
 
 def _copy_log(stderr: Any) -> None:  # noqa: ANN401 - a text stream
-    # Jobs come and go as fast as blocks do; what the node prints says the same.
+    # Lines about jobs and shares are left out: the node prints the same, and there is one for every block.
     for line in stderr:
         if not any(word in line for word in (" Job ", " for job ", " Share ")):
             sys.stderr.write(f"miner | {line}")
 
 
 def stop_miner(process: subprocess.Popen[str]) -> None:
-    """Ends the miner, if need be by force."""
+    """Stop the miner, by force if it does not end within 5 seconds."""
     process.terminate()
     try:
         process.wait(5)

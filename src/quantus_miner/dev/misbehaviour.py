@@ -1,12 +1,12 @@
-"""What a development pool does wrong on request."""
+"""Faults that a development pool shows on request."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 
-class Misbehaviour(StrEnum):
-    """What a development pool does wrong on request."""
+class PoolMisbehaviour(StrEnum):
+    """A fault that a development pool shows on request."""
 
     BUSY = "busy"
     """Refuses the first login with ``server busy``."""
@@ -17,21 +17,21 @@ class Misbehaviour(StrEnum):
     FORGET = "forget"
     """Forgets a miner at every third share, and answers ``Unauthenticated`` until it logs in again."""
     GARBAGE = "garbage"
-    """Sends a line that is no JSON after the login."""
+    """Sends a line that is not JSON after the login."""
     NO_REPLY = "no-reply"
-    """Never judges a share."""
+    """Never sends a verdict."""
     ONE_JOB = "one-job"
     """Drops a miner after its first job."""
     QUIET = "quiet"
-    """Gives one job and only sends it again, every block time; keepalives are answered."""
+    """Sends one job, and repeats it every block time. Keepalives are answered."""
     REFUSE_LOGIN = "refuse-login"
     """Refuses every login."""
     REFUSE_SHARES = "refuse-shares"
     """Refuses every share with ``Invalid nonce``."""
     SLOW_JOB = "slow-job"
-    """Answers the login without a job, which comes a share time later."""
+    """Answers the login without a job, and sends it a share time later."""
     STALL = "stall"
-    """Takes connections and says nothing."""
+    """Accepts connections and sends nothing."""
     WRONG_PIN = "wrong-pin"
     """Names a fingerprint that is not that of its certificate."""
     WRONG_TARGET = "wrong-target"

@@ -1,4 +1,4 @@
-"""The files of a development node, as real nodes write them: token, fingerprint, and the certificate behind it."""
+"""The files of a development node, as real nodes write them: token, fingerprint and certificate."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 TOKEN: Final = "miner-auth-token"  # noqa: S105 - a file's name
 FINGERPRINT: Final = "miner-tls-cert-sha256"
 IDENTITY: Final = "miner-tls.pem"
-"""Certificate and private key, which stay the same over restarts."""
+"""File of the certificate and private key, which are kept over restarts."""
 
 
 def prepare(folder: Path, configuration: QuicConfiguration) -> str:
-    """Writes what is missing in ``folder``, gives ``configuration`` the certificate; the token.
+    """Write the missing files in ``folder``, load the certificate into ``configuration``, and return the token.
 
-    Raises MinerError where a file cannot be written, or is there and of no use.
+    Raises MinerError if a file cannot be written or has unusable content.
     """
     token, identity = folder / TOKEN, folder / IDENTITY
     try:
@@ -42,7 +42,7 @@ def prepare(folder: Path, configuration: QuicConfiguration) -> str:
     except OSError as error:
         raise MinerError(f"--base-path: {error.filename or folder}: {error.strerror}") from None
     except ValueError as error:
-        raise MinerError(f"--base-path: {token} is no token; allowed: {error}") from None
+        raise MinerError(f"--base-path: {token} is not a token; allowed: {error}") from None
 
 
 def _load_identity(path: Path, configuration: QuicConfiguration) -> None:
@@ -54,7 +54,9 @@ def _load_identity(path: Path, configuration: QuicConfiguration) -> None:
     except (ValueError, IndexError, TypeError, UnsupportedAlgorithm):
         usable = False
     if not usable:
-        raise MinerError(f"--base-path: {path} does not hold a certificate and its private key; remove it for new ones")
+        raise MinerError(
+            f"--base-path: {path} does not hold a certificate and its private key; remove it, and new ones are made"
+        )
 
 
 def _write_secret(path: Path, content: bytes) -> None:

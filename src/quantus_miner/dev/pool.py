@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import units
 from quantus_miner.dev.certificate import self_signed
-from quantus_miner.dev.judge import Judge, Share, Vardiff
 from quantus_miner.dev.miner_process import ignore_stop_signals, on_stop_signal, start_miner, stop_miner
-from quantus_miner.dev.misbehaviour import Misbehaviour
+from quantus_miner.dev.misbehaviour import PoolMisbehaviour
+from quantus_miner.dev.validator import Share, ShareValidator, Vardiff
 from quantus_miner.errors import MinerError
 from quantus_miner.model import Pow, achieved_difficulty
 from quantus_miner.wire import stratum
 from quantus_miner.wire.core import Broken
-from quantus_miner.wire.stratum_pool import LoginAsked, ShareCame, State, StratumPool
+from quantus_miner.wire.stratum_pool import LoginAsked, ShareCame, StratumPool, StratumPoolState
 
 if TYPE_CHECKING:
     import subprocess
@@ -34,7 +34,7 @@ DEV_WALLET: Final = "qzpFUhjXpZnRCbNr9LW5sAkWmTus52Ffcf31MBpig82u1JArX"
 """The public key of Substrate's development account Alice as a Quantus address."""
 MAX_SESSIONS: Final = 100
 MAX_UNSENT: Final = 1_000_000
-"""Unread bytes after which a miner is dropped."""
+"""Unread bytes after which a miner is disconnected."""
 MISBEHAVE_SHARES: Final = 3
 """Shares between two drops."""
 
@@ -53,7 +53,7 @@ class DevPool:
         share_time: float,
         *,
         tls: bool = False,
-        misbehaviour: Misbehaviour | None = None,
+        misbehaviour: PoolMisbehaviour | None = None,
         report: Callable[[str], None] = lambda _: None,
     ) -> None:
         if chain.pow is not Pow.POSEIDON2:
@@ -90,14 +90,14 @@ class DevPool:
 
     @property
     def url(self) -> str:
-        """The value for a miner's ``--pool``."""
+        """Return the value for a miner's ``--pool``."""
         if self._server is None:
             raise RuntimeError("the pool is not started")
         port = self._server.sockets[0].getsockname()[1]
         if self._certificate is None:
             return f"stratum+tcp://127.0.0.1:{port}"
         pin = self._certificate.fingerprint
-        if self.misbehaviour is Misbehaviour.WRONG_PIN:
+        if self.misbehaviour is PoolMisbehaviour.WRONG_PIN:
             pin = bytes(byte ^ 0xFF for byte in pin)
         return f"stratum+ssl://127.0.0.1:{port}?pin={pin.hex()}"
 
@@ -136,7 +136,7 @@ class DevPool:
             f"share {self.accepted:4}  {worker:16}  difficulty {share.job.difficulty:12,}  "
             f"achieved {achieved_difficulty(share.value):14,}"
         )
-        if share.job.header == self.header and share.value <= self.chain.limit:
+        if share.job.header == self.header and share.value <= self.chain.target:
             now = time.monotonic()
             seconds, self._block_began = now - self._block_began, now
             self.report(
@@ -163,8 +163,8 @@ class DevPool:
         )
 
     @property
-    def wrong(self) -> int:
-        """The number of shares that were refused for another reason than coming too late."""
+    def invalid(self) -> int:
+        """Return the number of shares that were refused for another reason than coming too late."""
         return sum(count for reason, count in self.rejected.items() if not stratum.is_stale(reason))
 
     def _renew(self, *, clean: bool) -> None:
@@ -174,7 +174,7 @@ class DevPool:
             session.give_job(clean=clean)
 
     def _on_refresh(self) -> None:
-        if self.misbehaviour is Misbehaviour.QUIET:
+        if self.misbehaviour is PoolMisbehaviour.QUIET:
             for session in self.sessions:
                 session.give_job(clean=False)
         else:
@@ -191,14 +191,14 @@ class Session(asyncio.Protocol):
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._core = StratumPool(secrets.token_hex(8), self._loop.time())
-        self._judge = Judge(pool.next_extranonce())
+        self._validator = ShareValidator(pool.next_extranonce())
         self._vardiff = Vardiff(pool.share_difficulty, pool.share_time, self._loop.time())
         self._shares = 0
         self._timer = self._loop.call_at(self._core.deadline, self._on_time)
         self.worker = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by asyncio."""
+        """See asyncio.Protocol."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server makes
         self.transport = transport
         if len(self._pool.sessions) >= MAX_SESSIONS:
@@ -207,7 +207,7 @@ class Session(asyncio.Protocol):
         self._pool.sessions.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Called by asyncio."""
+        """See asyncio.Protocol."""
         self._timer.cancel()
         self._pool.sessions.discard(self)
         if self.worker:
@@ -215,8 +215,8 @@ class Session(asyncio.Protocol):
         self._pool.changed.set()
 
     def data_received(self, data: bytes) -> None:
-        """Called by asyncio."""
-        if self._pool.misbehaviour is Misbehaviour.STALL or self.transport.is_closing():
+        """See asyncio.Protocol."""
+        if self._pool.misbehaviour is PoolMisbehaviour.STALL or self.transport.is_closing():
             return
         for event in self._core.receive(data, self._loop.time()):
             match event:
@@ -232,11 +232,11 @@ class Session(asyncio.Protocol):
 
     def give_job(self, *, clean: bool) -> None:
         """Send the pool's current work at this miner's difficulty. No-op if the miner is not logged in."""
-        if self._core.state is not State.OPEN:
+        if self._core.state is not StratumPoolState.OPEN:
             return
         self._retarget()
         job = self._next_job(clean=clean)
-        if self._pool.misbehaviour is Misbehaviour.WRONG_TARGET:
+        if self._pool.misbehaviour is PoolMisbehaviour.WRONG_TARGET:
             body = stratum.job_body(job) | {"difficulty": 2 * job.difficulty + 2}
             self.transport.write(stratum.encode({"method": "job", "params": {"clean_jobs": clean, "job": body}}))
         else:
@@ -245,51 +245,51 @@ class Session(asyncio.Protocol):
 
     def _retarget(self) -> bool:
         """Adjust this miner's difficulty. Return True if it changed."""
-        return self._pool.misbehaviour is not Misbehaviour.QUIET and self._vardiff.adjust(self._loop.time())
+        return self._pool.misbehaviour is not PoolMisbehaviour.QUIET and self._vardiff.adjust(self._loop.time())
 
     def _next_job(self, *, clean: bool) -> LiveJob:
         # A share need not be harder than a block.
         difficulty = min(self._vardiff.difficulty, self._pool.chain.difficulty)
-        return self._judge.give(f"{self._pool.sequence}-{difficulty}", self._pool.header, difficulty, clean=clean)
+        return self._validator.give(f"{self._pool.sequence}-{difficulty}", self._pool.header, difficulty, clean=clean)
 
     def _on_login(self, login: str) -> None:
         misbehaviour = self._pool.misbehaviour
         self._pool.logins += 1
-        busy = misbehaviour is Misbehaviour.BUSY and self._pool.logins == 1
-        if misbehaviour is Misbehaviour.REFUSE_LOGIN or busy or not login:
+        busy = misbehaviour is PoolMisbehaviour.BUSY and self._pool.logins == 1
+        if misbehaviour is PoolMisbehaviour.REFUSE_LOGIN or busy or not login:
             self._core.refuse_login("server busy" if busy else "Invalid login")
             self._flush()
             self.transport.close()
             return
         self.worker = stratum.legible(login.rpartition(".")[2])
         self._pool.report(f"miner {self.worker} is here")
-        if misbehaviour is Misbehaviour.SLOW_JOB:
+        if misbehaviour is PoolMisbehaviour.SLOW_JOB:
             self._core.take_login(None)
             self._loop.call_later(self._pool.share_time, lambda: self.give_job(clean=True))
         else:
             self._core.take_login(self._next_job(clean=True))
         self._flush()
-        if misbehaviour is Misbehaviour.GARBAGE:
+        if misbehaviour is PoolMisbehaviour.GARBAGE:
             self.transport.write(b"\x00garbage\n")
-        elif misbehaviour is Misbehaviour.FLOOD:
+        elif misbehaviour is PoolMisbehaviour.FLOOD:
             self.transport.write(b"x" * 65_536)
-        elif misbehaviour is Misbehaviour.ONE_JOB:
+        elif misbehaviour is PoolMisbehaviour.ONE_JOB:
             self.transport.close()
 
     def _on_share(self, came: ShareCame) -> None:
         self._shares += 1
         misbehaviour = self._pool.misbehaviour
-        if misbehaviour is Misbehaviour.DROP and self._shares % MISBEHAVE_SHARES == 0:
+        if misbehaviour is PoolMisbehaviour.DROP and self._shares % MISBEHAVE_SHARES == 0:
             self.transport.abort()
             return
-        share = self._judge.judge(came)
-        if misbehaviour is Misbehaviour.REFUSE_SHARES:
+        share = self._validator.validate(came)
+        if misbehaviour is PoolMisbehaviour.REFUSE_SHARES:
             share = "Invalid nonce"
-        elif misbehaviour is Misbehaviour.FORGET and self._shares >= MISBEHAVE_SHARES:
+        elif misbehaviour is PoolMisbehaviour.FORGET and self._shares >= MISBEHAVE_SHARES:
             share = "Unauthenticated"
         refusal = share if isinstance(share, str) else None
-        if misbehaviour is not Misbehaviour.NO_REPLY:
-            self._core.judge(came.request, refusal)
+        if misbehaviour is not PoolMisbehaviour.NO_REPLY:
+            self._core.send_verdict(came.request, refusal)
         if isinstance(share, str):
             self._pool.refuse(self.worker, share)
             return
@@ -326,7 +326,7 @@ def run(
     shares: int | None,
     *,
     tls: bool,
-    misbehaviour: Misbehaviour | None,
+    misbehaviour: PoolMisbehaviour | None,
 ) -> int:
     """Run the pool until ``shares`` are accepted or the user interrupts. Return 1 if any share was wrong, else 0.
 
@@ -366,7 +366,7 @@ async def _play(pool: DevPool, port: int | None, shares: int | None) -> int:
             await asyncio.to_thread(stop_miner, miner)
         await pool.close()
         pool.report(f"dev-pool: {pool.summary()}")
-    return 1 if pool.wrong else 0
+    return 1 if pool.invalid else 0
 
 
 async def _until(pool: DevPool, stop: asyncio.Event, shares: int | None, miner: subprocess.Popen[str] | None) -> None:

@@ -46,8 +46,8 @@ MISBEHAVE_BLOCKS: Final = 3
 """Blocks between two drops, or two frames of garbage."""
 
 
-class Misbehaviour(StrEnum):
-    """What a development node can do wrong on request."""
+class NodeMisbehaviour(StrEnum):
+    """A fault that a development node shows on request."""
 
     DROP = "drop"
     """Drops its miners from time to time."""
@@ -58,7 +58,7 @@ class Misbehaviour(StrEnum):
     STALL = "stall"
     """Never sends a job, like a node that is syncing."""
     WRONG_PIN = "wrong-pin"
-    """Writes a fingerprint that is not its certificate's."""
+    """Writes a fingerprint that is not that of its certificate."""
 
 
 class QuicNode:
@@ -72,7 +72,7 @@ class QuicNode:
         chain: Chain,
         base_path: Path,
         *,
-        misbehaviour: Misbehaviour | None = None,
+        misbehaviour: NodeMisbehaviour | None = None,
         report: Callable[[str], None] = lambda _: None,
         alpn: str = proto.ALPN,
         ready_timeout_s: float = proto.READY_TIMEOUT_S,
@@ -87,7 +87,7 @@ class QuicNode:
         self.folder = base_path / "chains" / "dev"
         self._configuration = QuicConfiguration(is_client=False, alpn_protocols=[alpn], idle_timeout=IDLE_TIMEOUT_S)
         self.token = node_files.prepare(self.folder, self._configuration)
-        if misbehaviour is Misbehaviour.WRONG_PIN:
+        if misbehaviour is NodeMisbehaviour.WRONG_PIN:
             (self.folder / node_files.FINGERPRINT).write_text("00" * 32, encoding="ascii")
         self._report = report
         self._server: QuicServer | None = None
@@ -183,15 +183,15 @@ class QuicNode:
         self.tally.blocks += 1
         self.tally.count(hashes, mining_s)
         self._began, self._given_before = None, self.tally.given
-        if self.misbehaviour is Misbehaviour.SLOW_JOB:
+        if self.misbehaviour is NodeMisbehaviour.SLOW_JOB:
             self._job = None  # results are stale until the next one
             self._schedule(self.chain.block_time)
             return
         self._renew()
         if self.tally.blocks % MISBEHAVE_BLOCKS == 0:
-            if self.misbehaviour is Misbehaviour.DROP:
+            if self.misbehaviour is NodeMisbehaviour.DROP:
                 self.drop()
-            elif self.misbehaviour is Misbehaviour.GARBAGE:
+            elif self.misbehaviour is NodeMisbehaviour.GARBAGE:
                 self.send(b"\0\0\0\4junk")
 
     def _renew(self) -> None:
@@ -209,7 +209,7 @@ class QuicNode:
         self._next = asyncio.get_running_loop().call_later(seconds, self.renew_job)
 
     def _send_job(self, miner: _Miner) -> None:
-        if self._job is not None and self.misbehaviour is not Misbehaviour.STALL:
+        if self._job is not None and self.misbehaviour is not NodeMisbehaviour.STALL:
             if self._began is None:
                 self._began = time.monotonic()
             if self._given is not self._job:
@@ -296,12 +296,12 @@ def run(chain: Chain, base_path: Path | None, port: int | None, blocks: int | No
     ``base_path``: where the node keeps its files. None: in a temporary folder. ``port``: where to listen. None: on a
     free port, with a miner that is started for this run; its end ends the run.
     """
-    misbehaviour = None if misbehave is None else Misbehaviour(misbehave)
+    misbehaviour = None if misbehave is None else NodeMisbehaviour(misbehave)
     return asyncio.run(_play(chain, base_path or temporary_folder(), port, blocks, misbehaviour))
 
 
 async def _play(
-    chain: Chain, base_path: Path, port: int | None, blocks: int | None, misbehaviour: Misbehaviour | None
+    chain: Chain, base_path: Path, port: int | None, blocks: int | None, misbehaviour: NodeMisbehaviour | None
 ) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner.gpu")
 
 MAX_BYTES: Final = 64 * 2**20
-"""Of a kept binary; one that is larger is built at each start."""
+"""Bytes of the largest binary that is kept. A larger one is built at each start."""
 
 
 def cached(folder: Path, target: str, identity: tuple[str, ...], build: Callable[[], bytes]) -> bytes:
-    """The binary for ``target`` from ``folder``, or else built and kept there, in place of an older one.
+    """Return the binary for ``target`` from ``folder``, or build it and keep it there in place of an older one.
 
-    ``identity``: whatever the binary depends on, the source and the compiler among it. A file that is damaged or of
-    something else is built anew.
+    ``identity``: everything that the binary depends on, such as the source and the compiler. A file that is damaged
+    or has another identity is built again.
     """
     path = folder / f"{re.sub(r'[^A-Za-z0-9_]+', '-', target)[:100]}.bin"
     wanted = "\0".join(identity).encode()

@@ -1,4 +1,4 @@
-"""NVIDIA cards through the CUDA driver. Needs the extra ``cuda``: importing this without it is an ImportError."""
+"""NVIDIA cards through the CUDA driver. Needs the extra ``cuda``: importing this without it raises ImportError."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Attribute = driver.CUdevice_attribute
 
 
 def devices() -> list[Device]:
-    """All that the driver lists. Raises DriverError if there is no driver."""
+    """Return all devices that the driver lists. Raises DriverError if there is no driver."""
     try:
         done(driver.cuInit(0))
         version = done(driver.cuDriverGetVersion())
@@ -34,7 +34,7 @@ def devices() -> list[Device]:
     except RuntimeError:  # what the bindings raise if the library is missing
         raise DriverError("the NVIDIA driver is not installed") from None
     except DeviceLostError as error:
-        raise DriverError(f"the NVIDIA driver finds no card that it can use ({error})") from None
+        raise DriverError(f"the NVIDIA driver finds no usable card ({error})") from None
     found = []
     for index in range(count):
         with suppress(DeviceLostError):  # a card that failed does not hide the others
@@ -43,9 +43,9 @@ def devices() -> list[Device]:
 
 
 def open_device(device: Device, cache: Path) -> CudaLauncher:
-    """Compiles the kernels for ``device``, or takes them from the folder ``cache``.
+    """Load the kernels for ``device`` from the folder ``cache``, or compile them.
 
-    Raises DeviceLostError, also if the driver no longer has the device.
+    Raises DeviceLostError, also if the driver no longer lists the device.
     """
     try:
         return CudaLauncher(card(device), cache)
@@ -54,37 +54,37 @@ def open_device(device: Device, cache: Path) -> CudaLauncher:
 
 
 def card(device: Device) -> Any:  # noqa: ANN401 - the bindings have no types
-    """The driver's handle of ``device``, found by its PCI address. Raises DeviceLostError."""
+    """Return the driver's handle of ``device``, found by its PCI address. Raises DeviceLostError."""
     done(driver.cuInit(0))
     return done(driver.cuDeviceGetByPCIBusId(str(device.pci).encode()))
 
 
 def architecture(card: Any) -> str:  # noqa: ANN401
-    """That of a card, such as sm_89. Raises DeviceLostError."""
+    """Return the architecture of a card, such as sm_89. Raises DeviceLostError."""
     major = done(driver.cuDeviceGetAttribute(_Attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, card))
     minor = done(driver.cuDeviceGetAttribute(_Attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, card))
     return f"sm_{major}{minor}"
 
 
 def kernels_for(arch: str, cache: Path) -> bytes:
-    """What the driver loads, from the folder ``cache``, or else compiled. Raises DeviceLostError."""
+    """Return the compiled kernels from the folder ``cache``, or compile them. Raises DeviceLostError."""
     try:
         _, major, minor = nvrtc.nvrtcVersion()
-    except RuntimeError as error:  # what the bindings raise where the library is missing
+    except RuntimeError as error:  # what the bindings raise if the library is missing
         raise DeviceLostError(f"NVRTC: {error}") from None
     identity = (source("cuda"), *OPTIONS["cuda"], arch, f"{major}.{minor}")
     return binaries.cached(cache, f"cuda-{arch}", identity, lambda: compile_for(arch))
 
 
 def compile_for(arch: str) -> bytes:
-    """The cubin of the kernels for ``arch``, such as sm_89. Needs no card. See compile_text."""
+    """Return the cubin of the kernels for ``arch``, such as sm_89. Needs no card. See compile_text."""
     return compile_text(source("cuda"), arch)
 
 
 def compile_text(text: str, arch: str) -> bytes:
-    """The cubin of a program in CUDA C++. Raises DeviceLostError, with what the compiler says.
+    """Return the cubin of a program in CUDA C++. Raises DeviceLostError with the compiler's message.
 
-    For a card that is newer than NVRTC: PTX for the newest before it, of which the driver makes machine code.
+    If the card is newer than NVRTC, return PTX for the newest architecture before it, which the driver compiles.
     """
     known, number = done(nvrtc.nvrtcGetSupportedArchs()), int(arch.removeprefix("sm_"))
     older = max((other for other in known if other < number), default=None)
@@ -117,7 +117,7 @@ def _device(index: int, driver_version: str) -> Device:
 
 
 def _out(call: Any, program: Any, size: int) -> bytes:  # noqa: ANN401 - the bindings have no types
-    """What ``call`` writes into a buffer of ``size`` bytes."""
+    """Return what ``call`` writes into a buffer of ``size`` bytes."""
     # At least 2 bytes: Python shares all bytes objects of one, so what is written into one changes it everywhere.
     buffer = bytes(max(size, 2))
     done(call(program, buffer))
@@ -125,15 +125,15 @@ def _out(call: Any, program: Any, size: int) -> bytes:  # noqa: ANN401 - the bin
 
 
 def done(outcome: tuple[Any, ...]) -> Any:  # noqa: ANN401 - the bindings have no types
-    """The value of a call of the driver or of NVRTC, None without one. Raises DeviceLostError if it failed."""
+    """Return the value of a call of the driver or of NVRTC, if it has one. Raises DeviceLostError if it failed."""
     error, *values = outcome
     if int(error) != 0:
         raise DeviceLostError(f"CUDA: {error.name}")
     return values[0] if values else None
 
 
-class _Slot(NamedTuple):
-    """Where a launch writes its candidates, on the device and in pinned memory of the host; and when it ran."""
+class _CudaSlot(NamedTuple):
+    """Buffers for a launch's candidates, on the device and in pinned memory of the host, and events that time it."""
 
     hits: Any
     host: ctypes.Array[ctypes.c_uint32]
@@ -161,13 +161,15 @@ class CudaLauncher:
         except DeviceLostError:
             self.close()
             raise
-        self._queued: deque[_Slot] = deque()
+        self._queued: deque[_CudaSlot] = deque()
 
-    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
         """See Launcher."""
         self._enter()
         slot = self._free.popleft()
-        values = (*words, top_limit, first, count, int(slot.hits))
+        values = (*words, top_target, first, count, int(slot.hits))
         done(driver.cuMemsetD32Async(slot.hits, 0, 1, self._stream))
         done(driver.cuEventRecord(slot.began, self._stream))
         done(
@@ -191,22 +193,22 @@ class CudaLauncher:
         return Readout(seconds, candidates, offsets)
 
     def close(self) -> None:
-        """See Launcher. A context that an error has spoilt is no more; the next one is a new one."""
+        """See Launcher. Destroys the context, so that an error in it does not affect the next one."""
         with suppress(DeviceLostError):
             done(driver.cuDevicePrimaryCtxReset(self._device))
         with suppress(DeviceLostError):
             done(driver.cuDevicePrimaryCtxRelease(self._device))
 
     def _enter(self) -> None:
-        """Calls of the driver are for the thread's current context."""
+        """Make the card's context current for this thread, which calls of the driver refer to."""
         done(driver.cuCtxSetCurrent(self._context))
 
 
-def _slot() -> _Slot:
+def _slot() -> _CudaSlot:
     # A thread that waits for such an event sleeps.
     flags = driver.CUevent_flags.CU_EVENT_BLOCKING_SYNC
     address = int(done(driver.cuMemHostAlloc(HITS_BYTES, 0)))
-    return _Slot(
+    return _CudaSlot(
         done(driver.cuMemAlloc(HITS_BYTES)),
         (ctypes.c_uint32 * (1 + MAX_HITS)).from_address(address),
         done(driver.cuEventCreate(flags)),

@@ -1,4 +1,4 @@
-"""What an engine asks of a graphics card, whatever drives it."""
+"""What an engine needs from a graphics card, independent of its driver."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from quantus_miner.model import Order
 
 IN_FLIGHT: Final = 2
-"""Launches that a device holds at most: one runs while the host reads the one before."""
+"""Most launches in flight on a device: one runs while the host reads the one before."""
 
 
 class DriverError(Exception):
-    """No device of this kind can be used here; ``str()`` is the reason, a phrase for ``is not available: …``."""
+    """No device of this kind can be used here. ``str()`` is the reason, a phrase for ``is not available: …``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device, as it was listed once.
+    """A device, as its driver listed it.
 
     ``index``: its place in the list of its engine. ``pci``: such as 0000:65:00.0, None if unknown. ``platform``: the
     driver that lists it. ``ordinal`` of ``equals``: its place among the devices of its platform with the same name
@@ -42,7 +42,7 @@ class Device:
 
     @property
     def id(self) -> str:
-        """The PCI address, which stays the same when other devices come and go, else the index.
+        """Return the PCI address, which stays the same when other devices come and go, or the index without one.
 
         A part of a card has its number behind the address.
         """
@@ -52,10 +52,10 @@ class Device:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Tells this device from all others, whatever their indices become.
+        """Return what distinguishes this device from all others, even if the indices change.
 
-        If one of several equal devices without a PCI address is gone, none of them has an identity that is known:
-        there is no telling which of them are left.
+        If one of several equal devices without a PCI address is gone, all of them change their identity, since nobody
+        can tell which of them are left.
         """
         return self.platform, self.name, self.pci, self.ordinal, self.equals
 
@@ -74,7 +74,7 @@ def number_equals(devices: Iterable[Device]) -> list[Device]:
 
 
 class Readout(NamedTuple):
-    """What a launch gave. ``seconds``: on the device. ``offsets``: of the first MAX_HITS candidates, in any order."""
+    """The result of a launch. ``seconds``: on the device. ``offsets``: of up to MAX_HITS candidates, in any order."""
 
     seconds: float
     candidates: int
@@ -86,18 +86,20 @@ class Launcher(Protocol):
 
     @property
     def multiprocessors(self) -> int:
-        """What works on blocks at the same time."""
+        """Return how many units of the device work on blocks at the same time."""
 
-    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:
-        """Queues a test of ``count`` nonces of a span from offset ``first``; at most IN_FLIGHT are not collected."""
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
+        """Queue a test of ``count`` nonces of a span from offset ``first``. At most IN_FLIGHT may be uncollected."""
 
     def collect(self) -> Readout:
-        """Waits, without keeping a CPU busy, for the oldest launch."""
+        """Wait for the oldest launch without keeping a CPU busy, and return its result."""
 
     def close(self) -> None:
-        """Lets go of the device, whatever state it is in. Raises nothing."""
+        """Release the device, whatever state it is in. Raises nothing."""
 
 
 def pci_address(domain: int, bus: int, slot: int, function: int = 0) -> str:
-    """As lspci writes it."""
+    """Return a PCI address as lspci writes it."""
     return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"

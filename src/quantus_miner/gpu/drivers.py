@@ -1,4 +1,4 @@
-"""The drivers of devices, by the language of their kernels; each is imported only when it is asked for."""
+"""The drivers of devices, by the language of their kernels; each is imported only when it is needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from quantus_miner.gpu.device import Device, Launcher
 
 MODULES: Final = {"cuda": "cuda", "opencl": "pyopencl"}
-"""The module that each extra brings. An extra is named after the language of its kernels."""
+"""The module that each extra installs. An extra is named after the language of its kernels."""
 SERVICE_PREFIX: Final = "/opt/quantus-miner"
 """Where ``make install`` puts the program, see systemd/install."""
 
@@ -23,10 +23,10 @@ class Driver(Protocol):
     """A module that drives devices."""
 
     def devices(self) -> list[Device]:
-        """All devices. Raises DriverError if there is no driver for any."""
+        """Return all devices. Raises DriverError if there is no driver."""
 
     def open_device(self, device: Device, cache: Path) -> Launcher:
-        """Loads the kernels, from the folder ``cache`` where they are there. Raises DeviceLostError."""
+        """Load the kernels from the folder ``cache``, or compile them. Raises DeviceLostError."""
 
 
 def load(language: str) -> Driver:
@@ -43,7 +43,7 @@ def load(language: str) -> Driver:
 
 
 def _install(extra: str) -> str:
-    """Say how to install ``extra`` where this program runs."""
+    """Return how to install ``extra`` for this program."""
     if sys.prefix == SERVICE_PREFIX:
         # The folder is made anew each time, with the extras that are named.
         present = {name for name, module in MODULES.items() if importlib.util.find_spec(module)}

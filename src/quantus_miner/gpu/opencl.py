@@ -11,7 +11,7 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-# The binaries are kept by us, in the state folder: no copies in the user's cache folder.
+# We keep the binaries in the state folder. Copies in the user's cache folder are not needed.
 os.environ.setdefault("PYOPENCL_NO_CACHE", "1")
 
 import numpy as np
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
     from quantus_miner.model import Order
 
-# A compiler that says more than nothing, as some always do, is no news for our users.
+# Some compilers always print something, which is of no use to our users.
 warnings.filterwarnings("ignore", category=cl.CompilerWarning)
 
 LONGEST_PAUSE_S: Final = 0.001
-"""Between two looks at a launch under way. Waiting is left to no driver: some keep a CPU busy at it."""
+"""Longest pause between two checks of a running launch. Some drivers keep a CPU busy while they wait, so we wait."""
 _ARGUMENTS: Final = (*(np.uint64,) * 15, np.uint32, np.uint32, None)
 _PCI_BUS_INFO_KHR: Final = 0x410F
-"""Of the extension cl_khr_pci_bus_info: domain, bus, device, function."""
+"""Query of the extension cl_khr_pci_bus_info: domain, bus, device, function."""
 _ask = ctypes.CDLL(cl._cl.__file__).clGetDeviceInfo  # noqa: SLF001 - the very library that pyopencl calls
 _ask.argtypes = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)
 
 
 def devices() -> list[Device]:
-    """All that the installed drivers list. Raises DriverError if there is no driver."""
+    """Return all devices that the installed drivers list. Raises DriverError if there is no driver."""
     return [device for device, _ in _listed()]
 
 
 def open_device(device: Device, cache: Path) -> OpenClLauncher:
-    """Compiles the kernels for ``device``, or takes them from the folder ``cache``.
+    """Load the kernels for ``device`` from the folder ``cache``, or compile them.
 
     Raises DeviceLostError, also if the drivers no longer list the device.
     """
@@ -115,8 +115,8 @@ def _lost() -> Iterator[None]:
         raise DeviceLostError(f"OpenCL: {' '.join(str(error).split())[:500]}") from None
 
 
-class _Slot(NamedTuple):
-    """Where a launch writes its candidates, on the device and on the host."""
+class _OpenClSlot(NamedTuple):
+    """Buffers for a launch's candidates, on the device and on the host."""
 
     hits: cl.Buffer
     host: np.ndarray[tuple[int], np.dtype[np.uint32]]
@@ -134,23 +134,25 @@ class OpenClLauncher:
         for kernel in self._kernels.values():
             kernel.set_scalar_arg_dtypes(_ARGUMENTS)
         self._free = deque(
-            _Slot(
+            _OpenClSlot(
                 cl.Buffer(self._context, cl.mem_flags.READ_WRITE, 4 * (1 + MAX_HITS)),
                 np.zeros(1 + MAX_HITS, np.uint32),
             )
             for _ in range(IN_FLIGHT)
         )
-        self._queued: deque[tuple[_Slot, cl.Event, cl.Event]] = deque()
-        # At the end of the process: not every driver can be unloaded while it works.
+        self._queued: deque[tuple[_OpenClSlot, cl.Event, cl.Event]] = deque()
+        # Wait for it at the end of the process: some drivers cannot be unloaded while they work.
         self._finish = weakref.finalize(self, _finish, self._queue)
 
-    def launch(self, order: Order, words: tuple[int, ...], top_limit: int, first: int, count: int, blocks: int) -> None:
+    def launch(
+        self, order: Order, words: tuple[int, ...], top_target: int, first: int, count: int, blocks: int
+    ) -> None:
         """See Launcher."""
         slot = self._free.popleft()
         with _lost():
             cl.enqueue_fill_buffer(self._queue, slot.hits, np.uint32(0), 0, 4)
             ran = self._kernels[order](
-                self._queue, (blocks * BLOCK,), (BLOCK,), *words, top_limit, first, count, slot.hits
+                self._queue, (blocks * BLOCK,), (BLOCK,), *words, top_target, first, count, slot.hits
             )
             read = cl.enqueue_copy(self._queue, slot.host, slot.hits, is_blocking=False)
             self._queue.flush()

@@ -212,12 +212,12 @@ INLINE void start_walk(u64 x[12], u32 k, const u64 w[14]) {
 
 #define SEARCH(name, start)                                                                                            \
     KERNEL name(u64 w0, u64 w1, u64 w2, u64 w3, u64 w4, u64 w5, u64 w6, u64 w7, u64 w8, u64 w9, u64 w10, u64 w11,      \
-                u64 w12, u64 w13, u64 top_limit, u32 first, u32 count, GLOBAL u32 *hits) {                             \
+                u64 w12, u64 w13, u64 top_target, u32 first, u32 count, GLOBAL u32 *hits) {                            \
         const u64 w[14] = {w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11, w12, w13};                                \
         for (u32 i = THREAD; i < count; i += THREADS) {                                                                \
             u64 x[12];                                                                                                 \
             start(x, first + i, w);                                                                                    \
-            if (top_of_hash(x) <= top_limit) {                                                                         \
+            if (top_of_hash(x) <= top_target) {                                                                        \
                 const u32 hit = COUNT_UP(hits);                                                                        \
                 if (hit < MAX_HITS) hits[1 + hit] = first + i;                                                         \
             }                                                                                                          \

@@ -24,12 +24,12 @@ Language: TypeAlias = Literal["cuda", "opencl"]
 ENTRIES: Final = {Order.WALK: "search_walk", Order.COUNTING: "search_counting"}
 """The kernel that searches in each order.
 
-Its arguments: the 14 words and the top limit of ``native.Span`` as uint64; ``first`` and ``count`` as uint32, the
-offsets in the span to test, count <= 2^31; ``hits``, 1 + MAX_HITS uint32: hits[0], 0 before, counts the nonces whose
-hash's first 8 bytes are not above the limit, the others are the offsets of those, in any order.
+Its arguments: the 14 words and the top target of ``native.Span`` as uint64; ``first`` and ``count`` as uint32, the
+offsets in the span to test, count <= 2^31; ``hits``, 1 + MAX_HITS uint32: hits[0], initially 0, counts the nonces
+whose hash has first 8 bytes not above the top target; the others are the offsets of these, in any order.
 """
 BLOCK: Final = 256
-"""Threads in a block; any number of blocks will do."""
+"""Threads in a block. Any number of blocks works."""
 MAX_HITS: Final = 255
 """Hits whose offsets are kept."""
 
@@ -38,11 +38,11 @@ _MEAN: Final = 14
 """Half of the sum of a row of the external matrix: results of external layers are that times 2^64 on average."""
 
 OPTIONS: Final[dict[Language, tuple[str, ...]]] = {"cuda": ("--std=c++17",), "opencl": ("-cl-std=CL1.2",)}
-"""What the compilers of both languages need."""
+"""Options for the compilers of both languages."""
 
 
 def source(language: Language) -> str:
-    """The whole program, for NVRTC or an OpenCL compiler."""
+    """Return the whole program for NVRTC or an OpenCL compiler."""
     folder = resources.files(__package__)
     macros, kernels = (
         folder.joinpath(name).read_text(encoding="utf-8") for name in (f"languages/{language}.h", "poseidon2.cl")
@@ -51,8 +51,8 @@ def source(language: Language) -> str:
     return sizes + macros + _constants() + kernels
 
 
-class _Entry(NamedTuple):
-    """Of the internal diagonal: digits (a0, a1) of d and (b0, b1) of 2^32 d, modulo P, base 2^32."""
+class _MatrixEntry(NamedTuple):
+    """An entry d of the internal diagonal: digits (a0, a1) of d and (b0, b1) of 2^32 d, modulo P, base 2^32."""
 
     a0: int
     a1: int
@@ -61,12 +61,12 @@ class _Entry(NamedTuple):
 
     @property
     def negative(self) -> int:
-        """Complements that it needs: one for each half of the element, however many digits."""
+        """Return how many complements it needs: one for each half of the element, however many digits."""
         return (self.a0 < 0 or self.a1 < 0) + (self.b0 < 0 or self.b1 < 0)
 
     @property
     def fits(self) -> bool:
-        """Whether low and high + 2^32 of internal_rounds are less than 2^64.
+        """Return True if low and high + 2^32 of internal_rounds are less than 2^64.
 
         Halves of elements, and of the constant that is added to their sum, are at most _M.
         """
@@ -75,7 +75,7 @@ class _Entry(NamedTuple):
 
     @property
     def complements(self) -> int:
-        """What its complements add to the element, modulo P."""
+        """Return what its complements add to the element, modulo P."""
         low, high = (
             sum(_M * -digit for digit in pair if digit < 0) for pair in ((self.a0, self.b0), (self.a1, self.b1))
         )
@@ -83,27 +83,27 @@ class _Entry(NamedTuple):
 
 
 def _shift(number: int, digits: int) -> int:
-    """``number * 2^(32 digits)`` modulo P."""
+    """Return ``number * 2^(32 digits)`` modulo P."""
     return number * pow(2**32, digits, P) % P
 
 
 def _digits(number: int) -> Iterable[tuple[int, int]]:
-    """All ways to write ``number``, modulo P, with two digits of the base 2^32, negative ones allowed."""
+    """Yield all ways to write ``number`` modulo P with two digits in base 2^32, which may be negative."""
     for value in (number % P, number % P - P):
         high, low = divmod(value, 2**32)
         yield low, high
         yield low - 2**32, high + 1
 
 
-def _entry(d: int) -> _Entry:
-    entries = (_Entry(*a, *b) for a, b in product(_digits(d), _digits(2**32 * d)))
+def _entry(d: int) -> _MatrixEntry:
+    entries = (_MatrixEntry(*a, *b) for a, b in product(_digits(d), _digits(2**32 * d)))
     return min((entry for entry in entries if entry.fits), key=lambda entry: entry.negative)
 
 
 def _constants() -> str:
     diagonal = [_entry(d) for d in INTERNAL_DIAGONAL]
     lines = [f"#define MEAN {_MEAN}u"]
-    for name in _Entry._fields:
+    for name in _MatrixEntry._fields:
         digits = [getattr(entry, name) for entry in diagonal]
         lines.append(_table("TABLE u32", name.upper(), [abs(digit) for digit in digits]))
         lines.append(_table("TABLE int", f"{name.upper()}_NEGATIVE", [digit < 0 for digit in digits]))
@@ -141,8 +141,8 @@ def _constants() -> str:
     return "\n".join([*lines, ""])
 
 
-def _internal(diagonal: Sequence[_Entry], divided: int) -> tuple[list[int], list[int]]:
-    """What internal rounds add to the sum, and to each element behind them; ``divided``: internal rounds before."""
+def _internal(diagonal: Sequence[_MatrixEntry], divided: int) -> tuple[list[int], list[int]]:
+    """Return what internal rounds add to the sum, and to each element after them. ``divided``: rounds before."""
     sums, offsets = [], [0] * WIDTH  # what is in the elements besides what should be
     # Element 0 has no offset but the constant that it needs next.
     for constant in (*INTERNAL_ROUNDS[1:], LAST_EXTERNAL_ROUNDS[0][0]):
@@ -165,7 +165,7 @@ def _table(kind: str, name: str, values: Sequence[int]) -> str:
 
 
 def _tables(name: str, rows: Sequence[Sequence[int]]) -> str:
-    """Field elements."""
+    """Return the definition of a table of field elements."""
     text = ", ".join("{" + _literals(value % P for value in row) + "}" for row in rows)
     return f"CONSTANT_TABLE const u64 {name}[{len(rows)}][{len(rows[0])}] = {{{text}}};"
 

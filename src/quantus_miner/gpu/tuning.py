@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from quantus_miner.gpu.device import Device
 
 BLOCKS: Final = 8
-"""Where nothing was measured."""
+"""Used if nothing was measured."""
 CANDIDATES: Final = (1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256)
 """From few threads with many nonces each to many with few."""
 
 
 def load(state_dir: Path, engine: str, device: Device) -> int:
-    """What was measured for this device under this driver, else BLOCKS."""
+    """Return the number measured for this device and driver version, or BLOCKS if there is none."""
     blocks = _load(state_dir).get(_key(engine, device))
     return blocks if type(blocks) is int and blocks in CANDIDATES else BLOCKS
 
 
 def save(state_dir: Path, engine: str, device: Device, blocks: int) -> None:
-    """Keeps ``blocks`` for this device under this driver. Raises OSError."""
+    """Keep ``blocks`` for this device and driver version. Raises OSError."""
     table = {**_load(state_dir), _key(engine, device): blocks}
     files.replace(_path(state_dir), json.dumps(table, indent=1))
 

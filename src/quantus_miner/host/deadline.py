@@ -1,4 +1,4 @@
-"""Calls that take long, such as name look-ups, in threads that do not keep the process from ending."""
+"""Calls that take long, in threads that do not keep the process from ending."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SYSTEM: Final = "sys/devices/system"
 
 
-class Core(NamedTuple):
+class PhysicalCore(NamedTuple):
     """A physical core: its usable logical CPUs, its speed relative to other cores, and its NUMA node."""
 
     cpus: tuple[int, ...]
@@ -23,7 +23,7 @@ class Core(NamedTuple):
     node: int
 
 
-def cores(cpus: Iterable[int], root: Path = ROOT) -> list[Core]:
+def cores(cpus: Iterable[int], root: Path = ROOT) -> list[PhysicalCore]:
     """Return the cores that ``cpus`` belong to, best first: by performance, then by node, then by number.
 
     Without data in sysfs, each core has one thread, all cores are equal, and there is one node. ``root``: the folder
@@ -46,7 +46,7 @@ def cores(cpus: Iterable[int], root: Path = ROOT) -> list[Core]:
         # aarch64 has a capacity, 1024 for the fastest; hybrid x86 processors list their efficient cores.
         capacity = cgroup.read(folder / "cpu_capacity") or ""
         performance = int(capacity) if re.fullmatch(r"[0-9]{1,9}", capacity) else int(first not in slow)
-        found.append(Core(tuple(sorted(siblings)), performance, nodes.get(first, 0)))
+        found.append(PhysicalCore(tuple(sorted(siblings)), performance, nodes.get(first, 0)))
     return sorted(found, key=lambda core: (-core.performance, core.node, core.cpus))
 
 

@@ -92,7 +92,7 @@ class Search:
 def confirm(engine: Engine, job: Job, nonce: int) -> Solution | None:
     """Return the hit that ``engine`` reports as a solution; None if the reference rejects it."""
     value = reference.evaluate(job.pow, job.header, nonce)
-    if nonce != 0 and value <= job.limit:
+    if nonce != 0 and value <= job.target:
         return Solution(nonce, value)
     log.error(
         "Engine %s (kernel %s) reported nonce %x for job %r, which the reference rejects; dropped",

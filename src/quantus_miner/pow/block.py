@@ -1,4 +1,4 @@
-"""Block headers: the hash that is mined, and the seal that holds the nonce.
+"""Block headers: the hash to mine, and the seal that holds the nonce.
 
 Digest logs are SCALE-encoded, as the node stores them. A seal is byte 5, the engine id ``pow_``, a compact length and
 the 64-byte nonce.
@@ -17,7 +17,7 @@ MAX_NUMBER: Final = 2**32 - 1
 DIGEST_BYTES: Final = 110
 """Size of the window in which the digest without its seal is hashed."""
 MAX_LOGS: Final = 63
-"""SCALE writes a count up to 63 as one byte; only with the seal it may have two."""
+"""SCALE writes a count up to 63 as one byte. Only the count that includes the seal may need two."""
 
 _SEAL: Final = b"\x05"
 _ENGINE: Final = b"pow_"
@@ -30,9 +30,9 @@ _HASHES: Final = {
     "extrinsicsRoot": "extrinsics_root",
     "zkTreeRoot": "zk_tree_root",
 }
-"""Names of the 32-byte fields: in JSON, here."""
+"""Names of the 32-byte fields, in JSON and here."""
 _ENVELOPES: Final = ("result", "block", "header")
-"""Keys under which a JSON-RPC reply, a block and a header stand, from the outside in. Any of them may be left out."""
+"""Keys of a JSON-RPC reply, a block and a header, from the outside in. Each may be missing."""
 _NEEDED: Final = f"{', '.join(_HASHES)}, number and digest.logs"
 
 
@@ -40,7 +40,7 @@ _NEEDED: Final = f"{', '.join(_HASHES)}, number and digest.logs"
 class Header:
     """A block header without its seal. ``digest_logs``: SCALE-encoded, in order, at most 109 bytes in all.
 
-    Raises ValueError where a hash is not 32 bytes, the number is not from 0 to 2^32 - 1, or the digest is too large.
+    Raises ValueError if a hash is not 32 bytes, the number is not from 0 to 2^32 - 1, or the digest is too large.
     """
 
     parent_hash: bytes
@@ -54,12 +54,12 @@ class Header:
         for shown, name in _HASHES.items():
             size = len(getattr(self, name))
             if size != 32:
-                raise ValueError(f"{shown} has {size} bytes; it has to have 32")
+                raise ValueError(f"{shown} must have 32 bytes, got {size}")
         # bool is an int to Python, not to a chain.
         if type(self.number) is not int or not 0 <= self.number <= MAX_NUMBER:
-            raise ValueError(f"number has to be a whole number from 0 to {MAX_NUMBER}")
+            raise ValueError(f"number must be a whole number from 0 to {MAX_NUMBER}")
         if not all(self.digest_logs):
-            raise ValueError("digest_logs has an empty log; a log has at least one byte")
+            raise ValueError("digest_logs has an empty log; a log must have at least one byte")
         if len(self.digest_logs) > MAX_LOGS:
             raise ValueError(f"digest_logs has {len(self.digest_logs)} logs without the seal; allowed: {MAX_LOGS}")
         size = 1 + sum(map(len, self.digest_logs))
@@ -67,7 +67,7 @@ class Header:
             raise ValueError(f"the digest has {size} bytes without the seal; allowed: {DIGEST_BYTES}")
 
     def hash_elements(self, seal: bytes = b"") -> list[int]:
-        """The field elements that are hashed: 17 for hashes and number, 28 for the digest, with ``seal`` if given."""
+        """Return the field elements to hash: 17 for hashes and number, 28 for the digest, with ``seal`` if given."""
         logs = [*self.digest_logs, seal] if seal else self.digest_logs
         digest = _compact(len(logs)) + b"".join(logs)
         return [
@@ -80,7 +80,7 @@ class Header:
         ]
 
     def mining_hash(self) -> bytes:
-        """The 32 bytes that miners are given: the Poseidon2 hash of the header without its seal."""
+        """Return the 32 bytes that miners get: the Poseidon2 hash of the header without its seal."""
         return sponge(self.hash_elements(), squeezes=1)
 
 
@@ -93,12 +93,12 @@ class SealedBlock:
 
     @property
     def mining_hash(self) -> bytes:
-        """The 32 bytes that were mined."""
+        """Return the 32 bytes that were mined."""
         return self.header.mining_hash()
 
     @property
     def hash(self) -> bytes:
-        """The 32 bytes that name the block on the chain: the hash of the header with its seal.
+        """Return the 32 bytes that name the block on the chain: the hash of the header with its seal.
 
         Bytes of the digest beyond DIGEST_BYTES are not hashed, as on the chain.
         """
@@ -107,14 +107,14 @@ class SealedBlock:
 
     @classmethod
     def parse(cls, text: str | bytes) -> SealedBlock:
-        """Read a JSON document: a header, alone or in what nodes and explorers put around it.
+        """Parse a JSON document that holds a header, alone or as nodes and explorers wrap it.
 
         That is a reply to ``chain_getHeader`` or ``chain_getBlock``, with or without its JSON-RPC envelope, or an
         object with the header under ``header``. A header has ``parentHash``, ``stateRoot``, ``extrinsicsRoot``,
         ``zkTreeRoot`` (32 bytes in hex), ``number`` (an integer, or a string in decimal or in hex with ``0x``) and
         ``digest.logs`` or ``digest_logs`` (a list of hex strings, the seal last). Hex may begin with ``0x``; other keys
-        are ignored. Raise ValueError, one line that says what is wrong, also if a ``hash``, ``mining_hash`` or
-        ``nonce`` that stands there is not that of the header.
+        are ignored. Raises ValueError, one line that says what is wrong, also if a ``hash``, ``mining_hash`` or
+        ``nonce`` in the document is not that of the header.
         """
         layers = [_object(_load(text), "the block")]
         if isinstance(error := layers[0].get("error"), dict):
@@ -133,12 +133,12 @@ class SealedBlock:
 
 
 def _compact(count: int) -> bytes:
-    """SCALE's form of a count below 2^14."""
+    """Return a count below 2^14 in SCALE's compact form."""
     return bytes([4 * count]) if count <= MAX_LOGS else (4 * count + 1).to_bytes(2, "little")
 
 
 def _hash_to_elements(value: bytes) -> list[int]:
-    """32 bytes as 4 x 8 bytes little-endian; the permutation takes them mod P."""
+    """Return 32 bytes as four little-endian integers of 8 bytes. The permutation reduces them mod P."""
     return [int.from_bytes(value[start : start + 8], "little") for start in range(0, 32, 8)]
 
 
@@ -154,21 +154,21 @@ def _load(text: str | bytes) -> object:
 def _object(value: object, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         unknown = "; the node knows no such block" if value is None and name == "result" else ""
-        raise ValueError(f"{name} has to be a JSON object{unknown}")  # noqa: TRY004 - the contract is ValueError
+        raise ValueError(f"{name} must be a JSON object{unknown}")  # noqa: TRY004 - the contract is ValueError
     return value
 
 
 def _unseal(fields: dict[str, Any]) -> tuple[Header, bytes]:
-    """The header without its seal, and the 64 bytes of the nonce."""
+    """Return the header without its seal, and the 64 bytes of the nonce."""
     for name in (*_HASHES, "number"):
         if name not in fields:
-            raise ValueError(f"the header has no {name}; it needs {_NEEDED}")
+            raise ValueError(f"the header has no {name}; it must have {_NEEDED}")
     logs = _logs(fields)
     seals = [log for log in logs if log.startswith(_SEAL)]
     if len(seals) != 1:
-        raise ValueError(f"the digest has {len(seals)} seals; a sealed block has exactly one")
+        raise ValueError(f"the digest has {len(seals)} seals; a sealed block must have exactly one")
     if not logs[-1].startswith(_SEAL):
-        raise ValueError("the seal is not the last log of the digest; it has to be")
+        raise ValueError("the seal must be the last log of the digest")
     hashes = {name: _hex(fields[shown], shown) for shown, name in _HASHES.items()}
     return Header(number=_number(fields["number"]), digest_logs=tuple(logs[:-1]), **hashes), _nonce(seals[0])
 
@@ -178,15 +178,15 @@ def _logs(fields: dict[str, Any]) -> list[bytes]:
     if "digest_logs" not in fields:
         name, digest = "digest.logs", fields.get("digest")
         if not isinstance(digest, dict) or "logs" not in digest:
-            raise ValueError(f"the header has no digest.logs; it needs {_NEEDED}")
+            raise ValueError(f"the header has no digest.logs; it must have {_NEEDED}")
         texts = digest["logs"]
     if not isinstance(texts, list):
-        raise ValueError(f"{name} has to be a list of hex strings")  # noqa: TRY004 - as above
+        raise ValueError(f"{name} must be a list of hex strings")  # noqa: TRY004 - as above
     return [_hex(text, f"{name}[{i}]") for i, text in enumerate(texts)]
 
 
 def _number(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """The number as an integer where it is a string that holds one; ``Header`` checks what it is."""
+    """Return a number in a string as an integer, anything else unchanged. ``Header`` checks the result."""
     if isinstance(value, str) and re.fullmatch(r"0x[0-9a-fA-F]{1,16}|[0-9]{1,16}", value, re.ASCII):
         return int(value, 16 if value.startswith("0x") else 10)
     return value
@@ -194,18 +194,18 @@ def _number(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 def _nonce(seal: bytes) -> bytes:
     if not seal.startswith(_SEAL + _ENGINE):
-        raise ValueError("the seal is of another engine; allowed: 'pow_'")
+        raise ValueError("the seal is from another consensus engine; allowed: 'pow_'")
     prefix = _SEAL + _ENGINE + _COMPACT_64
     if not seal.startswith(prefix) or len(seal) != len(prefix) + _NONCE_BYTES:
-        raise ValueError(f"the seal does not hold {_NONCE_BYTES} bytes; it has to hold the {_NONCE_BYTES}-byte nonce")
+        raise ValueError(f"the seal must hold the {_NONCE_BYTES}-byte nonce")
     return seal.removeprefix(prefix)
 
 
 def _hex(value: object, name: str) -> bytes:
     digits = value.removeprefix("0x") if isinstance(value, str) else ""
-    # bytes.fromhex alone would let white space pass.
+    # bytes.fromhex alone would accept white space.
     if not isinstance(value, str) or len(digits) % 2 or not re.fullmatch(r"[0-9a-fA-F]*", digits):
-        raise ValueError(f"{name} has to be a string of hex digits, two a byte")
+        raise ValueError(f"{name} must be a string of hex digits, two for each byte")
     return bytes.fromhex(digits)
 
 

@@ -1,8 +1,8 @@
-"""The orders in which nonces are searched: which nonce stands at a position.
+"""Nonce orders: which nonce is at which position of a search.
 
 In a walk, step after step changes the low half of the nonce, eight elements of 4 bytes, such that the first external
 layer of the permutation turns the change into just two elements. So ten of the twelve S-boxes after it are computed
-once a walk. With u = (17, -11, 3, -4), M4 u = (0, 0, 0, 35); the step (u, -u) becomes 35 in element 3 and -35 in
+once for each walk. With u = (17, -11, 3, -4), M4 u = (0, 0, 0, 35); the step (u, -u) becomes 35 in element 3 and -35 in
 element 7.
 """
 
@@ -20,7 +20,7 @@ HALF_BITS: Final = 256
 
 
 def nonce_at(order: Order, position: int) -> int:
-    """The nonce at ``position``. Every nonce stands at one position at most.
+    """Return the nonce at ``position``. Every nonce is at one position at most.
 
     Walks: position ``2^27 w + k`` is step k of walk w; w is the nonce's high half, so that a range of walks keeps a
     prefix. Element 0 of the low half is 17 k and tells k, the high half tells w: no nonce comes twice.
@@ -28,7 +28,7 @@ def nonce_at(order: Order, position: int) -> int:
     Raises ValueError unless 0 <= position < 2^512 (counting) or 2^283 (walks).
     """
     if not 0 <= position <= last_position(order):
-        raise ValueError(f"a position in {order} order is from 0 to {last_position(order):#x}")
+        raise ValueError(f"a position in {order} order must be from 0 to {last_position(order):#x}")
     if order is Order.COUNTING:
         return position
     walk, k = position >> STEP_BITS, position & (2**STEP_BITS - 1)
@@ -37,19 +37,19 @@ def nonce_at(order: Order, position: int) -> int:
 
 
 def fastest_order(pow: Pow) -> Order:  # noqa: A002 - the field's word
-    """The order for a search of ``pow`` whose nonces may come in any."""
+    """Return the fastest nonce order for ``pow``."""
     return Order.WALK if pow is Pow.POSEIDON2 else Order.COUNTING
 
 
 def last_position(order: Order) -> int:
-    """The largest position of ``order``."""
+    """Return the largest position of ``order``."""
     return (1 << _position_bits(order)) - 1
 
 
 def positions_from(order: Order, prefix: bytes, start: int) -> tuple[NonceRange, ...]:
-    """All positions whose nonces begin with ``prefix`` (0 to 31 bytes), from one that ``start`` (any) decides, once.
+    """Return all positions whose nonces begin with ``prefix`` (0 to 31 bytes), starting at one chosen by ``start``.
 
-    With ``start`` random, two that search the same header do not meet.
+    With a random ``start``, two miners that search the same header do not repeat each other's nonces.
     """
     size = 1 << (_position_bits(order) - 8 * len(prefix))
     first = int.from_bytes(prefix) * size

@@ -33,7 +33,7 @@ LAST_EXTERNAL_ROUNDS: Final = tuple(map(_elements, _CONSTANTS["external_round_co
 
 
 def permute(state: Sequence[int]) -> list[int]:
-    """The Poseidon2 permutation of 12 integers; they may be any residues, the result is canonical (0 .. P - 1)."""
+    """Return the Poseidon2 permutation of 12 integers, any residues mod P. The result is canonical (0 .. P - 1)."""
     state = _external_layer(state)
     for constants in FIRST_EXTERNAL_ROUNDS:
         state = _external_round(state, constants)
@@ -45,7 +45,7 @@ def permute(state: Sequence[int]) -> list[int]:
 
 
 def sponge(elements: Sequence[int], squeezes: int) -> bytes:
-    """Absorbs ``elements``, any residues mod P, and squeezes ``squeezes`` (>= 1) times 32 bytes.
+    """Absorb ``elements``, any residues mod P, and squeeze ``squeezes`` (>= 1) times 32 bytes.
 
     The message ends with the element 1 and zeros to a full block. A block is added into the first 8 elements of the
     state. A squeeze reads elements 0 .. 3 as 8 bytes little-endian each.
@@ -65,14 +65,14 @@ def sponge(elements: Sequence[int], squeezes: int) -> bytes:
 
 
 def bytes_to_elements(data: bytes) -> list[int]:
-    """Bytes as field elements of 4 bytes little-endian each; byte 1 and zeros to a full element mark their end."""
+    """Return bytes as field elements of 4 bytes, little-endian. Byte 1 and zeros to a full element mark the end."""
     padded = data + b"\1"
     padded += bytes(-len(padded) % 4)
     return [int.from_bytes(padded[start : start + 4], "little") for start in range(0, len(padded), 4)]
 
 
 def hash512(header: bytes, nonce: int) -> int:
-    """Hash of the 32-byte ``header`` and the nonce (0 .. 2^512 - 1, as 64 bytes big-endian): 64 bytes as an integer."""
+    """Return the 64-byte hash, as an integer, of the 32-byte ``header`` and the nonce as 64 bytes big-endian."""
     return int.from_bytes(sponge(bytes_to_elements(header + nonce.to_bytes(64)), squeezes=2))
 
 
@@ -87,7 +87,7 @@ def _internal_round(state: Sequence[int], constant: int) -> list[int]:
 
 
 def _external_layer(state: Sequence[int]) -> list[int]:
-    """The 4x4 matrix on each group of four, then to each element the sum of its residue class mod 4."""
+    """Multiply each group of four by the 4x4 matrix, then add to each element the sum of its residue class mod 4."""
     mixed: list[int] = []
     for start in range(0, WIDTH, 4):
         a, b, c, d = state[start : start + 4]

@@ -22,7 +22,7 @@ _CACHED_HEADERS: Final = 64
 
 @lru_cache(_CACHED_HEADERS)
 def modulus(header: bytes) -> tuple[int, int]:
-    """Base m (256 bits) and modulus n (512 bits) of the 32-byte ``header``."""
+    """Return base m (256 bits) and modulus n (512 bits) of the 32-byte ``header``."""
     m = int.from_bytes(sha256(header).digest())
     n = int.from_bytes(sha3_512(header).digest())
     while n % 2 == 0 or n <= m or gcd(m, n) != 1 or is_prime(n):
@@ -31,7 +31,7 @@ def modulus(header: bytes) -> tuple[int, int]:
 
 
 def is_prime(n: int) -> bool:
-    """Miller-Rabin test of 0 <= n <= 2^512 - 1 with the 32 bases that the chain derives from ``n``.
+    """Test 0 <= n <= 2^512 - 1 by Miller-Rabin with the 32 bases that the chain derives from ``n``.
 
     Base k is 2 + SHA3-512(n || k) mod (n - 4), both as 64 bytes.
     """
@@ -44,12 +44,12 @@ def is_prime(n: int) -> bool:
 
 
 def distance(header: bytes, nonce: int) -> int:
-    """Distance (0 .. 2^512 - 1) of the nonce (0 .. 2^512 - 1) from nonce 0 under the 32-byte ``header``."""
-    return _target(header) ^ _sha3(_y(header, nonce))
+    """Return the distance (0 .. 2^512 - 1) of a nonce (0 .. 2^512 - 1) from nonce 0 under the 32-byte ``header``."""
+    return _origin(header) ^ _sha3(_y(header, nonce))
 
 
 @lru_cache(_CACHED_HEADERS)
-def _target(header: bytes) -> int:
+def _origin(header: bytes) -> int:
     return _sha3(_y(header, 0))
 
 
@@ -63,7 +63,7 @@ def _base(n: int, k: int) -> int:
 
 
 def _passes(n: int, base: int, odd: int, twos: int) -> bool:
-    """Whether ``base`` fails to prove n = 1 + odd * 2^twos composite."""
+    """Return True if ``base`` does not prove that n = 1 + odd * 2^twos is composite."""
     x = pow(base, odd, n)
     if x in (1, n - 1):
         return True

@@ -348,7 +348,7 @@ class LiveSource:
 
     def _start(self, upstream: _Upstream, job: LiveJob) -> None:
         order, before = fastest_order(job.pow), self._mined
-        # Drawn for every job, so that no two processes, and no two jobs with one header, walk the same nonces.
+        # Drawn for every job, so that no two processes, and no two jobs with one header, search the same nonces.
         ranges = positions_from(order, job.prefix, secrets.randbits(512))
 
         def solved(search: Search, solution: Solution) -> None:
@@ -358,7 +358,7 @@ class LiveSource:
                 self._loop.call_soon_threadsafe(self._submit, upstream, job, search, solution)
 
         search = self._miner.submit(
-            Job(job.id, job.pow, job.header, job.limit, ranges, order),
+            Job(job.id, job.pow, job.header, job.target, ranges, order),
             self._on_end,
             on_solution=solved,
             priority=self._priority,

@@ -29,7 +29,7 @@ LATEST: Final = (
 )
 
 
-class Entry(msgspec.Struct):
+class HistoryEntry(msgspec.Struct):
     """A block or share that was found. ``time``: UTC, in ISO 8601. ``difficulty``: what it achieved, in decimal."""
 
     time: str
@@ -43,7 +43,7 @@ class Entry(msgspec.Struct):
     """accepted, stale or rejected, or None if the source does not say."""
 
 
-def latest(folder: Path, count: int) -> list[Entry]:
+def latest(folder: Path, count: int) -> list[HistoryEntry]:
     """Return the last ``count`` finds, the newest last. Raises MinerError if the history cannot be read."""
     path = folder / FILE
     try:
@@ -107,7 +107,7 @@ def _query(path: Path, mode: str, count: int) -> list[tuple[Any, ...]]:
         return database.execute(LATEST, (count,)).fetchall()
 
 
-def lines(entries: Iterable[Entry]) -> list[str]:
+def lines(entries: Iterable[HistoryEntry]) -> list[str]:
     """Return a table for people."""
     rows: list[tuple[str, ...]] = [("time", "source", "job", "nonce", "difficulty", "verdict")]
     for entry in entries:
@@ -119,7 +119,7 @@ def lines(entries: Iterable[Entry]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def json_lines(entries: Iterable[Entry]) -> list[str]:
+def json_lines(entries: Iterable[HistoryEntry]) -> list[str]:
     """Return a JSON object for each entry. ASCII controls no terminal and does not depend on the locale."""
     return [json.dumps(msgspec.structs.asdict(entry), separators=(",", ":")) for entry in entries]
 
@@ -133,12 +133,12 @@ def _entry(
     nonce: bytes,
     difficulty: str,
     verdict: str | None,
-) -> Entry:
+) -> HistoryEntry:
     time = dt.datetime.fromtimestamp(time_ns / 1e9, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     # A job's id may have lone surrogates, which JSON does not allow.
     name = decode_id(job_id).encode("utf-8", "replace").decode()
     fields = (time, source, name, pow_, header.hex(), f"{int.from_bytes(nonce):x}", str(int(difficulty)), verdict)
-    return msgspec.convert(dict(zip(Entry.__struct_fields__, fields, strict=True)), Entry)
+    return msgspec.convert(dict(zip(HistoryEntry.__struct_fields__, fields, strict=True)), HistoryEntry)
 
 
 def _short(text: str, most: int = 40) -> str:

@@ -14,7 +14,7 @@ NUMBER_BYTES: Final = 64
 """Numbers of 512 bits are stored big-endian."""
 
 JOB_COLUMNS: Final = (
-    *("id", "pow", "header", "goal", "positions", "ranges"),
+    *("id", "pow", "header", "target", "nonce_order", "ranges"),
     *("todo", "hashes", "elapsed", "status", "nonce", "value", "engine", "ended", "served"),
 )
 
@@ -41,7 +41,7 @@ class StoredJob:
             encode_id(job.id),
             str(job.pow),
             job.header,
-            _encode(job.limit),
+            _encode(job.target),
             str(job.order),
             _encode_ranges(job.ranges),
             _encode_ranges(progress.todo),
@@ -58,10 +58,10 @@ class StoredJob:
     @classmethod
     def of(cls, columns: tuple[Any, ...]) -> StoredJob:
         """Return the job with these values of JOB_COLUMNS. Raises ValueError if they do not make a valid one."""
-        id_, pow_, header, limit, order, ranges, todo, hashes, elapsed, status, nonce, value, engine, ended, served = (
+        id_, pow_, header, target, order, ranges, todo, hashes, elapsed, status, nonce, value, engine, ended, served = (
             columns
         )
-        job = Job(decode_id(id_), Pow(pow_), header, _decode(limit), _decode_ranges(ranges), Order(order))
+        job = Job(decode_id(id_), Pow(pow_), header, _decode(target), _decode_ranges(ranges), Order(order))
         solution = None if nonce is None else Solution(_decode(nonce), _decode(value))
         progress = Progress(_decode_ranges(todo), hashes, elapsed)
         stored = cls(job, progress, Status(status), solution, engine, ended, bool(served))

@@ -48,6 +48,11 @@ ALTER TABLE finds ADD COLUMN ran REAL NOT NULL DEFAULT 0.0;
 UPDATE jobs SET ended = 0.0 WHERE ended IS NOT NULL;
 PRAGMA user_version = 2;
 """,
+    """
+ALTER TABLE jobs RENAME COLUMN goal TO target;
+ALTER TABLE jobs RENAME COLUMN positions TO nonce_order;
+PRAGMA user_version = 3;
+""",
 )
 """STEPS[N] upgrades a file of version N to version N + 1. An empty file has version 0."""
 VERSION: Final = len(STEPS)

@@ -90,7 +90,7 @@ class Store:
         return self._ok
 
     def start(self) -> list[StoredJob]:
-        """Start the writer. Return the jobs of the last run, in the order in which they came."""
+        """Start the writer. Return the jobs of the last run, in the order in which they came; wait for them."""
         self.begin()
         return self.loaded.result()
 

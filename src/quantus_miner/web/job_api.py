@@ -156,7 +156,7 @@ class JobApi:
                 "nodes of a test network of November 2025 to January 2026 sent that, for a Poseidon2 that no network "
                 'uses now. Update the node; it will send "difficulty", or speak QUIC',
                 job.id,
-                job.limit,
+                job.target,
                 extra={"job": job.id, "source": "http"},
             )
 

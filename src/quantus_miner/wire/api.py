@@ -7,13 +7,13 @@ from typing import Final
 
 import msgspec
 
-from quantus_miner.model import MAX, Job, NonceRange, Pow, Solution, Status, limit_from_difficulty
+from quantus_miner.model import MAX, Job, NonceRange, Pow, Solution, Status, target_from_difficulty
 from quantus_miner.pow.order import fastest_order, positions_from
 
 MAX_BODY: Final = 65_536
 """Bytes of the largest accepted request body."""
-LEAST_PLAUSIBLE_THRESHOLD: Final = 2**400
-"""A distance_threshold below this, but not 0, is hardly one: no search would ever find such a distance."""
+MIN_PLAUSIBLE_THRESHOLD: Final = 2**400
+"""A distance_threshold below this, but not 0, is implausible: no search would ever find such a distance."""
 MAX_JOB_ID: Final = 128
 """Characters of the longest accepted job id."""
 
@@ -21,7 +21,7 @@ FIELDS: Final = ("job_id", "mining_hash", "distance_threshold", "difficulty", "n
 
 
 class InvalidRequestError(Exception):
-    """A request that is not accepted: ``job_id`` as far as it could be read, and the contract's message."""
+    """A request is not accepted. ``job_id``: as far as it could be read. ``message``: that of the contract."""
 
     def __init__(self, job_id: str, message: str) -> None:
         super().__init__(message)
@@ -49,9 +49,9 @@ class MiningResult(msgspec.Struct):
 
 
 def parse_mine(body: bytes, random_start: int) -> Job:
-    """The job that the body of a POST /mine describes.
+    """Return the job that the body of a POST /mine describes.
 
-    ``random_start``, 0 .. MAX: where the search begins when the body gives no range. Raises InvalidRequestError.
+    ``random_start``, 0 .. MAX: where the search begins if the body gives no range. Raises InvalidRequestError.
     """
     fields = _fields(body)
     try:
@@ -61,24 +61,24 @@ def parse_mine(body: bytes, random_start: int) -> Job:
 
 
 def is_implausible(job: Job) -> bool:
-    """Whether the distance_threshold is probably a difficulty, as nodes of a former test network sent it."""
-    return job.pow is Pow.SHA3 and 0 < job.limit < LEAST_PLAUSIBLE_THRESHOLD
+    """Return True if the distance_threshold is probably a difficulty, as nodes of a former test network sent it."""
+    return job.pow is Pow.SHA3 and 0 < job.target < MIN_PLAUSIBLE_THRESHOLD
 
 
 def encode_result(job_id: str, status: Status, solution: Solution | None, hashes: int, elapsed: float) -> bytes:
-    """The MiningResult of a known job. ``elapsed``: seconds."""
+    """Return the MiningResult of a known job. ``elapsed``: seconds."""
     nonce = None if solution is None else f"{solution.nonce:x}"
     work = None if solution is None else f"{solution.nonce:0128x}"
     return _encode(MiningResult(status, job_id, nonce, work, hashes, float(elapsed)))
 
 
 def encode_unknown_result(job_id: str) -> bytes:
-    """The MiningResult of a job that is not known."""
+    """Return the MiningResult of a job that is not known."""
     return _encode(MiningResult("not_found", job_id, None, None, 0, 0.0))
 
 
 def encode_reply(status: str, job_id: str, message: str | None = None) -> bytes:
-    """The reply of /mine and /cancel, and of every error beside them."""
+    """Return the reply of /mine and /cancel, and of errors elsewhere."""
     return _encode(MineResponse(status, job_id, message))
 
 
@@ -97,23 +97,23 @@ def _escape(character: str) -> str:
 
 
 def _job(fields: dict[str, str | None], random_start: int) -> Job:
-    """Raises ValueError with the contract's message; the order of the checks is part of the contract."""
+    """Build the job. Raises ValueError with the contract's message. The order of the checks is part of the contract."""
     job_id = fields["job_id"] or ""
     if not job_id:
         raise ValueError("job_id cannot be empty")
     if len(job_id) > MAX_JOB_ID:
         raise ValueError(f"job_id must be at most {MAX_JOB_ID} characters")
     header = bytes.fromhex(_hex("mining_hash", 64, fields["mining_hash"] or ""))
-    pow_, limit = _target(fields["distance_threshold"], fields["difficulty"])
+    pow_, target = _target(fields["distance_threshold"], fields["difficulty"])
     asked = _range(fields["nonce_start"], fields["nonce_end"])
     if asked is not None:
-        return Job(job_id, pow_, header, limit, (asked,))
+        return Job(job_id, pow_, header, target, (asked,))
     order = fastest_order(pow_)
-    return Job(job_id, pow_, header, limit, positions_from(order, b"", random_start), order)
+    return Job(job_id, pow_, header, target, positions_from(order, b"", random_start), order)
 
 
 def _fields(body: bytes) -> dict[str, str | None]:
-    """The known fields, None where missing or null; unknown ones are ignored."""
+    """Return the known fields, None for those that are missing or null. Unknown ones are ignored."""
     try:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -141,7 +141,7 @@ def _checked_hex(name: str, text: str) -> str:
 
 
 def _target(threshold: str | None, difficulty: str | None) -> tuple[Pow, int]:
-    """Proof of work and inclusive limit."""
+    """Return the proof of work and the target."""
     if (threshold is None) == (difficulty is None):
         raise ValueError("exactly one of distance_threshold and difficulty must be given")
     if threshold is not None:
@@ -149,7 +149,7 @@ def _target(threshold: str | None, difficulty: str | None) -> tuple[Pow, int]:
     value = _decimal("difficulty", difficulty or "")
     if value == 0:
         raise ValueError("difficulty must not be zero")
-    return Pow.POSEIDON2, limit_from_difficulty(value)
+    return Pow.POSEIDON2, target_from_difficulty(value)
 
 
 def _decimal(name: str, text: str) -> int:

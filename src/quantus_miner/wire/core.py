@@ -1,4 +1,4 @@
-"""What both ends of both protocols share: bytes and times in, events and messages out, and one table of transitions.
+"""The base of both ends of both protocols: bytes and times in, events and messages out, and a transition table.
 
 A core is one end of one connection. Its owner hands it what arrives (``receive``) and the time (``tick``), handles the
 events that come back, and sends what ``data_to_send`` holds. Only the owner does I/O.
@@ -22,7 +22,7 @@ EventT = TypeVar("EventT")
 
 
 class LocalProtocolError(Exception):
-    """We tried what the state of the connection forbids: a bug of ours. Names the core, the state and the step."""
+    """We tried a step that the connection's state does not allow: a bug. Names the core, the state and the step."""
 
 
 class RemoteProtocolError(Exception):
@@ -34,21 +34,21 @@ class RemoteProtocolError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The end: the connection cannot go on and is to be closed."""
+    """The last event: the connection cannot continue and must be closed."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class JobReceived:
-    """At a miner's end: ``job`` replaces the one before."""
+    """At a miner's end: ``job`` replaces the previous one."""
 
     job: LiveJob
 
 
 @dataclass(frozen=True, slots=True)
 class JobRefused:
-    """At a miner's end: a job came that cannot be mined. ``mining``: the one before it stays in force."""
+    """At a miner's end: a job arrived that cannot be mined. ``mining``: the previous one stays in force."""
 
     reason: str
     mining: bool
@@ -87,12 +87,12 @@ class Core(ABC, Generic[StateT, StepT, EventT]):
 
     @property
     def is_over(self) -> bool:
-        """Whether the connection has ended: nothing can be sent any more, and what arrives is ignored."""
+        """Return True if the connection has ended: nothing can be sent any more, and what arrives is ignored."""
         return self.state in self._ends
 
     @property
     def deadline(self) -> float | None:
-        """When ``tick`` has something to do next if nothing happens before. None: never."""
+        """Return the time at which to call ``tick`` if nothing happens before. None: never."""
         return None
 
     def receive(self, data: bytes, now: float) -> list[EventT | Broken]:

@@ -30,9 +30,9 @@ READY_TIMEOUT_S: Final = 10.0
 MAX_EARLIER: Final = 256
 """Earlier jobs with the header of the current one whose solutions may still count."""
 MAX_RESULTS: Final = 4
-"""Results of one job that a node is sent. A node disconnects after 8 in a row that it cannot queue; this is half."""
+"""Most results of one job that we send a node. It disconnects after 8 in a row that it cannot queue; this is half."""
 RESULT_GAP_S: Final = 5.0
-"""Seconds between two of them: longer than a node needs to import a block, while it reads nothing from its queue."""
+"""Seconds between two of them: longer than a node needs to import a block, when it reads nothing from its queue."""
 
 
 class MinerState(StrEnum):
@@ -104,19 +104,19 @@ NODE_TRANSITIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Authenticated:
-    """The miner's token is right."""
+    """The miner sent the right token."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResultReceived:
-    """The miner says how a job went. ``result`` may name any job, also one that never was."""
+    """The miner reports how a job ended. ``result`` may name any job, even one that never existed."""
 
     result: JobResult
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The end: close the connection with application code 0. ``reason``: what to tell the miner."""
+    """The last event: close the connection with application code 0. ``reason``: what to tell the miner."""
 
     reason: str
 
@@ -154,7 +154,7 @@ class NodeMiner(Core[MinerState, MinerEvent, MinerSideEvent]):
         if self._job is None or self.is_over:
             return False
         earlier = any(job is known for known in self._earlier)
-        return job is self._job or (earlier and solution.value <= self._job.limit)
+        return job is self._job or (earlier and solution.value <= self._job.target)
 
     def has_enough(self, now: float) -> bool:
         """Return whether the peer should get no more results of the current job, or none yet."""
@@ -232,7 +232,7 @@ def _completed(job_id: str, nonce: int, hashes: int, elapsed: float) -> JobResul
 
 
 class NodeServer(Core[NodeState, NodeEvent, NodeSideEvent]):
-    """The node's end, for one miner, which has to know ``token``. Closed and Broken are last events."""
+    """The node's end, for one miner, which must know ``token``. Closed and Broken are last events."""
 
     def __init__(self, token: str, now: float, *, ready_timeout_s: float = READY_TIMEOUT_S) -> None:
         super().__init__("QUIC node", NODE_TRANSITIONS, NodeState.UNKNOWN, NodeEvent.VIOLATION, FrameReader(), now)
@@ -241,7 +241,7 @@ class NodeServer(Core[NodeState, NodeEvent, NodeSideEvent]):
 
     @property
     def is_authenticated(self) -> bool:
-        """Whether the miner's token was right and the connection is not over: it can be sent jobs."""
+        """Return True if the miner sent the right token and the connection is not over, so that it can be sent jobs."""
         return self.state in (NodeState.IDLE, NodeState.WORKING)
 
     @property
@@ -250,7 +250,7 @@ class NodeServer(Core[NodeState, NodeEvent, NodeSideEvent]):
         return self._ready_by if self.state is NodeState.UNKNOWN else None
 
     def send_job(self, job: NewJob) -> None:
-        """Send an authenticated miner a job; it replaces the one before. Raises ValueError if it is too large."""
+        """Send an authenticated miner a job, which replaces the previous one. Raises ValueError if it is too large."""
         frame = messages.encode(job)
         self._step(NodeEvent.SEND_JOB)
         self._out.append(frame)

@@ -113,7 +113,7 @@ DOCUMENT: Final[dict[str, Any]] = {
                 ),
             }
         },
-        **_plain("/health", "Whether the miner takes jobs", _200="Ready.", _503="Not ready."),
+        **_plain("/health", "Check that the miner accepts jobs", _200="Ready.", _503="Not ready."),
         **_plain("/openapi.json", "This document", _200="This document."),
         **_plain("/version", "Name and version", _200="Name and version."),
     },

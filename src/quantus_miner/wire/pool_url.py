@@ -1,4 +1,4 @@
-"""Where a pool is, as operators write it."""
+"""URLs of pools."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 from quantus_miner import units
 
 SCHEMES: Final = {"stratum+tcp": False, "stratum+ssl": True, "quic": True}
-"""Ways to speak to a pool, and whether TLS is in them."""
+"""Schemes of pool URLs. True: with TLS."""
 ALLOWED: Final = (
     "stratum+tcp://HOST:PORT, stratum+ssl://HOST:PORT or quic://HOST:PORT; "
     "the last two with ?pin=SHA-256 of the certificate in 64 hex digits, or ?insecure=1, one of which quic needs"
 )
 NEEDS_PIN: Final = (
-    "?pin=SHA-256 of the pool's certificate in 64 hex digits, because without it the login would go to whoever "
-    "answers; or ?insecure=1, which accepts that: the log then names the certificate's SHA-256"
+    "?pin=SHA-256 of the pool's certificate in 64 hex digits, because without it the login would go to any server "
+    "that answers; or ?insecure=1, which accepts that: the log then names the certificate's SHA-256"
 )
 TLS_SCHEMES: Final = ("ssl", "tls", "stratums", "stratum+tls", "stratum+tcps", "https")
 """Other programs' names for stratum+ssl."""
@@ -25,7 +25,7 @@ TLS_SCHEMES: Final = ("ssl", "tls", "stratums", "stratum+tls", "stratum+tcps", "
 
 @dataclass(frozen=True, slots=True)
 class PoolUrl:
-    """``pin``: SHA-256 of the DER form of the only certificate accepted. ``insecure``: any certificate is accepted."""
+    """A pool. ``pin``: SHA-256 of the DER form of the only certificate accepted. ``insecure``: accept any."""
 
     scheme: str
     host: str
@@ -35,16 +35,16 @@ class PoolUrl:
 
     @property
     def tls(self) -> bool:
-        """Whether the connection is encrypted."""
+        """Return True if the connection is encrypted."""
         return SCHEMES[self.scheme]
 
     def __str__(self) -> str:
-        """Scheme, host and port."""
+        """Return scheme, host and port."""
         return f"{self.scheme}://{units.endpoint(self.host, self.port)}"
 
 
 def parse_pool_url(text: str) -> PoolUrl:
-    """The pool that ``text`` names.
+    """Return the pool that ``text`` names.
 
     Raises ValueError, one line that says what is allowed and, if only the scheme is missing or wrong, what to write.
     """
@@ -69,7 +69,7 @@ def _parse(text: str) -> PoolUrl:
         raise ValueError(ALLOWED) from None
     if parts.scheme not in SCHEMES or not port or "@" in parts.netloc or parts.fragment or parts.path not in ("", "/"):
         raise ValueError(ALLOWED)
-    # A name or an address, IPv6 with its zone included; nothing that could disturb a log line.
+    # A name or an address, including the zone of IPv6. Nothing else may reach a log line.
     if not host or not re.fullmatch(r"[A-Za-z0-9._:%-]{1,253}", host):
         raise ValueError(ALLOWED)
     if not parts.query:

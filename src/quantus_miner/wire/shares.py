@@ -1,4 +1,4 @@
-"""The shares of one connection: which may be sent, and which await a verdict. No I/O; times in seconds."""
+"""The shares of one connection: which may be sent, and which wait for a verdict. No I/O; times in seconds."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from quantus_miner.model import LiveJob
 
 MAX_PENDING: Final = 256
-"""Most shares that await a verdict at once."""
+"""Most shares that wait for a verdict at the same time."""
 MAX_EARLIER: Final = 4
-"""Most jobs before the current one whose shares may still count."""
+"""Most earlier jobs whose shares may still count."""
 MAX_SHARES: Final = 10_000
 """Most shares of one header. A pool that gets this many has set its difficulty far too low."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingShare:
-    """A share that awaits its verdict. ``sent``: when it was sent."""
+    """A share that waits for its verdict. ``sent``: when it was sent."""
 
     job: LiveJob
     sent: float
@@ -26,8 +26,8 @@ class PendingShare:
 
 
 @dataclass(slots=True)
-class _Entry:
-    """A job and the nonces that were sent for its header, under any job id."""
+class _KnownJob:
+    """A job, and the nonces that were sent for its header under any job id."""
 
     job: LiveJob
     nonces: set[int]
@@ -37,12 +37,12 @@ class ShareBook:
     """The jobs by id, the current one last, and the pending shares by request id, the oldest first."""
 
     def __init__(self) -> None:
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _KnownJob] = {}
         self._pending: dict[int, PendingShare] = {}
 
     @property
     def oldest_sent(self) -> float | None:
-        """When the share that has waited longest was sent. None if none is pending."""
+        """Return when the oldest pending share was sent, None if none is pending."""
         return next((share.sent for share in self._pending.values()), None)
 
     def take_job(self, job: LiveJob, *, clean: bool) -> LiveJob | None:
@@ -55,7 +55,7 @@ class ShareBook:
         header = next((entry.nonces for entry in self._entries.values() if entry.job.header == job.header), None)
         known = self._entries.pop(job.id, None)
         if known is None or known.job != job:
-            known = _Entry(job, set() if header is None else header)
+            known = _KnownJob(job, set() if header is None else header)
         if clean:
             self._entries.clear()
         elif len(self._entries) > MAX_EARLIER:
@@ -66,7 +66,7 @@ class ShareBook:
     def enter(self, request: int, job: LiveJob, nonce: int, now: float) -> bool:
         """Record that a share is about to be sent. Return False if it must not be.
 
-        That is so if its job no longer counts, if it was sent before, or if too many await a verdict.
+        That is so if its job no longer counts, if it was sent before, or if too many wait for a verdict.
         """
         entry = self._entries.get(job.id)
         if entry is None or entry.job is not job or nonce in entry.nonces:

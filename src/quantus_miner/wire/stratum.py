@@ -1,4 +1,4 @@
-"""Messages of the stratum dialect that Quantus pools speak: one JSON object a line. No I/O.
+"""Messages of the stratum dialect that Quantus pools speak: one JSON object on each line. No I/O.
 
 ``stratum_miner`` and ``stratum_pool``, the two sides of a connection, are built on them.
 """
@@ -32,7 +32,7 @@ SESSION_LOST: Final = re.compile(
     r"|unknown miner|\b(invalid|unknown|expired|no|no such) session"
     r"|session( id)?( is| has)? (not found|invalid|unknown|expired|lost|closed)"
 )
-"""What a refusal says, in lower case, if the pool no longer knows our login."""
+"""Matches a refusal, in lower case, that says that the pool no longer knows our login."""
 
 STALE_CODE: Final = 21
 """The error code for a job that the pool no longer knows."""
@@ -81,7 +81,7 @@ class SubmitParams(msgspec.Struct):
 
 
 class JobParams(msgspec.Struct):
-    """Parameters of a job. ``clean_jobs``: whether shares of earlier jobs are stale from now on."""
+    """Parameters of a job. ``clean_jobs``: shares of earlier jobs are stale from now on."""
 
     job: msgspec.Raw = NULL
     clean_jobs: bool = True
@@ -159,13 +159,12 @@ def parse_job(data: msgspec.Raw) -> LiveJob:
     stated = _stated_difficulty(body.difficulty)
     difficulty = MAX // target
     if stated is not None and abs(difficulty - stated) > 1 + difficulty // ROUNDING:
-        raise BadJobError(
-            f"its target is that of difficulty {difficulty:.6g}, not that of the difficulty in it, {stated:.6g}"
-        )
-    # Several large difficulties share one target. The stated one is what the pool means.
+        raise BadJobError(f"its target is that of difficulty {difficulty:.6g}, but it states difficulty {stated:.6g}")
+    # Several large difficulties share one target. The pool means the stated one.
     if stated is not None and MAX // stated == target:
         difficulty = stated
-    return LiveJob(body.job_id, header, difficulty, extranonce, None if MAX // difficulty == target else target)
+    exact = None if MAX // difficulty == target else target - 1  # in a message, a valid hash is below the target
+    return LiveJob(body.job_id, header, difficulty, extranonce, exact)
 
 
 def _stated_difficulty(data: msgspec.Raw) -> int | None:
@@ -192,7 +191,7 @@ def job_body(job: LiveJob) -> dict[str, Any]:
         "extranonce": job.prefix.hex(),
         "job_id": job.id,
         "mining_hash": job.header.hex(),
-        "target": f"{job.limit + 1:0128x}",
+        "target": f"{job.target + 1:0128x}",
     }
 
 
@@ -226,12 +225,12 @@ def parse_error(error: msgspec.Raw) -> tuple[str, Any] | None:
 
 
 def is_stale(reason: str, code: object = None) -> bool:
-    """Return whether a refusal means that the share came too late, not that it was wrong."""
+    """Return True if a refusal means that the share came too late, not that it was invalid."""
     return (type(code) is int and code == STALE_CODE) or STALE.search(reason.lower()) is not None
 
 
 def is_session_lost(reason: str) -> bool:
-    """Whether a refusal says that the pool no longer knows our login, so that only another login helps."""
+    """Return True if a refusal says that the pool no longer knows our login, so that only another login helps."""
     return SESSION_LOST.search(reason.lower()) is not None
 
 

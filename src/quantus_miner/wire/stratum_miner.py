@@ -26,8 +26,8 @@ LOGIN_REQUEST: Final = 1
 """The id of the first request."""
 
 
-class State(StrEnum):
-    """Where a miner stands with its pool."""
+class StratumMinerState(StrEnum):
+    """States of the miner's side."""
 
     CONNECTED = "connected"
     LOGGING_IN = "logging in"
@@ -37,7 +37,7 @@ class State(StrEnum):
     BROKEN = "broken"
 
 
-class Step(StrEnum):
+class StratumMinerStep(StrEnum):
     """What can happen on the connection."""
 
     LOGIN = "we log in"
@@ -54,30 +54,30 @@ class Step(StrEnum):
 
 
 TRANSITIONS: Final = {
-    (State.CONNECTED, Step.LOGIN): State.LOGGING_IN,
-    (State.LOGGING_IN, Step.LOGIN_TAKEN): State.WAITING,
-    (State.LOGGING_IN, Step.LOGIN_REFUSED): State.REFUSED,
-    (State.LOGGING_IN, Step.BREACH): State.BROKEN,
-    (State.WAITING, Step.JOB): State.MINING,
-    (State.WAITING, Step.BAD_JOB): State.WAITING,
-    (State.WAITING, Step.KEEPALIVE): State.WAITING,
-    (State.WAITING, Step.SESSION_LOST): State.BROKEN,
-    (State.WAITING, Step.BREACH): State.BROKEN,
-    (State.MINING, Step.JOB): State.MINING,
-    (State.MINING, Step.BAD_JOB): State.MINING,
-    (State.MINING, Step.SHARE): State.MINING,
-    (State.MINING, Step.VERDICT): State.MINING,
-    (State.MINING, Step.UNJUDGED): State.MINING,
-    (State.MINING, Step.SESSION_LOST): State.BROKEN,
-    (State.MINING, Step.KEEPALIVE): State.MINING,
-    (State.MINING, Step.BREACH): State.BROKEN,
+    (StratumMinerState.CONNECTED, StratumMinerStep.LOGIN): StratumMinerState.LOGGING_IN,
+    (StratumMinerState.LOGGING_IN, StratumMinerStep.LOGIN_TAKEN): StratumMinerState.WAITING,
+    (StratumMinerState.LOGGING_IN, StratumMinerStep.LOGIN_REFUSED): StratumMinerState.REFUSED,
+    (StratumMinerState.LOGGING_IN, StratumMinerStep.BREACH): StratumMinerState.BROKEN,
+    (StratumMinerState.WAITING, StratumMinerStep.JOB): StratumMinerState.MINING,
+    (StratumMinerState.WAITING, StratumMinerStep.BAD_JOB): StratumMinerState.WAITING,
+    (StratumMinerState.WAITING, StratumMinerStep.KEEPALIVE): StratumMinerState.WAITING,
+    (StratumMinerState.WAITING, StratumMinerStep.SESSION_LOST): StratumMinerState.BROKEN,
+    (StratumMinerState.WAITING, StratumMinerStep.BREACH): StratumMinerState.BROKEN,
+    (StratumMinerState.MINING, StratumMinerStep.JOB): StratumMinerState.MINING,
+    (StratumMinerState.MINING, StratumMinerStep.BAD_JOB): StratumMinerState.MINING,
+    (StratumMinerState.MINING, StratumMinerStep.SHARE): StratumMinerState.MINING,
+    (StratumMinerState.MINING, StratumMinerStep.VERDICT): StratumMinerState.MINING,
+    (StratumMinerState.MINING, StratumMinerStep.UNJUDGED): StratumMinerState.MINING,
+    (StratumMinerState.MINING, StratumMinerStep.SESSION_LOST): StratumMinerState.BROKEN,
+    (StratumMinerState.MINING, StratumMinerStep.KEEPALIVE): StratumMinerState.MINING,
+    (StratumMinerState.MINING, StratumMinerStep.BREACH): StratumMinerState.BROKEN,
 }
 """Where a step leads. A step of the pool's that is not listed is a breach; one of ours raises LocalProtocolError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: for the reply to the login, between keepalives, of silence, for a verdict, and for the first job."""
+    """Seconds for the reply to the login, between keepalives, of silence, for a verdict, and for the first job."""
 
     login_s: float = 10.0
     keepalive_s: float = 30.0
@@ -105,7 +105,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class LoginRefused:
-    """The end: the pool refuses our login."""
+    """The last event: the pool refuses our login."""
 
     reason: str
 
@@ -113,51 +113,53 @@ class LoginRefused:
 Event = LoggedIn | JobReceived | JobRefused | Judged | LoginRefused | Broken
 
 
-class StratumMiner(Core[State, Step, Event]):
+class StratumMiner(Core[StratumMinerState, StratumMinerStep, Event]):
     """The miner's side. The login is in ``data_to_send`` at once. LoginRefused and Broken are last events.
 
     ``login``: ``<wallet>.<worker>``. ``agent``: ``<name>/<version>``.
     """
 
     def __init__(self, login: str, agent: str, now: float, timing: Timing | None = None) -> None:
-        super().__init__("stratum miner", TRANSITIONS, State.CONNECTED, Step.BREACH, LineSplitter(), now)
+        super().__init__(
+            "stratum miner", TRANSITIONS, StratumMinerState.CONNECTED, StratumMinerStep.BREACH, LineSplitter(), now
+        )
         self._timing = timing or Timing()
         self._book = ShareBook()
         self._session = ""
         self._requests = LOGIN_REQUEST - 1
         self._bad_jobs = 0
         self._began = self._kept = now
-        self._step(Step.LOGIN)
+        self._step(StratumMinerStep.LOGIN)
         self._send("login", {"login": login, "pass": "x", "agent": agent})
 
     @property
     def deadline(self) -> float:
         """See ``Core.deadline``."""
-        if self.state is State.LOGGING_IN:
+        if self.state is StratumMinerState.LOGGING_IN:
             return self._began + self._timing.login_s
         times = [self._kept + self._timing.keepalive_s, self._heard + self._timing.silence_s]
-        if self.state is State.WAITING:
+        if self.state is StratumMinerState.WAITING:
             times.append(self._began + self._timing.first_job_s)
         if self._book.oldest_sent is not None:
             times.append(self._book.oldest_sent + self._timing.verdict_s)
         return min(times)
 
     def _on_time(self, now: float, events: list[Event]) -> None:
-        if self.state is State.LOGGING_IN:
+        if self.state is StratumMinerState.LOGGING_IN:
             if now >= self._began + self._timing.login_s:
                 self._break(f"no reply to the login within {self._timing.login_s:g} s", events)
             return
         if now >= self._heard + self._timing.silence_s:
             self._break(f"no byte for {self._timing.silence_s:g} s", events)
             return
-        if self.state is State.WAITING and now >= self._began + self._timing.first_job_s:
+        if self.state is StratumMinerState.WAITING and now >= self._began + self._timing.first_job_s:
             # Another login may get one, or lead to another machine of the pool.
             self._break(f"no job within {self._timing.first_job_s:g} s", events)
             return
         self._give_up(now - self._timing.verdict_s, now, events)
         if now >= self._kept + self._timing.keepalive_s:
             self._kept = now
-            self._step(Step.KEEPALIVE)
+            self._step(StratumMinerStep.KEEPALIVE)
             self._send("keepalived", {"id": self._session})
 
     def submit(self, job: LiveJob, nonce: int, value: int, now: float) -> bool:
@@ -168,9 +170,9 @@ class StratumMiner(Core[State, Step, Event]):
         raw = nonce.to_bytes(64)
         if not raw.startswith(job.prefix):
             raise ValueError(f"nonce {raw.hex()} does not begin with extranonce {job.prefix.hex()}")
-        if self.state is not State.MINING or not self._book.enter(self._requests + 1, job, nonce, now):
+        if self.state is not StratumMinerState.MINING or not self._book.enter(self._requests + 1, job, nonce, now):
             return False
-        self._step(Step.SHARE)
+        self._step(StratumMinerStep.SHARE)
         share = {"id": self._session, "job_id": job.id, "nonce": raw.hex(), "result": f"{value:0128x}"}
         self._send("submit", share)
         return True
@@ -186,15 +188,15 @@ class StratumMiner(Core[State, Step, Event]):
             # Some pools put the job's fields where others have "job".
             body = params.job if bytes(params.job) != b"null" else message.params
             self._on_job(body, events, clean=params.clean_jobs)
-        elif message.method is None and self.state is State.LOGGING_IN and message.id == LOGIN_REQUEST:
+        elif message.method is None and self.state is StratumMinerState.LOGGING_IN and message.id == LOGIN_REQUEST:
             self._on_login_reply(message, events)
         elif message.method is None and (share := self._book.settle(message.id)) is not None:
-            self._peer_step(Step.VERDICT)
+            self._peer_step(StratumMinerStep.VERDICT)
             reason, code = _refusal(message)
             stale = stratum.is_stale(reason, code)
             events.append(Judged(share.job, not reason, stale, reason, self._heard - share.sent, share.nonce))
             self._look_for_lost_session(message, events)
-        elif message.method is None and self.state is not State.LOGGING_IN:
+        elif message.method is None and self.state is not StratumMinerState.LOGGING_IN:
             self._look_for_lost_session(message, events)
         # Everything else is ignored: replies to keepalives, verdicts that come too late, unknown methods.
 
@@ -202,18 +204,18 @@ class StratumMiner(Core[State, Step, Event]):
         """End the connection if a reply, to a share or a keepalive, says that the pool no longer knows our login."""
         reason, _ = _refusal(reply)
         if stratum.is_session_lost(reason):
-            self._peer_step(Step.SESSION_LOST)
+            self._peer_step(StratumMinerStep.SESSION_LOST)
             events.append(Broken(f"it has lost our session: {reason}"))
 
     def _on_login_reply(self, message: stratum.FromPool, events: list[Event]) -> None:
         if (error := stratum.parse_error(message.error)) is not None:
-            self._peer_step(Step.LOGIN_REFUSED)
+            self._peer_step(StratumMinerStep.LOGIN_REFUSED)
             events.append(LoginRefused(error[0]))
             return
         result = stratum.decode(message.result, stratum.LoginResult)
         if result.status != stratum.OK or len(result.id) > stratum.MAX_ID:
             raise RemoteProtocolError("a reply to the login that is neither OK nor an error")
-        self._peer_step(Step.LOGIN_TAKEN)
+        self._peer_step(StratumMinerStep.LOGIN_TAKEN)
         self._session = result.id
         events.append(LoggedIn())
         if bytes(result.job) != b"null":
@@ -223,15 +225,15 @@ class StratumMiner(Core[State, Step, Event]):
         try:
             job = stratum.parse_job(body)
         except BadJobError as error:
-            self._peer_step(Step.BAD_JOB)
+            self._peer_step(StratumMinerStep.BAD_JOB)
             self._bad_jobs += 1
             if self._bad_jobs == MAX_BAD_JOBS:
                 raise RemoteProtocolError(
                     f"{MAX_BAD_JOBS} jobs in a row that cannot be mined, the last because {error}"
                 ) from None
-            events.append(JobRefused(str(error), self.state is State.MINING))
+            events.append(JobRefused(str(error), self.state is StratumMinerState.MINING))
             return
-        self._peer_step(Step.JOB)
+        self._peer_step(StratumMinerStep.JOB)
         self._bad_jobs = 0
         if (new := self._book.take_job(job, clean=clean)) is not None:
             events.append(JobReceived(new))
@@ -239,7 +241,7 @@ class StratumMiner(Core[State, Step, Event]):
     def _give_up(self, before: float, now: float, events: list[Event]) -> None:
         late = self._book.expire(before)
         for _ in late:
-            self._step(Step.UNJUDGED)
+            self._step(StratumMinerStep.UNJUDGED)
         events += self._judge_late(late, now)
 
     @staticmethod

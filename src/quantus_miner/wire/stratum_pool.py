@@ -19,17 +19,17 @@ SILENCE_S: Final = 90.0
 RequestId = int | str | None
 
 
-class State(StrEnum):
-    """Where a pool stands with a miner."""
+class StratumPoolState(StrEnum):
+    """States of the pool's side."""
 
     CONNECTED = "connected"
-    JUDGING = "judging the login"
+    CHECKING = "checking the login"
     OPEN = "open"
     REFUSED = "refused"
     BROKEN = "broken"
 
 
-class Step(StrEnum):
+class StratumPoolStep(StrEnum):
     """What can happen on the connection."""
 
     LOGIN = "the miner logs in"
@@ -37,29 +37,29 @@ class Step(StrEnum):
     REFUSE_LOGIN = "we refuse the login"
     JOB = "we send a job"
     SHARE = "a share comes"
-    VERDICT = "we judge a share"
+    VERDICT = "we send a verdict"
     KEEPALIVE = "a keepalive comes, which is answered"
     BREACH = "the miner breaks the protocol or is silent for too long"
 
 
 TRANSITIONS: Final = {
-    (State.CONNECTED, Step.LOGIN): State.JUDGING,
-    (State.CONNECTED, Step.BREACH): State.BROKEN,
-    (State.JUDGING, Step.TAKE_LOGIN): State.OPEN,
-    (State.JUDGING, Step.REFUSE_LOGIN): State.REFUSED,
-    (State.JUDGING, Step.BREACH): State.BROKEN,
-    (State.OPEN, Step.JOB): State.OPEN,
-    (State.OPEN, Step.SHARE): State.OPEN,
-    (State.OPEN, Step.VERDICT): State.OPEN,
-    (State.OPEN, Step.KEEPALIVE): State.OPEN,
-    (State.OPEN, Step.BREACH): State.BROKEN,
+    (StratumPoolState.CONNECTED, StratumPoolStep.LOGIN): StratumPoolState.CHECKING,
+    (StratumPoolState.CONNECTED, StratumPoolStep.BREACH): StratumPoolState.BROKEN,
+    (StratumPoolState.CHECKING, StratumPoolStep.TAKE_LOGIN): StratumPoolState.OPEN,
+    (StratumPoolState.CHECKING, StratumPoolStep.REFUSE_LOGIN): StratumPoolState.REFUSED,
+    (StratumPoolState.CHECKING, StratumPoolStep.BREACH): StratumPoolState.BROKEN,
+    (StratumPoolState.OPEN, StratumPoolStep.JOB): StratumPoolState.OPEN,
+    (StratumPoolState.OPEN, StratumPoolStep.SHARE): StratumPoolState.OPEN,
+    (StratumPoolState.OPEN, StratumPoolStep.VERDICT): StratumPoolState.OPEN,
+    (StratumPoolState.OPEN, StratumPoolStep.KEEPALIVE): StratumPoolState.OPEN,
+    (StratumPoolState.OPEN, StratumPoolStep.BREACH): StratumPoolState.BROKEN,
 }
 """Where a step leads. A step of the miner's that is not listed is a breach; one of ours raises LocalProtocolError."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoginAsked:
-    """Answer it with ``take_login`` or ``refuse_login``. ``login``: ``<wallet>.<worker>``."""
+    """A miner logs in. Answer it with ``take_login`` or ``refuse_login``. ``login``: ``<wallet>.<worker>``."""
 
     login: str
     agent: str
@@ -67,7 +67,7 @@ class LoginAsked:
 
 @dataclass(frozen=True, slots=True)
 class ShareCame:
-    """Answer it with ``judge`` and this ``request``. The other fields are as the miner wrote them."""
+    """A share. Answer it with ``send_verdict`` and this ``request``. The other fields are as the miner wrote them."""
 
     request: RequestId
     job_id: str
@@ -78,11 +78,13 @@ class ShareCame:
 Event = LoginAsked | ShareCame | Broken
 
 
-class StratumPool(Core[State, Step, Event]):
-    """The pool's side. ``session``: the id that every share of this connection has to carry."""
+class StratumPool(Core[StratumPoolState, StratumPoolStep, Event]):
+    """The pool's side. ``session``: the id that every share of this connection must carry."""
 
     def __init__(self, session: str, now: float, *, silence_s: float = SILENCE_S) -> None:
-        super().__init__("stratum pool", TRANSITIONS, State.CONNECTED, Step.BREACH, LineSplitter(), now)
+        super().__init__(
+            "stratum pool", TRANSITIONS, StratumPoolState.CONNECTED, StratumPoolStep.BREACH, LineSplitter(), now
+        )
         self._session = session
         self._silence_s = silence_s
         self._login_request: RequestId = None
@@ -93,25 +95,25 @@ class StratumPool(Core[State, Step, Event]):
         return self._heard + self._silence_s
 
     def take_login(self, job: LiveJob | None) -> None:
-        """Accept the login, with the first job. None: that follows later."""
-        self._step(Step.TAKE_LOGIN)
+        """Accept the login and send the first job. None: it follows later."""
+        self._step(StratumPoolStep.TAKE_LOGIN)
         body = None if job is None else stratum.job_body(job)
         result = {"id": self._session, "status": stratum.OK, "extensions": ["keepalive"], "job": body}
         self._reply(self._login_request, result)
 
     def refuse_login(self, message: str) -> None:
         """Refuse the login. Close the connection once this is sent."""
-        self._step(Step.REFUSE_LOGIN)
+        self._step(StratumPoolStep.REFUSE_LOGIN)
         self._reply_error(self._login_request, message)
 
     def send_job(self, job: LiveJob, *, clean: bool) -> None:
-        """Send another job. ``clean``: shares of earlier ones are stale from now on."""
-        self._step(Step.JOB)
+        """Send another job. ``clean``: shares of earlier jobs are stale from now on."""
+        self._step(StratumPoolStep.JOB)
         self._write({"jsonrpc": "2.0", "method": "job", "params": {"clean_jobs": clean, "job": stratum.job_body(job)}})
 
-    def judge(self, request: RequestId, refusal: str | None) -> None:
+    def send_verdict(self, request: RequestId, refusal: str | None) -> None:
         """Send the verdict on a share. ``refusal``: why it does not count, None if it does."""
-        self._step(Step.VERDICT)
+        self._step(StratumPoolStep.VERDICT)
         if refusal is None:
             self._reply(request, {"status": stratum.OK})
         else:
@@ -125,19 +127,19 @@ class StratumPool(Core[State, Step, Event]):
         message = stratum.decode(line, stratum.FromMiner)
         match message.method:
             case "login":
-                self._peer_step(Step.LOGIN)
+                self._peer_step(StratumPoolStep.LOGIN)
                 self._login_request = message.id
                 login = stratum.decode(message.params, stratum.LoginParams)
                 events.append(LoginAsked(stratum.legible(login.login), stratum.legible(login.agent)))
             case "submit":
-                self._peer_step(Step.SHARE)
+                self._peer_step(StratumPoolStep.SHARE)
                 share = stratum.decode(message.params, stratum.SubmitParams)
                 if share.id == self._session:
                     events.append(ShareCame(message.id, share.job_id, share.nonce, share.result))
                 else:
-                    self.judge(message.id, "Invalid session")
+                    self.send_verdict(message.id, "Invalid session")
             case "keepalived":
-                self._peer_step(Step.KEEPALIVE)
+                self._peer_step(StratumPoolStep.KEEPALIVE)
                 self._reply(message.id, {"status": stratum.KEEPALIVED})
         # Like real pools, this one ignores every other method, such as mining.subscribe and mining.authorize.
 

@@ -34,7 +34,7 @@ use tokio::time::timeout;
 type Failure = Box<dyn Error + Send + Sync>;
 
 /// For the handshake, and once more for the stream with Ready.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(60);
 /// Jobs that may wait for one miner.
 const QUEUED_JOBS: usize = 16;
@@ -152,8 +152,8 @@ impl Node {
     }
 
     async fn admit(&self, incoming: Incoming) -> Result<(SendStream, RecvStream), Failure> {
-        let connection = timeout(PATIENCE, incoming).await??;
-        let (words, why) = match timeout(PATIENCE, self.authenticate(&connection)).await {
+        let connection = timeout(TIMEOUT, incoming).await??;
+        let (words, why) = match timeout(TIMEOUT, self.authenticate(&connection)).await {
             Ok(Ok(streams)) => return Ok(streams),
             Ok(Err(why)) => ("auth failed", why),
             Err(late) => ("auth timeout", late.into()),

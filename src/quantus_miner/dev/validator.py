@@ -1,4 +1,4 @@
-"""What a development pool makes of one miner's shares: whether they count, and how hard the next ones are to be.
+"""Validates the shares of one miner of a development pool, and adjusts their difficulty.
 
 No I/O; times in seconds.
 """
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from quantus_miner.wire.stratum_pool import ShareCame
 
 MAX_EARLIER: Final = 8
-"""Jobs before the current one whose shares still count, as long as none came with ``clean_jobs``."""
+"""Earlier jobs whose shares still count, as long as no job came with ``clean_jobs``."""
 MAX_STALE: Final = 64
-"""Jobs that no longer count whose ids are still known."""
+"""Jobs that no longer count but whose ids are still known."""
 RETARGET_SHARES: Final = 8
 RETARGET_SHARE_TIMES: Final = 10
-"""A difficulty is thought over after so many shares, or so many share times with fewer."""
-MOST_RETARGET: Final = 4.0
-"""It changes by this factor at most."""
+"""Shares, or share times with fewer shares, after which the difficulty is adjusted."""
+MAX_RETARGET: Final = 4.0
+"""Largest factor of a change."""
 CLOSE_ENOUGH: Final = 1.25
-"""It stays where it would change by less than this factor."""
+"""A smaller factor does not change the difficulty."""
 
 STALE: Final = "Stale share"
 UNKNOWN_JOB: Final = "Invalid job id"
@@ -45,8 +45,8 @@ class Share:
     value: int
 
 
-class Judge:
-    """The jobs that one miner was given, and which shares it sent for them. ``extranonce``: 4 bytes."""
+class ShareValidator:
+    """The jobs that one miner got, and the shares that it sent for them. ``extranonce``: 4 bytes."""
 
     def __init__(self, extranonce: bytes) -> None:
         self._extranonce = extranonce
@@ -55,7 +55,7 @@ class Judge:
         self._seen: set[tuple[str, int]] = set()
 
     def give(self, job_id: str, header: bytes, difficulty: int, *, clean: bool) -> LiveJob:
-        """The miner's next job. ``clean``: earlier ones no longer count."""
+        """Return the miner's next job. ``clean``: earlier ones no longer count."""
         job = LiveJob(job_id, header, difficulty, self._extranonce)
         if clean:
             self._stale.extend(self._jobs)
@@ -68,8 +68,8 @@ class Judge:
         self._jobs[job.id] = job
         return job
 
-    def judge(self, share: ShareCame) -> Share | str:
-        """The share, or why it is not taken."""
+    def validate(self, share: ShareCame) -> Share | str:
+        """Return the share, or why it is refused."""
         job = self._jobs.get(share.job_id)
         if job is None:
             return STALE if share.job_id in self._stale else UNKNOWN_JOB
@@ -82,7 +82,7 @@ class Judge:
         value = reference.evaluate(Pow.POSEIDON2, job.header, nonce)
         if stratum.from_hex(share.result, 64) != value.to_bytes(64):
             return BAD_RESULT
-        if value > job.limit:
+        if value > job.target:
             return LOW
         self._seen.add((job.id, nonce))
         return Share(job, nonce, value)
@@ -98,15 +98,15 @@ class Vardiff:
         self._shares = 0
 
     def count(self) -> None:
-        """A share was accepted."""
+        """Count an accepted share."""
         self._shares += 1
 
     def adjust(self, now: float) -> bool:
-        """Thinks the difficulty over, if it is time to; whether it is another now."""
+        """Retarget if due. Return True if the difficulty changed."""
         seconds = now - self._since
         if self._shares < RETARGET_SHARES and seconds < RETARGET_SHARE_TIMES * self._share_time:
             return False
-        factor = min(max(self._shares * self._share_time / max(seconds, 1e-3), 1 / MOST_RETARGET), MOST_RETARGET)
+        factor = min(max(self._shares * self._share_time / max(seconds, 1e-3), 1 / MAX_RETARGET), MAX_RETARGET)
         self._since, self._shares = now, 0
         if 1 / CLOSE_ENOUGH < factor < CLOSE_ENOUGH:
             return False

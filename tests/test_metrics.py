@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from quantus_miner import logs
 from quantus_miner.gpu.telemetry import Readings
 from quantus_miner.mining.rates import Rates
 from quantus_miner.mining.stats import ApiStats, GpuStats, JobStats, LinkStats, MinerStats, ThreadStats, WorkerStats
@@ -84,9 +85,11 @@ def scrape(collector: MinerCollector) -> dict[str, dict[tuple[str, ...], float]]
     return samples
 
 
-def test_every_row_of_the_table_has_samples() -> None:
+def test_every_row_of_the_table_has_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "dropped", lambda: 12)
     samples = scrape(MinerCollector(SNAPSHOT))
     assert samples.keys() == {row.name for row in METRICS}
+    assert samples["miner_log_lines_dropped_total"] == {(): 12}
     assert samples["miner_hash_rate"] == {(): 850.0}
     # A window that is longer than its history has no sample.
     assert samples["miner_hash_rate_average"] == {("10s",): 850.0, ("60s",): 700.0}
@@ -119,7 +122,8 @@ def test_a_part_that_is_missing_or_fails_costs_its_own_series_only(caplog: pytes
     assert samples.keys().isdisjoint({"miner_jobs_total", "miner_store_ok", "miner_source_connected"})
     assert "could not be read" in caplog.text
     samples = scrape(MinerCollector(Snapshot(time=1.7e9, uptime_s=0.0, effective_cpus=4)))
-    assert samples.keys() == {"miner_effective_cpus", "miner_uptime_seconds", "miner_build_info"}
+    of_the_process = {"miner_uptime_seconds", "miner_build_info", "miner_log_lines_dropped_total"}
+    assert samples.keys() == {"miner_effective_cpus", *of_the_process}
 
 
 def test_counts_move_during_a_long_job_and_its_series_vanish_with_it() -> None:

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from quantus_miner import __version__
+from quantus_miner import __version__, logs
 from quantus_miner.errors import printable
 from quantus_miner.model import Status
 
@@ -177,6 +177,7 @@ METRICS: Final = (
     ),
     Row("miner_uptime_seconds", "gauge", (), "Time since the start."),
     Row("miner_store_ok", "gauge", (), "1 while jobs and finds get to the disk, 0 while they are in memory only."),
+    Row("miner_log_lines_dropped_total", "counter", (), "Log lines that could not be written."),
     Row("miner_kernel_info", "gauge", ("engine", "pow", "kernel"), "1 for each kernel in use."),
     Row("miner_build_info", "gauge", ("version", "python"), "1; what is running."),
 )
@@ -216,6 +217,7 @@ class MinerCollector(Collector):
             "miner_uptime_seconds": {(): snapshot.uptime_s},
             "miner_effective_cpus": {(): snapshot.effective_cpus},
             "miner_store_ok": {(): snapshot.store_ok},
+            "miner_log_lines_dropped_total": {(): logs.dropped()},
             "miner_subscriber_failures_total": {(name,): n for name, n in snapshot.failures.items()},
             "miner_snapshot_failures_total": {(part,): n for part, n in snapshot.part_failures.items()},
         }

@@ -63,10 +63,10 @@ class WorkerThread(threading.Thread):
         cpus.yield_priority()
         anywhere = cpus.own_affinity()
         miner, worker = self._miner, self._worker
+        self._pin(worker.affinity, anywhere)
         while (taken := miner.next_slice(worker)) is not None:
             search, start, count = taken
-            if worker.affinity != self._pinned:
-                self._pin(worker.affinity, anywhere)
+            self._pin(worker.affinity, anywhere)
             try:
                 outcome = self._engine.search(search.job, start, count, worker.control)
                 solution = None if outcome.nonce is None else confirm(self._engine, search.job, outcome.nonce)
@@ -83,6 +83,8 @@ class WorkerThread(threading.Thread):
             miner.finish_slice(worker, search, start, count, outcome, solution)
 
     def _pin(self, wanted: frozenset[int] | None, anywhere: frozenset[int]) -> None:
+        if wanted == self._pinned:
+            return
         self._pinned = wanted
         if not cpus.pin_thread(wanted or anywhere) and wanted:
             log.warning("Cannot keep worker %d on CPUs %s; it runs on any", self._worker.index, sorted(wanted))

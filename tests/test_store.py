@@ -410,6 +410,21 @@ def test_an_error_of_our_own_makes_nobody_wait(
     assert line == "The store has failed: jobs are kept in memory only until a restart"
 
 
+def test_who_waits_for_the_last_jobs_may_give_up(tmp_path: Path) -> None:
+    """A signal ends the service while it starts: the writer is not disturbed."""
+    store = Store(tmp_path, history_days=1)
+
+    async def give_up() -> None:
+        waiting = asyncio.ensure_future(asyncio.wrap_future(store.loaded))
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+
+    asyncio.run(give_up())
+    assert store.start() == []
+    store.close(WAIT_S)
+    assert store.ok
+
+
 def test_a_folder_that_cannot_be_there_is_made_when_it_can(
     tmp_path: Path, lines: Lines, caplog: pytest.LogCaptureFixture
 ) -> None:

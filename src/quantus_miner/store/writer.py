@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from quantus_miner.events import ShareJudged, SolutionSent
 from quantus_miner.store.database import FILE, DamagedError, Database, LockedError, NewerError
@@ -74,7 +74,7 @@ class Store:
         self._written = 0.0  # when the last commit was
         self._reserved = 0.0  # when it was looked at last
         self._roomy = True
-        self.loaded: Future[list[StoredJob]] = Future()
+        self.loaded: Future[list[StoredJob]] = _future()
         """The jobs of the last run, in the order in which they came."""
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
 
@@ -296,14 +296,14 @@ class Store:
             self._database = None
 
 
-def _future() -> Future[None]:
+def _future() -> Future[Any]:
     """Return a future that several can wait for and none of them can cancel."""
-    future: Future[None] = Future()
+    future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
     return future
 
 
 def _done() -> Future[None]:
-    future = _future()
+    future: Future[None] = _future()
     future.set_result(None)
     return future

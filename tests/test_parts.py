@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -194,6 +195,44 @@ def test_a_part_that_does_not_stop_in_time_does_not_keep_the_others(
 
     assert asyncio.run(main()).done[-1] == "stop"
     assert "Stopping the toy has failed" in caplog.text
+
+
+class Stubborn(Toy):
+    """Goes on when it is cancelled, until ``released``."""
+
+    released: asyncio.Event
+
+    async def run(self) -> None:
+        self.note("run")
+        await self._insist()
+
+    async def stop(self) -> None:
+        self.note("stop")
+        await self._insist()
+
+    async def _insist(self) -> None:
+        while not self.released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.released.wait()
+
+
+def test_all_parts_together_stop_in_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that ignore that they are cancelled."""
+    monkeypatch.setattr(module, "STOP_S", WAIT_S)
+    monkeypatch.setattr(module, "END_S", 0.05)
+
+    async def main() -> tuple[list[Stubborn], Toy]:
+        parts, other = [Stubborn(f"The toy {number}") for number in range(5)], Toy("The other")
+        Stubborn.released = asyncio.Event()
+        try:
+            async with asyncio.timeout(WAIT_S / 2):
+                await lifetime(supervised([other, *parts]), lambda: parts[-1].until("run"))
+        finally:
+            Stubborn.released.set()
+        return parts, other
+
+    parts, other = asyncio.run(main())
+    assert [part.done[-1] for part in (*parts, other)] == ["stop"] * 6
 
 
 def test_the_end_during_the_start_stops_what_has_started() -> None:

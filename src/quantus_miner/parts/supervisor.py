@@ -30,7 +30,9 @@ log = logging.getLogger("miner")
 
 TICK_S: Final = 1.0
 STOP_S: Final = 0.7
-"""Seconds that a part may take to stop. Then the next one is stopped all the same."""
+"""Seconds that a part may take to stop, and its task to end. Then the next one is stopped all the same."""
+END_S: Final = 5.0
+"""Seconds that all parts together may take. Service managers kill a service that takes too long to end."""
 
 
 @dataclass(slots=True)
@@ -106,9 +108,19 @@ class Supervisor:
         self.end()
         for task in self._own:
             task.cancel()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + END_S
+
+        def left_s() -> float:
+            return max(0.0, min(STOP_S, deadline - loop.time()))
+
         for supervised in reversed(self._parts):
             if supervised.started:
-                await self._stop(supervised)
+                await _end(supervised.part, left_s())
+                supervised.started = False
+            if supervised.task is not None:
+                supervised.task.cancel()
+                await asyncio.wait((supervised.task,), timeout=left_s())
 
     # --- start and run ---
 
@@ -170,7 +182,7 @@ class Supervisor:
             log.error("%s %s; next try in %.1f s", part.name, outcome, wait_s, exc_info=error)
             async with supervised.lock:
                 supervised.applied = None
-                await _end(part)
+                await _end(part, STOP_S)
             await asyncio.sleep(wait_s)
 
     async def _tick(self) -> None:
@@ -180,13 +192,6 @@ class Supervisor:
                 if supervised.applied is not None:
                     with contained(f"{supervised.part.name}'s tick"):
                         supervised.part.tick()
-
-    async def _stop(self, supervised: _Supervised) -> None:
-        await _end(supervised.part)
-        supervised.started = False
-        if supervised.task is not None:
-            supervised.task.cancel()
-            await asyncio.wait((supervised.task,), timeout=STOP_S)
 
     # --- changed settings ---
 
@@ -247,11 +252,16 @@ def _changed(old: Settings, new: Settings) -> list[str]:
     return [name for name in BY_NAME if name in names and getattr(old, name) != getattr(new, name)]
 
 
-async def _end(part: Part) -> None:
-    """Stop a part, within STOP_S."""
+async def _end(part: Part, timeout_s: float) -> None:
+    """Stop a part. Returns after ``timeout_s`` even if the part ignores that it is cancelled."""
+    stopping = asyncio.create_task(part.stop(), name=f"stop {part.name}")
     with contained(f"Stopping {part.name[0].lower()}{part.name[1:]}"):
-        async with asyncio.timeout(STOP_S):
-            await part.stop()
+        done, _ = await asyncio.wait((stopping,), timeout=timeout_s)
+        if not done:
+            stopping.cancel()
+            raise TimeoutError(f"not done after {timeout_s:.1f} s")
+        if not stopping.cancelled():
+            stopping.result()
 
 
 @contextlib.contextmanager

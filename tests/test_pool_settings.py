@@ -165,3 +165,10 @@ def test_a_login() -> None:
 def test_what_cannot_be_a_login(wallet: str, worker: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compose_login(wallet, worker)
+
+
+def test_a_pool_that_is_named_twice_counts_once() -> None:
+    """Two links of one name would also share their metrics."""
+    flags = {"pool": "stratum+tcp://a:1, stratum+tcp://b:1,stratum+tcp://a:1/", "wallet": ALICE_QUANTUS}
+    pools = load(flags, {"HOME": "/nowhere"}, None).pool
+    assert pools == (PoolUrl("stratum+tcp", "a", 1), PoolUrl("stratum+tcp", "b", 1))

@@ -55,7 +55,8 @@ def _devices(text: str) -> tuple[str, ...]:
 
 
 def _pools(text: str) -> tuple[PoolUrl, ...]:
-    return tuple(parse_pool_url(part.strip()) for part in text.split(","))
+    """One that is named twice counts once: to turn to it again when it fails would be of no use."""
+    return tuple(dict.fromkeys(parse_pool_url(part.strip()) for part in text.split(",")))
 
 
 def _token(text: str) -> str:

@@ -96,6 +96,25 @@ def test_at_debug_a_part_that_raises_has_its_traceback() -> None:
         assert miner.stop() == 0
 
 
+def test_a_thread_that_is_left_in_a_driver_does_not_abort_the_end() -> None:
+    """As one that builds a kernel for a card: the end of Python, or of the driver's own library, would."""
+    patch = """
+import ctypes, threading
+from quantus_miner.mining.miner import Miner
+libc = ctypes.CDLL(None)
+libc.__cxa_atexit(ctypes.cast(libc.abort, ctypes.c_void_p), None, None)
+start = Miner.start
+def left(self):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    start(self)
+Miner.start = left
+"""
+    with Broken(patch) as miner:
+        miner.works()
+        assert miner.stop() == 0
+    assert "Stopped: " in miner.log[-1]
+
+
 def test_what_python_itself_would_print_goes_to_the_log() -> None:
     """It would wait for whoever reads stderr, in the middle of anything."""
     patch = """

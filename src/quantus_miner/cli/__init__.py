@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
 import os
 import sys
+import threading
 from contextlib import suppress
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import click
 
@@ -76,6 +78,14 @@ def main() -> None:
         logs.report(f"quantus-miner: {message}")
     for stream in (sys.stdout, sys.stderr):
         _give_up_unwritable(stream)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End the process, without what Python and C++ do at the end if threads are left: one in a driver would abort."""
+    atexit._run_exitfuncs()  # noqa: SLF001 - os._exit would leave them out
+    if threading.active_count() > 1:
+        os._exit(code)
     sys.exit(code)
 
 

@@ -372,6 +372,20 @@ def test_a_part_that_cannot_apply_settings_stops_no_other_and_tries_again_next_t
     reloading(work)
 
 
+def test_settings_that_were_never_applied_are_not_reloaded_when_they_are_taken_back() -> None:
+    async def work(supervisor: Supervisor, source: Source, toy: Toy, other: Toy, lines: Lines) -> None:
+        toy.faults["apply"] = 1
+        source.set(workers=3)
+        supervisor.reload()
+        await lines.wait("The toy has failed to apply workers")
+        source.set()
+        supervisor.reload()
+        assert await lines.wait("Reloaded") == "Reloaded: no setting has changed"
+        assert toy.applied == [(None, 3)]
+
+    reloading(work)
+
+
 def test_a_second_reload_during_the_first_is_not_lost() -> None:
     async def work(supervisor: Supervisor, source: Source, toy: Toy, other: Toy, lines: Lines) -> None:
         source.hold = hold = threading.Event()

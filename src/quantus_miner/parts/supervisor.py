@@ -47,9 +47,9 @@ class _Supervised:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the part changes, so that it is not changed while it starts."""
 
-    def to_apply(self, new: Settings) -> list[str]:
-        """Return the names of its settings that differ in ``new``."""
-        return [name for name in _changed(self.applied or new, new) if name in self.part.settings]
+    def to_apply(self, old: Settings, new: Settings) -> list[str]:
+        """Return the names of its settings that differ in ``new`` from those that it runs with, or else from ``old``."""
+        return [name for name in _changed(self.applied or old, new) if name in self.part.settings]
 
 
 class Supervisor:
@@ -210,15 +210,14 @@ class Supervisor:
         except MinerError as error:
             log.error("Reloaded nothing, all settings stay as they are: %s", error)  # noqa: TRY400 - of the user
             return
-        changed = _changed(self._settings, new)
-        # What a part has failed to apply is tried again.
-        pending = {name for supervised in self._parts for name in supervised.to_apply(new)}
-        if late := [name for name in changed if BY_NAME[name].applies == "restart"]:
+        if late := [name for name in _changed(self._settings, new) if BY_NAME[name].applies == "restart"]:
             log.warning("Restart the miner to apply: %s", ", ".join(late))
             new = replace(new, **{name: getattr(self._settings, name) for name in late})
+        # What a part has failed to apply is tried again.
+        changed = {name for supervised in self._parts for name in supervised.to_apply(self._settings, new)}
         self._settings = new
         failed = set().union(*await asyncio.gather(*(self._apply(supervised, new) for supervised in self._parts)))
-        names = tuple(name for name in BY_NAME if name in pending.union(changed).difference(failed, late))
+        names = tuple(name for name in BY_NAME if name in changed - failed)
         if names:
             log.info("Reloaded: %s", ", ".join(names))
             with contained("Telling of the new settings"):
@@ -232,7 +231,7 @@ class Supervisor:
         async with supervised.lock:
             # One that has failed will be started with the new settings.
             if supervised.applied is not None:
-                names = supervised.to_apply(new)
+                names = supervised.to_apply(supervised.applied, new)
                 try:
                     if names:
                         await part.apply(supervised.applied, new)

@@ -105,6 +105,32 @@ def test_a_snapshot_takes_the_last_readings_until_they_are_old(
     assert degrees == 3
 
 
+def test_who_waits_for_a_driver_that_is_slow_to_start_gets_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+
+    def start() -> None:
+        nonlocal now
+        now += 2 * telemetry.FRESH_S
+
+    monkeypatch.setitem(sys.modules, "pynvml", module(nvmlInit=start))
+    assert telemetry.Telemetry(lambda: now).temperature(CARD, WAIT_S) == 55
+
+
+def test_the_thread_ends_when_nobody_asks_and_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setitem(sys.modules, "pynvml", module())
+    cards = telemetry.Telemetry(lambda: now)
+    assert cards.temperature(CARD, WAIT_S) == 55
+    thread = cards._thread
+    assert thread is not None
+    now += WAIT_S
+    with cards._changed:
+        cards._changed.notify_all()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
+    assert cards.temperature(CARD, WAIT_S) == 55
+
+
 def test_a_reading_that_raises_is_logged_and_others_go_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -42,15 +42,15 @@ class Readings:
 class Telemetry:
     """Reads cards by their PCI address, as long as somebody asks for them. Any thread may ask.
 
-    NVML is called in a thread of its own: a driver that hangs costs its readings, and holds up neither those who ask
-    nor the end of the process. ``clock``: tells how old readings are.
+    NVML is called in a thread of its own, which ends when nobody asks any more: a driver that hangs costs its readings,
+    and holds up neither those who ask nor the end of the process. ``clock``: tells how old readings are.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._nvml: Any = None
         self._changed = threading.Condition()
-        self._asked: dict[str, float] = {}  # cards, and when somebody last asked for them
+        self._asked: dict[str, float] = {}  # cards, and until when somebody wants to know
         self._last: dict[str, tuple[float, Readings | None]] = {}  # when, and what they said
         self._busy_since: float | None = None  # with a call of NVML
         self._warned = False
@@ -73,7 +73,7 @@ class Telemetry:
                 self._busy_since = self._clock()
                 self._thread = threading.Thread(target=self._run, name="nvml", daemon=True)
                 self._thread.start()
-            self._asked[pci] = self._clock()
+            self._asked[pci] = max(self._asked.get(pci, 0.0), self._clock() + max(FRESH_S, wait_s))
             self._changed.notify_all()
             if not self._fresh(pci) and self._busy_s() < wait_s:
                 self._changed.wait_for(lambda: self._fresh(pci), wait_s)
@@ -94,17 +94,18 @@ class Telemetry:
     # --- NVML's thread ---
 
     def _run(self) -> None:
-        self._open()
-        while True:
-            self._answered()
-            pci = self._next()
+        if self._nvml is None:
+            self._open()
+        while (pci := self._next()) is not None:
             try:
                 readings = self._readings(pci)
             except Exception:
                 log.exception("A reading of a GPU has failed")
                 readings = None
             with self._changed:
-                self._last[pci] = self._clock(), readings
+                now = self._clock()
+                self._last[pci] = now, readings
+                self._asked[pci] = min(self._asked[pci], now + FRESH_S)
 
     def _open(self) -> None:
         try:
@@ -117,23 +118,23 @@ class Telemetry:
         except pynvml.NVMLError as error:
             log.debug("No readings of GPUs: %s", error)
 
-    def _answered(self) -> None:
+    def _next(self) -> str | None:
+        """Wait for a card that has to be read. Return it, or None if nobody has asked for any lately."""
         with self._changed:
             self._busy_since, self._warned = None, False
             self._changed.notify_all()
-
-    def _next(self) -> str:
-        """Wait for a card that has to be read. Return it."""
-        with self._changed:
             while True:
                 now = self._clock()
-                self._asked = {pci: at for pci, at in self._asked.items() if now - at < FRESH_S}
+                self._asked = {pci: until for pci, until in self._asked.items() if now < until}
                 self._last = {pci: read for pci, read in self._last.items() if pci in self._asked}
+                if not self._asked:
+                    self._thread = None
+                    return None
                 for pci in self._asked:
                     if pci not in self._last or now - self._last[pci][0] >= AGE_S:
                         self._busy_since = now
                         return pci
-                self._changed.wait()
+                self._changed.wait(FRESH_S)
 
     def _temperature(self, pci: str | None) -> float | None:
         return self._number(pci, lambda nvml, card: nvml.nvmlDeviceGetTemperature(card, nvml.NVML_TEMPERATURE_GPU))

@@ -22,7 +22,9 @@ from quantus_miner.errors import DeviceLostError, DevicePausedError
 from quantus_miner.gpu.device import Device
 from quantus_miner.mining.miner import Miner
 from quantus_miner.mining.ranges import NonceRanges
+from quantus_miner.mining.search import Search
 from quantus_miner.mining.thread import WorkerThread
+from quantus_miner.mining.worker import Worker
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Solution, Status, target_from_difficulty
 from quantus_miner.native import Outcome
 from quantus_miner.pow.order import positions_from
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from quantus_miner.backends.backend import EngineOptions
     from quantus_miner.backends.base import Control, Engine
     from quantus_miner.events import DeviceChanged
-    from quantus_miner.mining.search import Search
 
 HEADER = bytes(range(32))
 WAIT_S = 30.0
@@ -741,6 +742,27 @@ def test_a_number_that_two_workers_had_is_one_row_of_the_job() -> None:
     rows = [(row.engine, row.thread_id, row.hashes) for row in miner.thread_stats(search)]
     assert rows == [("recording", 0, 10), ("recording", 1, 5)]
     assert miner.stats().hashes == 15
+
+
+def test_the_rates_of_a_job_are_of_the_workers_that_have_counted_lately() -> None:
+    """A thousand jobs and many workers cost no more than what is under way."""
+    search = Search(job([NonceRange(0, MAX)]), Ends(), None, 0, 0.0)
+    workers = [Worker(number, BlockingEngine(3), 0.0) for number in range(3)]
+    for worker in workers:
+        search.begin(worker, 0.0)
+        search.leave(worker, 100)
+    search.sample(1.0)
+    assert [row.hash_rate for row in search.thread_stats(1.0)] == [100.0] * 3
+    for second in range(2, 30):
+        search.begin(workers[0], float(second))
+        search.leave(workers[0], 10)
+        search.sample(float(second))
+    assert list(search._meters) == [workers[0].key]
+    assert [row.hashes for row in search.thread_stats(29.0)] == [380, 100, 100]
+    assert [row.hash_rate for row in search.thread_stats(29.0)] == [pytest.approx(10.0), 0.0, 0.0]
+    search.begin(workers[1], 30.0)
+    search.leave(workers[1], 110)
+    assert search.thread_stats(31.0)[1].hash_rate == pytest.approx(110 / 11)
 
 
 def test_workers_move_to_other_cpus_with_their_next_slice() -> None:

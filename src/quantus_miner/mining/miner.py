@@ -15,7 +15,6 @@ from collections import Counter, deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from quantus_miner.mining.rates import RateMeter
 from quantus_miner.mining.search import Search
 from quantus_miner.mining.stats import MinerStats, ThreadStats
 from quantus_miner.mining.thread import WorkerThread
@@ -186,8 +185,7 @@ class Miner:
             for worker in self._workers.with_leaving:
                 worker.look(now)
             for search in self._turns:
-                for worker, meter in search.meters.items():
-                    meter.sample(now, search.hashes_of(worker))
+                search.sample(now)
 
     def stats(self) -> MinerStats:
         """A snapshot."""
@@ -230,9 +228,7 @@ class Miner:
                 start, count = search.todo.take(worker.slice_size(search.job.pow, self.chunk_s, even_share))
                 now = self._clock()
                 worker.begin(search, NonceRange(start, start + count - 1), now)
-                search.workers.add(worker)
-                if worker not in search.meters:
-                    search.meters[worker] = RateMeter(now)
+                search.begin(worker, now)
                 return search, start, count
         return None
 
@@ -320,10 +316,7 @@ class Miner:
     def _leave(self, worker: Worker, search: Search, tested: int) -> None:
         worker.search = worker.slice = None
         worker.done += tested
-        if search.status is Status.RUNNING:
-            search.tested += tested
-        search.workers.discard(worker)
-        search.done[worker] += tested
+        search.leave(worker, tested)
         self._workers.on_slice_returned(worker)
 
     def _end(self, search: Search, status: Status) -> None:

@@ -24,6 +24,17 @@ class RateMeter:
         self._window_s = window_s
         self._samples: deque[tuple[float, int]] = deque([(now, count)])
 
+    @classmethod
+    def after_rest(cls, now: float, count: int) -> RateMeter:
+        """Return one as if it had sampled ``count`` for a whole window."""
+        meter = cls(now - WINDOWS_S[0], count)
+        meter._samples += [(now - WINDOWS_S[0] * (1 - part / SAMPLES), count) for part in range(1, SAMPLES + 1)]
+        return meter
+
+    def rests(self, now: float, count: int) -> bool:
+        """Return True if nothing was counted in the window."""
+        return self.average(now, count) == 0
+
     def sample(self, now: float, count: int) -> None:
         """Remember the count. To be called about once a second."""
         samples = self._samples

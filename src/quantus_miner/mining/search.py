@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from quantus_miner import pow as reference
 from quantus_miner.mining.ranges import NonceRanges
+from quantus_miner.mining.rates import RateMeter
 from quantus_miner.mining.stats import ThreadStats
 from quantus_miner.model import Job, Progress, Solution, Status
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quantus_miner.backends.base import Engine
-    from quantus_miner.mining.rates import RateMeter
     from quantus_miner.mining.worker import Worker
 
 log = logging.getLogger("miner")
@@ -49,8 +49,9 @@ class Search:
         self.todo = NonceRanges(progress.todo)
         self.tested = progress.hashes  # in finished slices; at the end in all, until that moment
         self.workers: set[Worker] = set()
-        self.done: Counter[Worker] = Counter()
-        self.meters: dict[Worker, RateMeter] = {}
+        # By the keys of the workers that took part. A job may last for days, in which many come and go.
+        self._done: Counter[tuple[str, int]] = Counter()
+        self._meters: dict[tuple[str, int], RateMeter] = {}  # of those that have counted lately
 
     @property
     def hashes(self) -> int:
@@ -58,9 +59,29 @@ class Search:
         running = self.status is Status.RUNNING
         return self.tested + (sum(worker.control.hashes for worker in self.workers) if running else 0)
 
-    def hashes_of(self, worker: Worker) -> int:
-        """Nonces tested by ``worker``, the slice under way included."""
-        return self.done[worker] + (worker.control.hashes if worker in self.workers else 0)
+    def begin(self, worker: Worker, now: float) -> None:
+        """Have ``worker`` take part."""
+        self.workers.add(worker)
+        key = worker.key
+        if key not in self._meters:
+            rested = key in self._done
+            self._meters[key] = RateMeter.after_rest(now, self._done[key]) if rested else RateMeter(now)
+
+    def leave(self, worker: Worker, tested: int) -> None:
+        """Count what ``worker`` has tested of its slice."""
+        self.workers.discard(worker)
+        self._done[worker.key] += tested
+        if self.status is Status.RUNNING:
+            self.tested += tested
+
+    def sample(self, now: float) -> None:
+        """Sample the rates. To be called about once a second."""
+        under_way = self._under_way()
+        for key, meter in tuple(self._meters.items()):
+            hashes = self._done[key] + under_way.get(key, 0)
+            meter.sample(now, hashes)
+            if key not in under_way and meter.rests(now, hashes):
+                del self._meters[key]
 
     def elapsed(self, now: float) -> float:
         """Seconds since it began, until its end."""
@@ -78,15 +99,17 @@ class Search:
 
         Workers that had a number of an engine one after the other count as one.
         """
-        running = self.status is Status.RUNNING
-        done: dict[tuple[str, int], tuple[int, float]] = {}
-        for worker, meter in self.meters.items():
-            key = worker.engine.name, worker.index
-            before, other_rate = done.get(key, (0, 0.0))
-            hashes = self.hashes_of(worker)
-            rate = meter.rate(now, hashes) if running else 0.0
-            done[key] = before + hashes, other_rate + rate
-        return tuple(ThreadStats(*key, *counts) for key, counts in done.items())
+        under_way = self._under_way()
+        meters = self._meters if self.status is Status.RUNNING else {}
+
+        def stats(key: tuple[str, int]) -> ThreadStats:
+            hashes = self._done[key] + under_way.get(key, 0)
+            return ThreadStats(*key, hashes, meters[key].rate(now, hashes) if key in meters else 0.0)
+
+        return tuple(map(stats, sorted(self._done.keys() | under_way)))
+
+    def _under_way(self) -> dict[tuple[str, int], int]:
+        return {worker.key: worker.control.hashes for worker in self.workers}
 
 
 def confirm(engine: Engine, job: Job, nonce: int) -> Solution | None:

@@ -49,6 +49,11 @@ class Worker:
         self._moved = now
 
     @property
+    def key(self) -> tuple[str, int]:
+        """What it is in the statistics of jobs. No two that search have the same one."""
+        return self.engine.name, self.index
+
+    @property
     def hashes(self) -> int:
         """Nonces tested, in all."""
         return self.done + (self.control.hashes if self.search else 0)

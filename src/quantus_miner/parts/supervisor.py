@@ -48,7 +48,7 @@ class _Supervised:
     """Held while the part changes, so that it is not changed while it starts."""
 
     def to_apply(self, old: Settings, new: Settings) -> list[str]:
-        """Return the names of its settings that differ in ``new`` from those that it runs with, or else from ``old``."""
+        """Return the names of its settings that ``new`` changes from those that it runs with, or else from ``old``."""
         return [name for name in _changed(self.applied or old, new) if name in self.part.settings]
 
 

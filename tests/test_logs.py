@@ -551,3 +551,19 @@ def test_a_stream_closed_later_stops_nothing() -> None:
     stream.close()
     logs.configure("info", "auto", stream)
     logging.getLogger("miner").info("nobody hears this")
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_what_both_filters_show_is_shown_while_one_follows_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    logs.configure("info,miner.gpu=debug", stream=io.StringIO())
+    seen: list[tuple[bool, bool]] = []
+    set_level = logging.Logger.setLevel
+
+    def note(logger: logging.Logger, level: int) -> None:
+        set_level(logger, level)
+        gpu, live = logging.getLogger("miner.gpu"), logging.getLogger("miner.live")
+        seen.append((gpu.isEnabledFor(logging.DEBUG), live.isEnabledFor(logging.INFO)))
+
+    monkeypatch.setattr(logging.Logger, "setLevel", note)
+    logs.set_filter("debug")
+    assert set(seen) == {(True, True)}

@@ -85,11 +85,12 @@ def configure(filter_text: str, log_format: str = "auto", stream: TextIO | None 
 def set_filter(filter_text: str) -> None:
     """Show the records that pass ``filter_text``, from now on. Raises ValueError if it is malformed."""
     levels = parse_filter(filter_text)
-    for logger in logging.getLogger().manager.loggerDict.values():
-        if isinstance(logger, logging.Logger):
-            logger.setLevel(logging.NOTSET)
+    # Other threads log meanwhile, and make loggers: what both filters show is shown at any moment.
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
+    for name, logger in list(logging.getLogger().manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and name not in levels:
+            logger.setLevel(logging.NOTSET)
 
 
 def tick() -> None:

@@ -386,6 +386,35 @@ def test_settings_that_were_never_applied_are_not_reloaded_when_they_are_taken_b
     reloading(work)
 
 
+def test_a_part_that_hangs_as_it_applies_settings_does_not_keep_others_from_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "APPLY_S", 0.0)
+
+    async def work(supervisor: Supervisor, source: Source, toy: Toy, other: Toy, lines: Lines) -> None:
+        goes_on = asyncio.Event()
+
+        async def apply(old: Settings, new: Settings) -> None:
+            toy.applied.append((old.workers, new.workers))
+            await goes_on.wait()
+
+        toy.apply = apply  # type: ignore[method-assign]
+        source.set(workers=1, wallet="w")
+        supervisor.reload()
+        assert await lines.wait("Reloaded") == "Reloaded: wallet"
+        await lines.wait("The toy is still applying workers")
+        source.set(workers=2, wallet="x")
+        supervisor.reload()
+        assert await lines.wait("Reloaded", 2) == "Reloaded: wallet"
+        await lines.wait("The toy is still applying workers", 2)
+        assert toy.applied == [(None, 1)]
+        goes_on.set()
+        await lines.wait("Reloaded: workers", 2)
+        assert toy.applied == [(None, 1), (1, 2)]
+
+    reloading(work)
+
+
 def test_a_second_reload_during_the_first_is_not_lost() -> None:
     async def work(supervisor: Supervisor, source: Source, toy: Toy, other: Toy, lines: Lines) -> None:
         source.hold = hold = threading.Event()

@@ -20,7 +20,7 @@ from quantus_miner.host.deadline import in_thread
 from quantus_miner.settings import BY_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from quantus_miner.host.notify import Notifier
     from quantus_miner.parts.part import Part
@@ -33,6 +33,8 @@ STOP_S: Final = 0.7
 """Seconds that a part may take to stop, and its task to end. Then the next one is stopped all the same."""
 END_S: Final = 5.0
 """Seconds that all parts together may take. Service managers kill a service that takes too long to end."""
+APPLY_S: Final = 30.0
+"""Seconds after which a reload is over even if a part, with a driver that hangs perhaps, is still applying settings."""
 
 
 @dataclass(slots=True)
@@ -75,6 +77,7 @@ class Supervisor:
         self._ending: asyncio.Future[MinerError | None] = asyncio.get_running_loop().create_future()
         self._reload_asked = asyncio.Event()
         self._own: list[asyncio.Task[None]] = []
+        self._applying: set[asyncio.Task[list[str]]] = set()
 
     def end(self, failure: MinerError | None = None) -> None:
         """Let the service end, because of ``failure`` if there is one."""
@@ -106,7 +109,7 @@ class Supervisor:
     async def stop(self) -> None:
         """Stop all parts in order. What raises or takes too long keeps none of the others from being stopped."""
         self.end()
-        for task in self._own:
+        for task in (*self._own, *self._applying):
             task.cancel()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + END_S
@@ -216,33 +219,50 @@ class Supervisor:
         # What a part has failed to apply is tried again.
         changed = {name for supervised in self._parts for name in supervised.to_apply(self._settings, new)}
         self._settings = new
-        failed = set().union(*await asyncio.gather(*(self._apply(supervised, new) for supervised in self._parts)))
-        names = tuple(name for name in BY_NAME if name in changed - failed)
-        if names:
-            log.info("Reloaded: %s", ", ".join(names))
-            with contained("Telling of the new settings"):
-                self._publish(names)
-        elif not late and not failed:
+        applying = {asyncio.create_task(self._apply(part, new)): part for part in self._parts}
+        for task in applying:
+            self._applying.add(task)
+            task.add_done_callback(self._applying.discard)
+        _, slow = await asyncio.wait(applying, timeout=APPLY_S)
+        left = {name for supervised in self._parts for name in supervised.to_apply(new, new)}
+        if changed - left:
+            self._tell(changed - left)
+        elif not late and not left:
             log.info("Reloaded: no setting has changed")
+        for task in slow:
+            if names := applying[task].to_apply(new, new):
+                log.warning("%s is still applying %s", applying[task].part.name, ", ".join(names))
+            task.add_done_callback(self._on_slow)
 
-    async def _apply(self, supervised: _Supervised, new: Settings) -> set[str]:
-        """Have a part apply what concerns it. Return the names of the settings that it failed to apply."""
+    def _on_slow(self, task: asyncio.Task[list[str]]) -> None:
+        if not task.cancelled() and (names := task.result()):
+            self._tell(names)
+
+    def _tell(self, names: Collection[str]) -> None:
+        in_order = tuple(name for name in BY_NAME if name in names)
+        log.info("Reloaded: %s", ", ".join(in_order))
+        with contained("Telling of the new settings"):
+            self._publish(in_order)
+
+    async def _apply(self, supervised: _Supervised, new: Settings) -> list[str]:
+        """Have a part apply what concerns it. Return the names of the settings that it has applied."""
         part = supervised.part
         async with supervised.lock:
             # One that has failed will be started with the new settings.
-            if supervised.applied is not None:
-                names = supervised.to_apply(supervised.applied, new)
-                try:
-                    if names:
-                        await part.apply(supervised.applied, new)
-                except MinerError as error:
-                    log.error("%s cannot apply %s and goes on as before: %s", part.name, ", ".join(names), error)  # noqa: TRY400
-                    return set(names)
-                except Exception:
-                    log.exception("%s has failed to apply %s", part.name, ", ".join(names))
-                    return set(names)
-                supervised.applied = new
-        return set()
+            if supervised.applied is None:
+                return []
+            names = supervised.to_apply(new, new)
+            try:
+                if names:
+                    await part.apply(supervised.applied, new)
+            except MinerError as error:
+                log.error("%s cannot apply %s and goes on as before: %s", part.name, ", ".join(names), error)  # noqa: TRY400
+                return []
+            except Exception:
+                log.exception("%s has failed to apply %s", part.name, ", ".join(names))
+                return []
+            supervised.applied = new
+            return names
 
 
 def _changed(old: Settings, new: Settings) -> list[str]:

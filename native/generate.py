@@ -1,4 +1,4 @@
-"""Generates sources at build time: ``constants JSON HPP`` or ``binding HEADER PY``."""
+"""Generate sources at build time: ``constants JSON HPP`` or ``binding HEADER PY``."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def constants(parameters: Path, output: Path) -> None:
-    """Writes the Poseidon2 parameters as C++ arrays."""
+    """Write the Poseidon2 parameters as C++ arrays."""
     lines = ["// Generated from poseidon2_constants.json.", "#pragma once", "#include <cstdint>", "namespace {"]
     for name, value in json.loads(parameters.read_text()).items():
         if isinstance(value, str):
@@ -20,7 +20,7 @@ def constants(parameters: Path, output: Path) -> None:
 
 
 def binding(header: Path, output: Path) -> None:
-    """Writes the Python module ``quantus_miner._native``, which loads the library beside it.
+    """Write the Python module ``quantus_miner._native``, which loads the library beside it.
 
     cffi calls the library through libffi, so that neither this module nor the library depends on a version of Python or
     needs its headers.

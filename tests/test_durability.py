@@ -50,7 +50,7 @@ def test_after_a_kill_results_are_served_and_jobs_go_on(tmp_path: Path) -> None:
         miner.stop(signal.SIGKILL)
     assert solved["status"] == "completed"
     with start(tmp_path, "--progress-chunk-ms=50") as miner:
-        assert miner.wait_for_line("Jobs of the last run: 3, of which 1 go on")
+        assert miner.wait_for_line("Jobs restored from the last run: 3, still running: 1")
         assert miner.result("solved") == solved
         assert miner.result("cancelled") == cancelled
         for job_id in ("solved", "cancelled", "long"):

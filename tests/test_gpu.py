@@ -821,7 +821,7 @@ def test_devices_that_are_not_there(cpu: Device, tmp_path: Path, caplog: pytest.
     # A card that fell off the bus does not keep the others from mining.
     (engine,) = create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=f"{cpu.index},ff:00.0"), 1)
     assert engine.status() == EngineStatus(cpu)
-    assert caplog.messages == ["--gpu-devices: there is no device 0000:ff:00.0; the others mine without it"]
+    assert caplog.messages == ["--gpu-devices: there is no device 0000:ff:00.0; mining with the others"]
 
 
 def cards(monkeypatch: pytest.MonkeyPatch, listed: dict[str, list[Device] | str]) -> None:
@@ -971,7 +971,7 @@ def test_the_service_is_where_the_hint_looks_for_it() -> None:
 
 
 def test_a_card_without_a_thermometer_takes_no_limit(cpu: Device, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=f"--gpu-temp-limit: device {cpu.index}, .* does not say how hot it is"):
+    with pytest.raises(SettingError, match=f"--gpu-temp-limit: device {cpu.index}, .* does not report its temperature"):
         create_engines(settings(tmp_path, "gpu-opencl", gpu_devices=str(cpu.index), gpu_temp_limit="80"), 1)
 
 
@@ -1003,7 +1003,7 @@ def test_duty_and_limit_change_while_the_device_works(
     (engine,) = engines = create_engines(settings(tmp_path, **flags), 0)
     assert isinstance(engine, GpuEngine)
     launcher = engine._launcher
-    with pytest.raises(SettingError, match=r"--gpu-temp-limit: .* does not say how hot it is"):
+    with pytest.raises(SettingError, match=r"--gpu-temp-limit: .* does not report its temperature"):
         update_engines(engines, settings(tmp_path, **flags, gpu_duty="50", gpu_temp_limit="80"), 0)
     assert (engine._duty, engine._thermostat) == (100, None)
     monkeypatch.setattr(Telemetry, "temperature", lambda *_: 79.0)

@@ -231,7 +231,7 @@ def test_a_miner_that_cannot_be_asked_is_no_sign_of_life(tmp_path: Path) -> None
     manager = Manager(str(tmp_path / "notify"))
     heartbeat = Heartbeat(Notifier(manager.environ(WATCHDOG_USEC="4000000")), Clock())
     heartbeat.on_snapshot(Snapshot(0.0, 0.0, 2))
-    assert manager.waiting() == [{"STATUS": "The miner does not say how its workers are"}]
+    assert manager.waiting() == [{"STATUS": "The state of the workers is unknown"}]
     manager.socket.close()
 
 

@@ -147,8 +147,8 @@ def test_a_subscriber_that_raises_is_logged_and_counted_and_stops_nobody(caplog:
     on_a_loop(check)
     assert [type(one) for one in seen] == [Snapshot] * 3 + [DeviceChanged]
     assert [record.getMessage() for record in caplog.records] == [
-        "The first has failed at a snapshot",
-        "The first has failed at an event",
+        "The first has failed to handle a snapshot",
+        "The first has failed to handle an event",
     ]
 
 

@@ -330,7 +330,7 @@ def test_wrong_settings_change_nothing_and_are_one_line() -> None:
         source.now = SettingError("--workers: 'x' is not allowed")
         supervisor.reload()
         line = await lines.wait("Reloaded")
-        assert line == "Reloaded nothing, all settings stay as they are: --workers: 'x' is not allowed"
+        assert line == "Reloaded no settings: --workers: 'x' is not allowed"
         assert not toy.applied
         source.set(workers=2)
         supervisor.reload()
@@ -362,7 +362,7 @@ def test_a_part_that_cannot_apply_settings_stops_no_other_and_tries_again_next_t
         supervisor.reload()
         assert await lines.wait("Reloaded") == "Reloaded: wallet"
         if isinstance(raising, MinerError):
-            assert "The toy cannot apply workers and goes on as before: no such engine" in lines.lines
+            assert "The toy cannot apply workers and keeps its old settings: no such engine" in lines.lines
         else:
             assert "The toy has failed to apply workers" in lines.lines
         supervisor.reload()

@@ -67,7 +67,7 @@ def test_wrong_settings_change_nothing(tmp_path: Path) -> None:
             "prot = 1\n": "has an unknown setting 'prot'",
             "= 1": "is not valid TOML",
         }.items():
-            (line,) = [line for line in miner.reload(bad) if "Reloaded nothing" in line]
+            (line,) = [line for line in miner.reload(bad) if "Reloaded no settings" in line]
             assert words in line
         assert miner.call("GET", "/health")[0] == 200
         assert miner.stop() == 0
@@ -116,7 +116,9 @@ def test_another_engine_and_one_that_cannot_run(tmp_path: Path) -> None:
         lines = miner.reload("engine = 'cpu-baseline'\n")
         assert any(line.endswith("Using engine: cpu-baseline") for line in lines)
         lines = miner.reload("engine = 'gpu-cuda'\nhistory-days = 3\n")
-        miner.wait_for_line("The miner cannot apply engine and goes on as before: engine 'gpu-cuda' is not available")
+        miner.wait_for_line(
+            "The miner cannot apply engine and keeps its old settings: engine 'gpu-cuda' is not available"
+        )
         miner.wait_for_line("Reloaded: history_days")
         solved = miner.submit(difficulty="10")
         assert miner.result(solved)["status"] == "completed"

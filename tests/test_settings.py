@@ -150,8 +150,8 @@ def test_a_bad_value_is_one_line_that_names_setting_source_and_what_is_allowed(
         ("port = " + "9" * 5000, "not valid TOML"),
         ("port = 0x" + "f" * 5000, "port has to be"),
         ("port = " + "[" * 5000, "not valid TOML"),
-        ('state_dir = "/a\\u0000"', "a path, which has no NUL"),
-        ('api_token_file = "/a\\u0000"', "a path, which has no NUL"),
+        ('state_dir = "/a\\u0000"', "a path without NUL characters"),
+        ('api_token_file = "/a\\u0000"', "a path without NUL characters"),
     ],
 )
 def test_a_bad_config_file_is_one_line(tmp_path: Path, text: str, words: str) -> None:

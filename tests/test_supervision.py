@@ -59,7 +59,7 @@ class Broken(MinerProcess):
         ("from quantus_miner.jobs import Jobs; Jobs.tick = boom", "The job list's tick has failed"),
         (
             "from quantus_miner.heartbeat import Heartbeat; Heartbeat.on_snapshot = boom",
-            "The heartbeat has failed at a snapshot",
+            "The heartbeat has failed to handle a snapshot",
         ),
         ("from quantus_miner.monitor import Monitor; Monitor.tick = boom", "The monitor's tick has failed"),
         (
@@ -129,7 +129,7 @@ logs.tick = tick
 """
     with Broken(patch) as miner:
         miner.wait_for_line("Thread lost has failed: RuntimeError: boom (<string>:2)")
-        miner.wait_for_line("An exception could not be raised: RuntimeError: boom (<string>:2)")
+        miner.wait_for_line("Ignored an exception that cannot be caught: RuntimeError: boom (<string>:2)")
         assert miner.stop() == 0
     assert not [text for text in miner.log if "Traceback" in text or text.startswith(" ")]
 
@@ -188,7 +188,7 @@ def test_without_its_api_the_service_ends_in_order(tmp_path: Path, fault: str, l
         assert not [text for text in miner.log if "Traceback" in text or text.startswith(" ")]
         assert manager.waiting()[-1]["STOPPING"] == "1"
     with MinerProcess("--port=0", MINER_STATE_DIR=str(state)) as next_run:
-        next_run.wait_for_line("Jobs of the last run: 1, of which 1 go on")
+        next_run.wait_for_line("Jobs restored from the last run: 1, still running: 1")
         # All of it: what was done in the last second too.
         assert next_run.call("GET", f"/result/{endless['job_id']}")[1]["hash_count"] >= hashes > 0
         assert next_run.stop() == 0

@@ -8,7 +8,7 @@
 
 namespace {
 
-// The operating system's part: XCR0, read with xgetbv (only where cpuid says that it may be).
+// The registers that the operating system saves: XCR0, read with xgetbv, but only if cpuid says that this is allowed.
 uint32_t saved_registers() {
     uint32_t a = 0, b = 0, c = 0, d = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;

@@ -1,5 +1,5 @@
-// Which vector instruction sets a kernel may use: those that the processor has and whose registers the operating
-// system keeps. False for all on processors other than x86-64.
+// The vector instruction sets that a kernel may use: the processor must have them and the operating system must save
+// their registers. All are false on processors other than x86-64.
 #pragma once
 
 bool cpu_has_avx2();          // AVX2 and BMI2

@@ -21,7 +21,7 @@ struct Kernel {
     Search *search;
 };
 
-// Of one proof of work from the slowest to the fastest.
+// The kernels of each proof of work, from the slowest to the fastest.
 constexpr Kernel kernels[] = {
     {QM_POSEIDON2, "baseline", anywhere, search_poseidon2_baseline},
     {QM_POSEIDON2, "scalar", anywhere, search_poseidon2_scalar},
@@ -46,7 +46,7 @@ bool is_kernel(int kernel) {
     return kernel >= 0 && kernel < kernel_count;
 }
 
-// Odd, and above the base.
+// True if the modulus is odd and above the base.
 bool is_modulus(const qm_job &job) {
     U512 difference;
     return (job.modulus[63] & 1) && subtract(difference, load_be256(job.base), load_be512(job.modulus));

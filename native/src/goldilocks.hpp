@@ -20,8 +20,8 @@ inline uint64_t canonical(uint64_t x) {
 }
 
 // x < 2^96. Returns any.
-// x = lo + 2^64 hi, hi <= 2^32 - 1: product = hi * epsilon <= 2^64 - 2^33 + 1. Where lo + product carries, what
-// is left is <= (2^64 - 1) + (2^64 - 2^33 + 1) - 2^64 = 2^64 - 2^33, and the carry's epsilon still fits.
+// x = lo + 2^64 hi, hi <= 2^32 - 1: product = hi * epsilon <= 2^64 - 2^33 + 1. If lo + product carries, the rest
+// is <= (2^64 - 1) + (2^64 - 2^33 + 1) - 2^64 = 2^64 - 2^33, and the carry's epsilon still fits.
 inline uint64_t reduce96(u128 x) {
     const uint64_t product = static_cast<uint64_t>(x >> 64) * epsilon;
     uint64_t result;
@@ -30,12 +30,12 @@ inline uint64_t reduce96(u128 x) {
 }
 
 // x: any. Returns any.
-// x = lo + 2^64 mid + 2^96 top = lo - top + epsilon * mid. Where lo - top borrows, it wraps to at least
-// 2^64 - (2^32 - 1), so taking the borrow's epsilon away does not wrap again. Then as in reduce96.
+// x = lo + 2^64 mid + 2^96 top = lo - top + epsilon * mid. If lo - top borrows, it wraps to at least
+// 2^64 - (2^32 - 1), so subtracting the borrow's epsilon does not wrap again. The rest is as in reduce96.
 inline uint64_t reduce128(u128 x) {
     const uint64_t high = static_cast<uint64_t>(x >> 64);
     uint64_t low;
-    // One in 2^32: a branch costs less than arithmetic.
+    // This happens once in 2^32: a branch costs less than arithmetic.
     if (__builtin_expect(__builtin_sub_overflow(static_cast<uint64_t>(x), high >> 32, &low), 0)) low -= epsilon;
     const uint64_t product = (high & epsilon) * epsilon;
     uint64_t result;

@@ -1,5 +1,5 @@
-// SHA3-512 of messages of 64 bytes: a single block, a single Keccak-f[1600]. Written once for one message at a time
-// and for many: a Lane is an integer of 64 bits or a vector of them, one message an element.
+// SHA3-512 of messages of 64 bytes, which are a single block and take a single Keccak-f[1600]. The same code hashes one
+// message or many at a time: a Lane is an integer of 64 bits, or a vector of them with one message per element.
 #pragma once
 
 #include <cstddef>
@@ -41,7 +41,7 @@ inline Lane chi(Lane a, Lane b, Lane c) {
     return a ^ (~b & c);
 }
 
-// Left to itself, gcc calls some of the unrolled bodies, and keeps what they share in memory.
+// Forced inline: otherwise gcc calls some of the unrolled bodies and keeps their shared values in memory.
 #define QM_INLINE __attribute__((always_inline))
 
 // Calls body(0), ... body(count - 1) with constants: vectors are rotated by constants only.
@@ -55,7 +55,7 @@ QM_INLINE inline void unroll(const Body &body) {
     unroll(std::make_index_sequence<static_cast<size_t>(count)>{}, body);
 }
 
-// What theta adds to the columns.
+// The values that theta adds to the columns.
 template <class Lane>
 QM_INLINE inline void keccak_theta(Lane (&d)[5], const Lane (&a)[25]) {
     Lane c[5];
@@ -65,14 +65,14 @@ QM_INLINE inline void keccak_theta(Lane (&d)[5], const Lane (&a)[25]) {
     unroll<5>([&](auto x) QM_INLINE { d[x] = c[(x + 4) % 5] ^ rotate_left<1>(c[(x + 1) % 5]); });
 }
 
-// Theta, rho, pi, chi; iota is the caller's.
+// Theta, rho, pi, chi. The caller does iota.
 template <class Lane>
 QM_INLINE inline void keccak_round(Lane (&e)[25], const Lane (&a)[25]) {
     Lane d[5];
     keccak_theta(d, a);
     unroll<5>([&](auto row) QM_INLINE {
         Lane b[5];
-        // Pi takes lane (x, y) to (y, 2 x + 3 y): what arrives at (y, row) comes from x = row + 3 (y - row).. mod 5.
+        // Pi moves lane (x, y) to (y, 2 x + 3 y): the lane at (y, row) comes from x = row + 3 (y - row).. mod 5.
         unroll<5>([&](auto y) QM_INLINE {
             constexpr int x = (y + 3 * row) % 5, from = x + 5 * y;
             b[y] = rotate_left<keccak_rotations[from]>(a[from] ^ d[x]);
@@ -92,8 +92,8 @@ inline void keccak_f(Lane (&a)[25]) {
     }
 }
 
-// Lane 0 after keccak_f. The first round stands alone, for the compiler to leave out what it does to zero lanes; of the
-// last round only what lane 0 needs is done.
+// Lane 0 after keccak_f. The first round is separate, so that the compiler can leave out its work on zero lanes. The
+// last round computes only what lane 0 needs.
 template <class Lane>
 inline Lane keccak_first(Lane (&a)[25]) {
     Lane e[25];

@@ -1,4 +1,4 @@
-// The searches that the kernel table in dispatch.cpp is made of, one from each kernel file.
+// The searches in the kernel table of dispatch.cpp, one from each kernel file.
 #pragma once
 
 #include <cstdint>

@@ -7,7 +7,7 @@
 
 namespace {
 
-// An odd number is its own inverse modulo 8; each step doubles the number of right bits: 3, 6, 12, 24, 48, 96.
+// An odd number is its own inverse modulo 8. Each step doubles the number of correct bits: 3, 6, 12, 24, 48, 96.
 inline uint64_t inverse_mod_2_64(uint64_t odd) {
     uint64_t inverse = odd;
     for (int i = 0; i < 5; ++i) inverse *= 2 - odd * inverse;

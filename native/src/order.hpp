@@ -1,5 +1,5 @@
-// The orders in which a search goes through nonces. A search counts positions; an order says which nonce stands at
-// each. In a span, positions with all but the low span_bits in common, most of the hash's work is shared.
+// The orders in which a search tests nonces. A search counts positions, and an order maps each position to a nonce. A
+// span is the positions that differ only in the low span_bits; its nonces share most of the hash's work.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +16,12 @@ struct Counting {
     static U512 nonce(const U512 &position) { return position; }
 };
 
-// Of qpow-poseidon2, where any order will do: in a walk only two S-boxes of the first round vary.
+// For qpow-poseidon2, which allows any order. In a walk, only two S-boxes of the first round vary.
 //
 // The low half of a nonce is eight elements of 4 bytes. At step k of a walk, element i is step[i] k, or 2^32 - 1 +
-// step[i] k where that goes down. step is (u, -u) with u = (17, -11, 3, -4), which the 4x4 matrix turns into (0, 0, 0, 35),
-// and so the external layer turns the step into 35 in element 3 and -35 in element 7. With k < 2^27, 17 k < 2^32:
-// no element leaves its 4 bytes, and element 0 tells k, so no nonce comes twice. The high half counts the walks.
+// step[i] k if step[i] < 0. step is (u, -u) with u = (17, -11, 3, -4), which the 4x4 matrix turns into (0, 0, 0, 35).
+// The external layer therefore turns the step into 35 in element 3 and -35 in element 7. As k < 2^27, 17 k < 2^32 and
+// no element exceeds its 4 bytes. Element 0 determines k, so no nonce occurs twice. The high half counts the walks.
 struct Walk {
     static constexpr int span_bits = 27;
     static constexpr int step[8] = {17, -11, 3, -4, -17, 11, -3, 4};

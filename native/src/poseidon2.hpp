@@ -15,9 +15,9 @@ struct State {
     uint64_t element[width];  // any representatives
 };
 
-// Multiplies by the external matrix: [[2,3,1,1],[1,2,3,1],[1,1,2,3],[3,1,1,2]] on each group of four, then to each
-// element the sum of its residue class modulo 4. A row adds up to at most 2 * 7 + 7 + 7 = 28, so elements below
-// B give elements of at most 28 (B - 1).
+// Multiplies by the external matrix: applies [[2,3,1,1],[1,2,3,1],[1,1,2,3],[3,1,1,2]] to each group of four, then adds
+// to each element the sum of its residue class modulo 4. A row adds up to at most 2 * 7 + 7 + 7 = 28, so elements
+// below B give elements of at most 28 (B - 1).
 inline void external_layer(u128 (&x)[width]) {
     for (int i = 0; i < width; i += 4) {
         const u128 pair01 = x[i] + x[i + 1], pair23 = x[i + 2] + x[i + 3];
@@ -75,8 +75,8 @@ inline void squeeze(U512 &hash, const State &state, int first_word) {
     for (int i = 0; i < 4; ++i) hash.word[first_word + 3 - i] = __builtin_bswap64(canonical(state.element[i]));
 }
 
-// The hash of header and nonce from the state in which the last of their three blocks has been absorbed, not
-// permuted.
+// The hash of header and nonce, from the state after absorbing the last of their three blocks and before its
+// permutation.
 inline U512 finish_hash(State state) {
     permute(state);
     state.element[0] = add(state.element[0], 1);  // end of bytes

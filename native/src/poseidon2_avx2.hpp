@@ -12,7 +12,7 @@ namespace {
 struct Avx2 {
     using Vec __attribute__((vector_size(32))) = uint64_t;
     static constexpr int lanes = 4, lockstep = 4;
-    // The only comparison is signed: a < b of unsigned numbers is a - 2^63 < b - 2^63 of signed ones.
+    // AVX2 compares only signed numbers: a < b of unsigned numbers is a - 2^63 < b - 2^63 of signed ones.
     static constexpr uint64_t bias = uint64_t{1} << 63;
 
     static Vec set(uint64_t value) { return Vec{} + value; }
@@ -22,15 +22,15 @@ struct Avx2 {
     static Vec add_halves(Vec a) { return (a & epsilon) + (a >> 32); }
     static Vec biased(Vec a) { return a ^ bias; }
 
-    // a - b borrowed where it wrapped to more than a. Then p is due, that is -(2^32 - 1) modulo 2^64, and the bias
-    // goes in the same step.
+    // a - b borrowed if it wrapped to more than a. Then p must be added, which is -(2^32 - 1) modulo 2^64. The same
+    // step removes the bias.
     static Vec subtract(Vec a, Vec b) {
         const Vec difference = a - b;
         const __m256i borrow = _mm256_cmpgt_epi64((__m256i)difference, (__m256i)a);
         return difference - (Vec)_mm256_blendv_pd((__m256d)set(bias), (__m256d)set(bias + epsilon), (__m256d)borrow);
     }
 
-    // In halves, so nothing carries: a1 + 2^32 - 1 fits in a word by far.
+    // Uses halves, so nothing carries: a1 + 2^32 - 1 easily fits in a word.
     static Vec add_carry(Vec &a, Vec b, Vec high) {
         high += a >> 32;
         a = (a & epsilon) + b;

@@ -18,7 +18,7 @@ struct Avx512 {
     static Vec lane_numbers() { return Vec{0, 1, 2, 3, 4, 5, 6, 7}; }
     static Vec high(Vec a) { return a >> 32; }
 
-    // gcc 12 warns of the undefined vector in the unmasked intrinsics; with all lanes they are the same instructions.
+    // gcc 12 warns of the undefined vector in the unmasked intrinsics. With all lanes, the masked ones are the same.
     static Vec multiply(Vec a, Vec b) { return (Vec)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b); }
 
     static Vec add_halves(Vec a) { return (a & epsilon) + (a >> 32); }
@@ -42,7 +42,7 @@ struct Avx512 {
     static uint32_t not_above(Vec x, uint64_t target) {
         constexpr uint64_t even = 0x0001020304050607, odd = 0x08090a0b0c0d0e0f;
         const Vec reversed{even, odd, even, odd, even, odd, even, odd};
-        // x - p wraps where x < p.
+        // x - p wraps if x < p.
         const __m512i canonical = _mm512_maskz_min_epu64(0xff, (__m512i)x, (__m512i)(x - goldilocks_p));
         return _mm512_cmple_epu64_mask(_mm512_shuffle_epi8(canonical, (__m512i)reversed), (__m512i)set(target));
     }

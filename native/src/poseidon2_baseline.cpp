@@ -1,4 +1,4 @@
-// The yardstick: every nonce hashed in full, five permutations, nothing shared between nonces.
+// The reference for speed: hashes every nonce in full, with five permutations and nothing shared between nonces.
 #include "kernels.hpp"
 #include "poseidon2.hpp"
 #include "search.hpp"

@@ -1,7 +1,7 @@
 // Four lanes with NEON, in two registers, for poseidon2_vector.hpp.
 //
-// The multiplication takes its operands from 32-bit lanes. Two registers at a time, one instruction gathers the low or
-// the high halves of four lanes; one register at a time it would take two.
+// The multiplication takes its operands from 32-bit lanes. With two registers at a time, one instruction gathers the
+// low or the high halves of four lanes; with one register at a time, it would take two instructions.
 #pragma once
 
 #include <arm_neon.h>
@@ -29,7 +29,7 @@ struct Neon {
         Vec &operator-=(Vec y) { return *this = *this - y; }
     };
 
-    // A half of each lane, of a Vec the low one.
+    // One half of each lane; for a Vec, the low half.
     struct Halves {
         uint32x4_t all;
 
@@ -52,15 +52,15 @@ struct Neon {
 
     static Vec biased(Vec x) { return x; }
 
-    // Adding p is subtracting 2^32 - 1, modulo 2^64: the low half of a comparison that holds.
+    // Adding p is subtracting 2^32 - 1, modulo 2^64, which is the low half of the result of a true comparison.
     static Vec subtract(Vec x, Vec y) {
         const Vec difference = x - y;
         const Halves borrow = Vec{vcltq_u64(x.a, y.a), vcltq_u64(x.b, y.b)};
         return {vsubw_u32(difference.a, vget_low_u32(borrow.all)), vsubw_high_u32(difference.b, borrow.all)};
     }
 
-    // In halves, so nothing carries: y is a product of halves, and (2^32 - 1)^2 + 2^32 - 1 < 2^64. Shifts and products
-    // are one instruction with the addition that follows.
+    // Uses halves, so nothing carries: y is a product of halves, and (2^32 - 1)^2 + 2^32 - 1 < 2^64. A shift or product
+    // and the addition after it are one instruction.
     static Vec add_carry(Vec &x, Vec y, Vec high) {
         high += x >> 32;
         x = (x & epsilon) + y;

@@ -1,5 +1,5 @@
-// Portable scalar code. Two permutations decide almost every nonce: the first two of the five are shared by all
-// nonces with the same high 32 bytes, the last matters only where the first 8 bytes of the hash do not decide.
+// Portable scalar code. Two permutations decide almost every nonce: all nonces with the same high 32 bytes share the
+// first two of the five, and the last is needed only if the first 8 bytes of the hash do not decide.
 #include "kernels.hpp"
 #include "poseidon2.hpp"
 #include "poseidon2_span.hpp"
@@ -13,8 +13,8 @@ constexpr uint64_t largest_diagonal() {
     return largest;
 }
 
-// The steps take elements to which the round's constants have been added, and add those of the next round.
-// They stay functions: rounds unrolled in one place outgrow the instruction cache and gcc's registers (-10 %).
+// Each step expects elements that include the round's constants, and adds those of the next round.
+// They stay functions: rounds unrolled in one place exceed the instruction cache and the registers (-10 %).
 
 [[gnu::noinline]] void external_step(uint64_t (&x)[width], const uint64_t (&next_constants)[width]) {
     u128 wide[width];
@@ -25,7 +25,7 @@ constexpr uint64_t largest_diagonal() {
 }
 
 [[gnu::noinline]] void internal_step(uint64_t (&x)[width], uint64_t next_constant) {
-    // With d + 1 <= 2^64 - 17, a product is at most (2^64 - 17) 2^64, and what is added is below 12 * 2^64.
+    // With d + 1 <= 2^64 - 17, a product is at most (2^64 - 17) 2^64, and less than 12 * 2^64 is added to it.
     static_assert(largest_diagonal() <= ~uint64_t{0} - 17);
     u128 rest = 0;
     for (int i = 1; i < width; ++i) rest += x[i];
@@ -36,7 +36,7 @@ constexpr uint64_t largest_diagonal() {
     for (int i = 1; i < width; ++i) x[i] = reduce128(static_cast<u128>(internal_diagonal[i]) * x[i] + sum);
 }
 
-// The rounds from the second on, but for the layer that ends the last.
+// The rounds from the second on, except for the layer that ends the last one.
 void rounds_after_first(uint64_t (&x)[width]) {
     constexpr uint64_t first_internal[width] = {internal_round_constants[0]};
     for (int r = 2; r < 4; ++r) external_step(x, external_round_constants_initial[r]);
@@ -98,7 +98,7 @@ class Scalar {
         u128 out = 0;
         for (int i = 0; i < width; ++i) out += static_cast<u128>(row0[i]) * x[i];
         const uint64_t top = __builtin_bswap64(canonical(reduce96(out)));
-        // Where the first 8 bytes equal those of the target, the others decide.
+        // If the first 8 bytes equal those of the target, the others decide.
         if (__builtin_expect(top > span_.top_target(), 1)) return 0;
         return span_.valid(low_ - 1);
     }

@@ -1,4 +1,4 @@
-// What the nonces of a span share, for the kernels that make use of it. Their S-boxes start from what is kept here.
+// The work that the nonces of a span share, for the kernels that use it. Their S-boxes start from the values kept here.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,14 @@
 
 namespace {
 
-// The state before the third permutation, and the hash of one nonce in full: for those that the first 8 bytes of
-// the hash do not refuse.
+// The state before the third permutation, and the full hash of one nonce, for nonces that the first 8 bytes of the hash
+// do not rule out.
 template <class Order>
 class Span {
   public:
     explicit Span(const qm_job &job) : header_(job.header), target_(load_be512(job.target)) {}
 
-    // Of a position within its span.
+    // The offset of a position within its span.
     static uint32_t offset(const U512 &position) {
         return static_cast<uint32_t>(position.word[0] & ((uint64_t{1} << Order::span_bits) - 1));
     }
@@ -34,7 +34,7 @@ class Span {
         return state;
     }
 
-    // Where the first 8 bytes of the hash are above this, as an integer, the nonce is not valid.
+    // A nonce is not valid if the first 8 bytes of its hash, as an integer, are above this.
     uint64_t top_target() const { return target_.word[7]; }
 
     bool valid(uint32_t offset) const {
@@ -54,7 +54,7 @@ class Span {
     State midstate_{};
 };
 
-// Of the external matrix.
+// Columns 3 and 7 of the external matrix.
 constexpr uint64_t column3[width] = {2, 2, 6, 4, 1, 1, 3, 2, 1, 1, 3, 2};
 constexpr uint64_t column7[width] = {1, 1, 3, 2, 2, 2, 6, 4, 1, 1, 3, 2};
 
@@ -72,8 +72,8 @@ struct Start<Counting> {
     }
 };
 
-// Elements 3 and 7 before the first S-boxes are before3 + factor k and before7 - factor k at step k. The others are the
-// same at every step; rest is what they alone give before the second S-boxes.
+// At step k, elements 3 and 7 before the first S-boxes are before3 + factor k and before7 - factor k. The others are
+// the same at every step; rest is their contribution to the elements before the second S-boxes.
 template <>
 struct Start<Walk> {
     static constexpr uint64_t factor = 35;

@@ -1,17 +1,17 @@
-// qpow-poseidon2 with one nonce a vector lane: what all instruction sets share. Exact for every nonce.
+// qpow-poseidon2 with one nonce per vector lane: the code that all instruction sets share. Exact for every nonce.
 //
 // Products are reduced by Montgomery's method, which clears low digits instead of folding high ones: p = 1 modulo
-// 2^32, so l p has the low digit l, and subtracting it takes no multiplication to find. What is left is one difference
-// of two non-negative numbers, with one correction; folding 2^96 = -1 down can end below 0 or above 2^64 and needs two.
+// 2^32, so l p has the low digit l, and no multiplication is needed to clear it. The result is one difference of two
+// non-negative numbers, with one correction. Folding 2^96 = -1 down can end below 0 or above 2^64 and needs two.
 //
 // An instruction set V has Vec, unsigned 64-bit lanes with + - & << >>, and
-//     lanes, lockstep          in a Vec; how many S-boxes are worked on at once
+//     lanes, lockstep          number in a Vec; number of S-boxes computed at the same time
 //     set(n), lane_numbers()   all lanes n; 0, 1, 2, ...
-//     high(a)                  a >> 32, perhaps of another type, for multiply alone
+//     high(a)                  a >> 32, possibly of another type; only for multiply
 //     multiply(a, b)           the products of the low halves of the lanes
 //     add_halves(a)            a0 + a1
-//     bias, biased(a)          what subtract wants added (modulo 2^64) to its first operand; a + bias
-//     subtract(a + bias, b)    a - b, plus p where that is negative; a any, b <= p
+//     bias, biased(a)          the number (modulo 2^64) to add to the first operand of subtract; a + bias
+//     subtract(a + bias, b)    a - b, plus p if that is negative; a any, b <= p
 //     add_carry(a, b, high)    sets a to a number with the low half of a + b, returns high + (a + b >> 32); that
 //                              must be < 2^64, a + b itself may be 2^64 and more; b a product of halves
 //     not_above(x, target)     bit i: canonical x of lane i with its bytes reversed is <= target
@@ -26,7 +26,7 @@
 #include "poseidon2_vector_constants.hpp"
 #include "quantus_miner.h"
 
-// The steps are scheduled as a whole only where all of a step is one function.
+// gcc schedules a step as a whole only if all of it is one function.
 #define QM_INLINE [[gnu::always_inline]] inline
 
 namespace {
@@ -75,7 +75,7 @@ QM_INLINE void limb_product(Vec x, Vec y, Vec &low, Vec &high) {
 }
 
 // low < 2^63, high < 2^44, constant <= recombine_bound. Returns (low + 2^32 high) / 2^32 + constant, any.
-// 1 / 2^32 = -M, so that is high + low1 - M low0 + constant, where high + low1 + constant < 2^64 and M low0 < p.
+// 1 / 2^32 = -M, so the result is high + low1 - M low0 + constant, where high + low1 + constant < 2^64 and M low0 < p.
 template <class V, class Vec = typename V::Vec>
 QM_INLINE Vec recombine(Vec low, Vec high, uint64_t constant) {
     return V::subtract(high + (low >> 32) + V::set(constant + V::bias), V::multiply(low, V::set(epsilon)));
@@ -142,7 +142,7 @@ struct Group {
     using Vec = typename V::Vec;
     Vec x[width];
     Vec sum, sum1;        // internal rounds: x[1] + ... + x[11] modulo 2^64, and the same of their high halves
-    Vec low[2], high[2];  // internal rounds: what add_sum leaves for scale_elements
+    Vec low[2], high[2];  // internal rounds: passed from add_sum to scale_elements
 };
 
 // S-boxes, layer, and the constants of the next round. Elements any.
@@ -194,7 +194,7 @@ QM_INLINE void scale_elements(Group<V> &g, std::integer_sequence<int, 0, i...>) 
      ...);
 }
 
-// The middle of an internal round: the sum of power, which was element 0, and the others; then the new element 0.
+// The middle of an internal round: sums power, the former element 0, and the others, then computes the new element 0.
 // The sum is s0 + 2^32 s1 with s0, s1 <= 12 M: s1 is summed, s0 is the rest of the sum modulo 2^64. For
 // diagonal_product, 2^32 (s0 + 2^32 s1) = 2^32 (s0 + s1) - s1, and s0 + s1 <= 24 M < sum_bound.
 template <class V, class Vec = typename V::Vec>
@@ -208,7 +208,7 @@ QM_INLINE void add_sum(Group<V> &g, Vec power, uint64_t low0, uint64_t high0) {
     g.x[0] = diagonal_product<V, 0>(power, V::set(low0) - s1, s + V::set(high0 + V::bias));
 }
 
-// Half a round of each: the serial S-box of one group among the independent products of the other.
+// Half a round of each group: interleaves the serial S-box of one with the independent products of the other.
 template <class V>
 [[gnu::noinline]] void internal_step(Group<V> &power, Group<V> &linear, uint64_t low0, uint64_t high0) {
     const auto x7 = vector_seventh_power<V>(power.x[0]);
@@ -233,7 +233,7 @@ template <class V>
         for (int i = 0; i < width; ++i) g->x[i] = V::subtract(V::biased(g->x[i]), V::set(c.after_internal[i]));
 }
 
-// The rounds from the second on, but for the S-boxes and the layer of the last.
+// The rounds from the second on, except for the S-boxes and the layer of the last one.
 template <class V>
 void rounds_after_first(Group<V> (&group)[2], const Constants &c) {
     for (int r = 2; r <= external_rounds; ++r)
@@ -253,7 +253,7 @@ template <class V>
     low_limb_layer(low);
     low[0] -= 1;
     low[1] -= 1;
-    limb_layer(low);  // the low limb of -1 is taken up by the bias: 0 <= low < 28 * 2^39
+    limb_layer(low);  // the bias absorbs the low limb of -1: 0 <= low < 28 * 2^39
     limb_layer(high);
     limb_layer(high);  // < 28 * 56 * 2^32
     for (int i = 0; i < width; ++i) group.x[i] = recombine<V>(low[i], high[i], constants[1].external[0][i]);
@@ -262,9 +262,9 @@ template <class V>
 // Element 0 of the last layer, not scaled. Returns any.
 template <class V>
 [[gnu::noinline]] typename V::Vec last_step(const Group<V> &group) {
-    // Limbs have the scale 2^(32 (16 + 1)) = 2^-32. 2^64 times them is free: 2^64 (low + 2^32 high) = -(low + high) +
-    // 2^32 low. recombine divides by 2^32. The constants are 2^8 p in two limbs, more than low + high < 2^39 and
-    // -low < 2^38.
+    // Limbs have the scale 2^(32 (16 + 1)) = 2^-32. Multiplying them by 2^64 is free: 2^64 (low + 2^32 high) =
+    // -(low + high) + 2^32 low. recombine divides by 2^32. The constants are 2^8 p in two limbs, which exceed
+    // low + high < 2^39 and -low < 2^38.
     static_assert(scale(4 * external_rounds + 1) == scale(-1));
     typename V::Vec low[width], high[width];
     limbs_of_seventh_powers<V>(group.x, low, high);
@@ -275,7 +275,7 @@ template <class V>
 
 // ---- the first round ----
 
-// Start<Order> as the vector arithmetic wants it, and the elements before the second S-boxes for positions low, low + 1, ...
+// Start<Order> in the form for the vector arithmetic, and the elements before the second S-boxes at low, low + 1, ...
 template <class V, class Order>
 struct VectorStart;
 
@@ -371,7 +371,7 @@ class Poseidon2Vector {
         }
         rounds_after_first<V>(group, constants[1]);
 
-        // Where the first 8 bytes are not above those of the target, the whole hash decides.
+        // If the first 8 bytes are not above those of the target, the whole hash decides.
         uint32_t valid = 0, candidates = V::not_above(last_step<V>(group[0]), span_.top_target()) |
                                          V::not_above(last_step<V>(group[1]), span_.top_target()) << V::lanes;
         for (; __builtin_expect(candidates != 0, 0); candidates &= candidates - 1) {

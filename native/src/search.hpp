@@ -3,11 +3,11 @@
 // A kernel is a class with
 //     Order       the order of its nonces, from order.hpp
 //     lanes       number of consecutive positions that it tests at once, a power of two up to 32
-//     poll        nonces between two looks at the stop flag, a multiple of lanes; at most about 0.2 ms of work
+//     poll        nonces between two checks of the stop flag, a multiple of lanes; at most about 0.2 ms of work
 //     Kernel(const qm_job &)
-//     seek(position) the next batch starts there, at a multiple of lanes
-//     next()      tests the next batch; bit i is set if its nonce i is valid. The zero nonce needs no care.
-// Batches are aligned, so none crosses the end of a span of the order, and the loop seeks wherever a span begins.
+//     seek(position) sets the start of the next batch, a multiple of lanes
+//     next()      tests the next batch; bit i is set if its nonce i is valid. It need not treat nonce 0 specially.
+// Batches are aligned, so none crosses the end of a span of the order. The loop seeks at the beginning of each span.
 // The first and the last batch may reach beyond the slice.
 #pragma once
 
@@ -61,7 +61,7 @@ int search(const qm_job &job, U512 position, uint64_t count, qm_control *control
     return QM_EXHAUSTED;
 }
 
-// The same in the order that the job asks for, with a kernel made for any.
+// The same in the order of the job, with a kernel template for any order.
 template <template <class> class Kernel>
 int search_in_order(const qm_job &job, const U512 &start, uint64_t count, qm_control *control, uint64_t *tested) {
     return job.order == QM_WALK ? search<Kernel<Walk>>(job, start, count, control, tested)

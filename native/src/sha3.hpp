@@ -1,4 +1,4 @@
-// qpow-sha3 as its kernels see it: y(nonce) = m^min(h + nonce, MAX) mod n.
+// qpow-sha3 for its kernels: y(nonce) = m^min(h + nonce, MAX) mod n.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ class Sha3Job {
 
     U512 y(const U512 &nonce) const { return modulus.power(base, exponent(nonce)); }
 
-    // The distance's 64 most significant bits decide nearly always, and cost less than all of it.
+    // The 64 most significant bits of the distance nearly always decide, and they cost less than all of it.
     bool valid(const U512 &y_of_nonce) const {
         if ((sha3_512_top(y_of_nonce) ^ origin_top()) > target.word[7]) return false;
         U512 distance = sha3_512(y_of_nonce);
@@ -44,7 +44,7 @@ class Sha3Job {
     const U512 header_, origin_;
 };
 
-// y from nonce to nonce by multiplication, until h + nonce reaches its largest value.
+// Steps y from nonce to nonce by multiplication, until h + nonce reaches its largest value.
 class Sha3Sequence {
   public:
     // With m in Montgomery form a Montgomery product steps y in plain form.
@@ -66,7 +66,7 @@ class Sha3Sequence {
     }
 
     U512 y{};
-    uint64_t room = 0;  // by how much the exponent can still grow, or more than a slice between two seeks needs
+    uint64_t room = 0;  // how much the exponent can still grow, or more than is needed until the next seek
 
   private:
     const Sha3Job &job_;

@@ -11,7 +11,7 @@ namespace {
 
 struct Avx2 {
     using Vector = uint64_t __attribute__((vector_size(32)));
-    // vpmuludq multiplies the low 32 bits of its operands. With 29 a column of 36 products and a carry fits a lane.
+    // vpmuludq multiplies the low 32 bits of its operands. With 29 bits, 36 products and a carry fit in a lane.
     static constexpr int bits = 29, limbs = 18;
 
     static void multiply(Vector (&y)[limbs], const Factor<bits, limbs> &factor) {
@@ -63,7 +63,7 @@ struct Avx2 {
         return (Vector)_mm256_shuffle_epi8((__m256i)v, order);
     }
 
-    // The comparison is one of signed numbers.
+    // The comparison treats its operands as signed.
     static uint32_t not_above(Vector a, Vector b) {
         constexpr uint64_t sign = uint64_t{1} << 63;
         const __m256i above = _mm256_cmpgt_epi64((__m256i)(a ^ sign), (__m256i)(b ^ sign));
@@ -71,7 +71,7 @@ struct Avx2 {
     }
 
   private:
-    // Adds two neighbouring columns of a * b, which share what they load.
+    // Adds two neighbouring columns of a * b, which share their loads.
     template <int column>
     QM_INLINE static void add_columns(Vector &first, Vector &second, const Vector (&a)[limbs],
                                       const uint64_t (&b)[limbs]) {
@@ -79,7 +79,7 @@ struct Avx2 {
             constexpr int j = column - i;
             if constexpr (j >= 0 && j < limbs) first += product(a[i], b[j]);
             if constexpr (j >= -1 && j < limbs - 1) second += product(a[i], b[j + 1]);
-            // Product by product: gcc would form all products of a column first, and run out of registers.
+            // Adds product by product: gcc would compute all products of a column first and run out of registers.
             __asm__("" : "+x"(first), "+x"(second));
         });
     }

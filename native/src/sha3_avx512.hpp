@@ -27,8 +27,8 @@ struct Avx512 {
     static constexpr int bits = 52, limbs = 10;
 
     static void multiply(Vector (&y)[limbs], const Factor<bits, limbs> &factor) {
-        // q, from columns 9 to 19 of y * W; a column is at most 19 numbers below 2^52, so it and the carry from below
-        // are less than 2^57. Columns 0 to 8 sum to less than 19 * 2^(52 * 9 + 1) < R / 2.
+        // q, from columns 9 to 19 of y * W. A column is at most 19 numbers below 2^52, so with its carry it is less
+        // than 2^57. Columns 0 to 8 sum to less than 19 * 2^(52 * 9 + 1) < R / 2.
         Vector q[limbs + 1]{};
         unroll<limbs>([&](auto i) QM_INLINE {
             unroll<limbs>([&](auto j) QM_INLINE {
@@ -75,7 +75,7 @@ struct Avx512 {
 
     static uint32_t not_above(Vector a, Vector b) {
         __mmask8 mask = _mm512_cmple_epu64_mask((__m512i)a, (__m512i)b);
-        // Into an integer register: gcc 12 may store the mask as one byte and load it, widened, as four.
+        // Moves the mask to an integer register: gcc 12 may store it as one byte and load it, widened, as four.
         __asm__("" : "+r"(mask));
         return mask;
     }

@@ -1,4 +1,4 @@
-// The yardstick: y of every nonce by exponentiation.
+// The reference for speed: computes y of every nonce by exponentiation.
 #include "kernels.hpp"
 #include "search.hpp"
 #include "sha3.hpp"

@@ -10,14 +10,16 @@
 
 namespace {
 
-// A product y * w mod n of many y with one w, w < n, y < n, n odd (Shoup's): the quotient comes from a constant, w / n.
+// The product y * w mod n of many y with one w, w < n, y < n, n odd (Shoup's). The quotient comes from the constant
+// w / n.
 // With R = 2^(bits * limbs) >= 2^520 and
 //     W = floor(w R / n) < R,
 //     q = floor(y W / R), less at most what leaving out low columns of that product costs,
 // w y / n - y W / R lies in [0, y / R) and y / R < 2^-8. If the columns left out sum to less than R / 2, then q is the
-// quotient of w y by n or one less, so y w - q n < 2 n < 2^513 < R: it is known from its residue modulo R alone, of
-// which y w + q (R - n) needs additions only. One subtraction of n where that is not negative ends it.
-// Against Montgomery's product: no product modulo R for q, two half products for two whole ones, y in plain form.
+// quotient of w y by n or one less, so y w - q n < 2 n < 2^513 < R. Its residue modulo R therefore determines it, and
+// y w + q (R - n) gives this residue with additions only. At the end n is subtracted if the result is not negative.
+// Compared with Montgomery's product, q takes no product modulo R, two half products replace two whole ones, and y is
+// in plain form.
 // All three constants are in limbs, least significant first.
 template <int bits, int limbs>
 inline void to_limbs(uint64_t (&limb)[limbs], const U512 &value) {
@@ -65,8 +67,8 @@ QM_INLINE inline Vector word_of(const Vector (&limb)[limbs]) {
 }
 
 // An instruction set is a class with
-//     Vector                      unsigned integers of 64 bits, one a lane
-//     bits, limbs                 how numbers are cut, see Factor
+//     Vector                      unsigned integers of 64 bits, one per lane
+//     bits, limbs                 how numbers are split, see Factor
 //     multiply(y, factor)         y <- y * w mod n in every lane, y < n in limbs
 //     swap_bytes(v)               of each of the lanes
 //     not_above(a, b)             bit i is set if lane i of a is not above b
@@ -137,7 +139,7 @@ class Sha3Lanes {
   private:
     using Vector = typename Set::Vector;
 
-    // From the nonce of lane 0 on; leaves the sequence at the last lane.
+    // Begins with the nonce of lane 0 and leaves the sequence at the last lane.
     void spread() {
         for (int lane = 0; lane < lanes; ++lane) {
             if (lane) sequence_.step();

@@ -1,4 +1,4 @@
-// What the nonces of a span share, for kernels that run elsewhere.
+// The work that the nonces of a span share, for kernels that run on other processors.
 #include <cstdint>
 
 #include "order.hpp"

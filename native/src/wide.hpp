@@ -40,8 +40,8 @@ inline U512 load_be256(const uint8_t bytes[32]) {
     return value;
 }
 
-// sum = a + b modulo 2^512; returns the carry. sum may be a or b (which __builtin_add_overflow, storing through a
-// pointer, does not survive with gcc 12: it reads its operands again for the carry).
+// sum = a + b modulo 2^512; returns the carry. sum may be a or b. __builtin_add_overflow would not allow that with
+// gcc 12: it stores through a pointer and then reads its operands again for the carry.
 inline bool add(U512 &sum, const U512 &a, const U512 &b) {
     u128 partial = 0;
     for (int i = 0; i < 8; ++i) {

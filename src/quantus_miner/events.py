@@ -1,4 +1,4 @@
-"""What happens in the miner, as values that the parts publish and the monitor passes on."""
+"""Events in the miner. The parts publish them and the monitor passes them to its subscribers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SolutionSent:
-    """A solution of a live job was handed to the socket of its source."""
+    """A solution for a live job was written to the socket of its source."""
 
     source: str
     job: LiveJob
@@ -20,7 +20,7 @@ class SolutionSent:
 
 @dataclass(frozen=True, slots=True)
 class ShareJudged:
-    """A pool has judged a share. ``reason``: its words for a refusal. ``latency_s``: seconds since it was sent."""
+    """A pool judged a share. ``reason``: its text for a refusal. ``latency_s``: seconds since the share was sent."""
 
     source: str
     nonce: int
@@ -32,7 +32,7 @@ class ShareJudged:
 
 @dataclass(frozen=True, slots=True)
 class SourceChanged:
-    """A live source is in another state. ``reason``: why, where there is something to say."""
+    """The state of a live source changed. ``reason``: why; may be empty."""
 
     source: str
     state: Literal["connected", "lost", "refused", "failing", "healthy", "mined", "idle"]
@@ -41,7 +41,7 @@ class SourceChanged:
 
 @dataclass(frozen=True, slots=True)
 class DeviceChanged:
-    """A device of an engine was lost, or is back. ``device``: its id. ``reason``: why it was lost."""
+    """A device of an engine was lost or is back. ``device``: its id. ``reason``: why it was lost."""
 
     device: str
     engine: str
@@ -51,7 +51,7 @@ class DeviceChanged:
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """A job of the HTTP API has ended, after ``hashes`` nonces and ``seconds``. ``status``: as in the API."""
+    """A job of the HTTP API ended after ``hashes`` nonces and ``seconds``. ``status``: as in the API."""
 
     job_id: str
     engine: str
@@ -62,7 +62,7 @@ class JobEnded:
 
 @dataclass(frozen=True, slots=True)
 class SettingsChanged:
-    """Settings were loaded anew; those called ``names`` have other values now."""
+    """Settings were reloaded. ``names``: those with new values."""
 
     names: tuple[str, ...]
 

@@ -1,4 +1,4 @@
-"""Signs of life for the service manager: given as long as the event loop turns and every worker with work advances."""
+"""Signs of life for the service manager, sent while the event loop runs and every worker with work advances."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ log = logging.getLogger("miner")
 
 MAX_REASON: Final = 200
 MAX_STATUS: Final = 1_000
-"""Characters of a peer's reason, and of a whole status: service managers take no more than 4,096 bytes."""
+"""Characters of a peer's reason, and of a whole status. Service managers accept at most 4,096 bytes."""
 
 
 class Heartbeat:
-    """Feeds the watchdog from the monitor's snapshots; a service that is stuck is restarted by its manager.
+    """Feeds the watchdog from the monitor's snapshots. The service manager restarts a service that is stuck.
 
-    A pool that is down or a full disk is in the status line, but nothing that a restart would mend.
+    A pool that is down or a full disk appears in the status line, but a restart would not help, so the watchdog is fed.
     """
 
     def __init__(self, notifier: Notifier, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,16 +35,16 @@ class Heartbeat:
         self._ready = False
         self._next = 0.0
         self._well = True
-        self._down: dict[str, float] = {}  # links without a connection, since when
+        self._down: dict[str, float] = {}  # for each link without a connection: since when
 
     def ready(self, snapshot: Snapshot) -> None:
-        """The service answers and its workers run."""
+        """Report that the service is ready: it answers requests and its workers run."""
         self._ready = True
         self._notifier.send("READY=1")
         self.on_snapshot(snapshot)
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
-        """Give a sign of life if it is time to. To be called about once a second."""
+        """Send a sign of life if it is due. Called about once a second."""
         now, links = self._clock(), snapshot.sources
         down = {link.name: self._down.get(link.name, now) for link in links if not link.connected}
         changed, self._down = down.keys() != self._down.keys(), down
@@ -61,12 +61,12 @@ class Heartbeat:
         self._well = not trouble
 
     def stopping(self) -> None:
-        """The service has begun to end."""
+        """Report that the service is stopping."""
         if self._ready:
             self._notifier.send("STOPPING=1", "STATUS=Stopping")
 
     def _link_faults(self, links: tuple[LinkStats, ...], now: float) -> Iterator[str]:
-        """What is wrong with the live sources, down to the one that is mined: those after it are not needed."""
+        """Yield what is wrong with the live sources up to the one that is mined. Those after it are not needed."""
         for number, link in enumerate(links):
             if link.mined:
                 if number:
@@ -83,9 +83,9 @@ class Heartbeat:
 
 
 def _trouble(miner: MinerStats | None) -> str:
-    """Return what is wrong with the workers, in one line; empty: nothing."""
+    """Return what is wrong with the workers, in one line. Empty if nothing is."""
     if miner is None:
-        return "The miner does not say how its workers are"
+        return "The state of the workers is unknown"
     if stalled := miner.stalled:
         return f"Worker {', '.join(map(str, stalled))} has work and has not advanced for {STALL_S:g} s"
     return "" if miner.healthy else "No worker is left"

@@ -1,4 +1,4 @@
-"""The jobs that come over HTTP: one entry each, with its state, its search and what the store knows of it."""
+"""The jobs that come over HTTP: an entry for each, with its state, its search and its stored form."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_ACTIVE: Final = 1_000
 MAX_JOBS: Final = 4_096
 """Jobs that are held at once, ended ones included."""
 MAX_SHOWN: Final = 256
-"""Jobs that have statistics; each is a dozen series of the exporter."""
+"""Jobs that have statistics, at most. Each takes a dozen series of the exporter."""
 KEEP_S: Final = 300.0
 """Seconds that an ended job stays readable."""
 KEEP_UNSERVED_S: Final = 3600.0
@@ -59,20 +59,20 @@ SEARCH_ENDS: Final = {Status.COMPLETED: Event.SOLVED, Status.FAILED: Event.EXHAU
 
 
 class DuplicateJobError(Exception):
-    """A job with this id is known already."""
+    """Raised when a job with this id is already known."""
 
 
 class TooManyJobsError(Exception):
-    """There is no room for one more job."""
+    """Raised when there is no room for another job."""
 
 
 @dataclass(slots=True)
 class Entry:
     """One job.
 
-    ``stored``: its status and result, or its progress, as last given to the store. ``search``: None if the job ended
+    ``stored``: its status and its result or progress, as last passed to the store. ``search``: None if the job ended
     in an earlier run. ``polled``: when its client last asked for it, in seconds. ``commit``: done once its status is on
-    the disk, or the disk has failed; None if it was there from the beginning.
+    the disk or the disk has failed; None if the job was loaded from the disk.
     """
 
     stored: StoredJob
@@ -87,16 +87,16 @@ class Entry:
 
     @property
     def status(self) -> Status:
-        """The job's state, which may be a moment behind that of its search."""
+        """The job's state. It may lag a moment behind the state of its search."""
         return self.stored.status
 
     @property
     def unserved(self) -> bool:
-        """Whether there is a solution that nobody has read."""
+        """True if there is a solution that no client has read."""
         return self.status is Status.COMPLETED and not self.stored.served
 
     def readable_until(self) -> float:
-        """Return the time, in seconds, from which the job may be forgotten."""
+        """Return the time, in seconds, after which the job may be forgotten."""
         if self.stored.ended is None:
             return float("inf")
         return self.stored.ended + (KEEP_UNSERVED_S if self.unserved else KEEP_S)
@@ -108,7 +108,7 @@ def _fields(job: Job) -> dict[str, object]:
 
 
 def next_status(status: Status, event: Event) -> Status:
-    """Return the state that follows. Raises TransitionError if the event is impossible in this state."""
+    """Return the next state. Raises TransitionError if the event is impossible in this state."""
     if (status, event) not in TRANSITIONS:
         raise TransitionError("a job", status, event.value)
     return TRANSITIONS[status, event]
@@ -117,8 +117,8 @@ def next_status(status: Status, event: Event) -> Status:
 class Jobs:
     """All jobs by id, in the order in which they came, mirrored in ``store``.
 
-    One thread owns it; only ``stats`` and ``ended`` may be used from others. ``call_soon`` is called from any thread
-    and makes the owner call a function. ``expiry_s``: seconds after which a running job that nobody polls is cancelled.
+    One thread owns it; others may use only ``stats`` and ``ended``. ``call_soon`` is called from any thread and makes
+    the owner call a function. ``expiry_s``: seconds without a poll after which a running job is cancelled.
     ``priority``: that of its jobs among those of other sources. ``clock``: that of miner and store, in seconds.
     """
 
@@ -156,43 +156,43 @@ class Jobs:
                 entry.search.priority = priority
 
     def restore(self, jobs: Iterable[StoredJob]) -> None:
-        """Take up the jobs of an earlier run, before any others come."""
+        """Restore the jobs of an earlier run. Called before any others come."""
         now = self._clock()
         for stored in jobs:
-            # What does not fit is left out: a version with larger limits may have written it.
+            # Leave out what does not fit: a version with larger limits may have written it.
             with contextlib.suppress(DuplicateJobError, TooManyJobsError):
                 self._make_room(stored.job.id)
                 if stored.ended is None:
-                    # Its client gets the whole time to come back.
+                    # Its client has the full expiry time to come back.
                     self._add(Entry(stored, self._search(stored.job, stored.progress), polled=now))
                 else:
                     self._add(Entry(replace(stored, ended=min(now, stored.ended)), None, polled=now))
         self._forget(now)
         if self._entries:
-            log.info("Jobs of the last run: %d, of which %d go on", len(self._entries), len(self._running))
+            log.info("Jobs restored from the last run: %d, still running: %d", len(self._entries), len(self._running))
 
     def submit(self, job: Job) -> Entry:
         """Start a job. Raises DuplicateJobError or TooManyJobsError.
 
-        If MAX_JOBS are held, the oldest ended one is forgotten for it, but never a solution that nobody has read.
+        If there are MAX_JOBS already, the oldest ended one is forgotten, but never one whose solution was not read.
         """
         self._make_room(job.id)
         stored = StoredJob(job, Progress(job.ranges), Status.RUNNING)
-        # The end of the search is handled by this thread later on, when the entry is in its place.
+        # This thread handles the end of the search later, when the entry has been added.
         entry = Entry(stored, self._search(job), polled=self._clock(), commit=self._store.put(stored))
         self._add(entry)
         log.info("Job %s accepted: %s, header %s", job.id, job.pow, job.header.hex(), extra=_fields(job))
         return entry
 
     def get(self, job_id: str) -> Entry | None:
-        """Return the job as it is now, or None if it is not known."""
+        """Return the job in its present state, or None if it is not known."""
         entry = self._entries.get(job_id)
         if entry is not None:
             self._update(entry)
         return entry
 
     def poll(self, entry: Entry) -> None:
-        """Note that the client is being told what the job is now."""
+        """Record that the client is being told the job's present state."""
         entry.polled = self._clock()
         if entry.unserved:
             entry.stored = replace(entry.stored, served=True)
@@ -204,13 +204,13 @@ class Jobs:
             log.info("Job %s cancelled", entry.id, extra=_fields(entry.stored.job))
 
     def figures(self, entry: Entry) -> tuple[int, float]:
-        """Return the nonces tested for a job and the seconds of its search, until now or until its end."""
+        """Return how many nonces were tested for a job and for how many seconds, until now or until its end."""
         if entry.search is None or entry.status is not Status.RUNNING:
             return entry.stored.progress.hashes, entry.stored.progress.elapsed
         return self._miner.hashes(entry.search), self._miner.elapsed(entry.search)
 
     def tick(self) -> None:
-        """Cancel the jobs that nobody polls, forget those that nobody can want, save the others. Once a second."""
+        """Cancel jobs that are not polled, forget old ones, and save the others. Called once a second."""
         now = self._clock()
         for entry in [entry for entry in self._running.values() if entry.polled <= now - self.expiry_s]:
             if self._stop(entry, Event.EXPIRE):
@@ -220,20 +220,20 @@ class Jobs:
         self.save()
 
     def save(self) -> None:
-        """Give the store the progress of the running jobs, and the results of those that have ended unnoticed."""
+        """Pass to the store the progress of running jobs, and the results of those that have ended since."""
         for entry in tuple(self._running.values()):
             self._update(entry)
             search = entry.search
             if search is None or search.tested == entry.stored.progress.hashes:
                 continue
             progress = self._miner.progress(search)
-            # If it has ended meanwhile, the progress leaves out its solution: that must not be stored without its end.
+            # If it has ended meanwhile, its progress excludes the nonce of its solution and must not be stored.
             if search.status is Status.RUNNING:
                 entry.stored = replace(entry.stored, progress=progress)
                 self._store.put(entry.stored)
 
     def stats(self) -> tuple[JobStats, ...]:
-        """Return a snapshot of the newest MAX_SHOWN jobs, of the running ones first of all."""
+        """Return a snapshot of MAX_SHOWN jobs: the newest ones, but running ones before ended ones."""
         entries = sorted(self.entries, key=lambda entry: entry.status is Status.RUNNING)[-MAX_SHOWN:]
         engine = self._miner.engine_names
         return tuple(
@@ -244,7 +244,7 @@ class Jobs:
     # --- the entries ---
 
     def _make_room(self, job_id: str) -> None:
-        """Raises DuplicateJobError or TooManyJobsError."""
+        """Make room for one more job. Raises DuplicateJobError or TooManyJobsError."""
         if job_id in self._entries:
             raise DuplicateJobError
         if len(self._running) >= MAX_ACTIVE:
@@ -272,19 +272,19 @@ class Jobs:
         return self._miner.submit(job, self._post_end, priority=self._priority, progress=progress)
 
     def _post_end(self, search: Search) -> None:
-        """Have the end of a search handled by the thread that owns the jobs. Called from a worker's thread."""
-        # Its loop is closed if a worker is the last to leave at the end of the service.
+        """Let the thread that owns the jobs handle the end of a search. Called from a worker's thread."""
+        # Its loop is already closed if a worker is the last to end with the service.
         with contextlib.suppress(RuntimeError):
             self._call_soon(self._handle_end, search)
 
     def _handle_end(self, search: Search) -> None:
         entry = self._entries.get(search.job.id)
-        # The id may be that of a later job, if this one was forgotten meanwhile.
+        # If this job was forgotten meanwhile, a later one may have its id.
         if entry is not None and entry.search is search:
             self._update(entry)
 
     def _update(self, entry: Entry) -> None:
-        """Notice the end of a search that has ended by itself."""
+        """Handle the end of a search that has ended by itself, if it has."""
         search = entry.search
         if entry.status is not Status.RUNNING or search is None or (event := SEARCH_ENDS.get(search.status)) is None:
             return
@@ -294,10 +294,10 @@ class Jobs:
         log.info(text, entry.id, entry.status, found, *figures, extra=_fields(search.job))
 
     def _stop(self, entry: Entry, event: Event) -> bool:
-        """End a job from our side. Return False if it had ended by itself."""
+        """End a running job. Return False if it had already ended by itself."""
         if entry.search is not None:
             self._miner.cancel(entry.search)
-        # If it was solved or exhausted just before, that stands.
+        # If it was solved or exhausted just before, keep that result.
         self._update(entry)
         if entry.status is not Status.RUNNING or entry.search is None:
             return False
@@ -309,7 +309,7 @@ class Jobs:
         progress = Progress((), self._miner.hashes(search), self._miner.elapsed(search))
         find = None if solution is None else Find.now("http", job, solution)
         entry.stored = StoredJob(job, progress, status, solution, search.engine, self._clock())
-        # One transaction: no solution without its line of history.
+        # Use one transaction, so that every stored solution has its line of history.
         entry.commit = self._store.put(entry.stored, find)
         del self._running[entry.id]
         label = "expired" if event is Event.EXPIRE else str(status)

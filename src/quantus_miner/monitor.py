@@ -1,4 +1,4 @@
-"""What everybody who watches the miner watches: a snapshot once a second, and the events in between."""
+"""The monitor: takes a snapshot of the miner once a second and passes it, and all events, to subscribers."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ U = TypeVar("U")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole miner at one moment. A part that could not be asked is None or empty.
+    """The whole miner at one moment. A field is None or empty if its part could not be read.
 
-    ``time``: seconds since 1970. ``readings``: by the device's id. ``rates``: of all workers together.
-    ``worker_rates``: by the worker's number; a GPU engine has one worker a device. ``source_rates``: by the source's
-    name. ``failures``: calls that raised, by subscriber; ``part_failures``: by the part that was asked.
+    ``time``: seconds since 1970. ``readings``: by device id. ``rates``: of all workers together. ``worker_rates``: by
+    worker number; each GPU has one worker. ``source_rates``: by name of the source. ``failures``: number of calls that
+    raised, by subscriber. ``part_failures``: the same, by the part that was read.
     """
 
     time: float
@@ -60,11 +60,11 @@ class _Subscriber:
 
 
 class Monitor:
-    """Builds one frozen Snapshot a tick on the event loop and passes it, and the events, to its subscribers.
+    """Builds one frozen Snapshot per tick on the event loop and passes it, and the events, to its subscribers.
 
-    It asks each of ``miner``, ``sources``, ``api`` and ``store_ok`` once a look, and ``readings`` once a device, by its
-    PCI address; none may block. Whatever is called is contained: if it raises, that is counted, and the first time in a
-    row logged. To be made on the event loop.
+    For a snapshot it calls ``miner``, ``sources``, ``api`` and ``store_ok`` once, and ``readings`` once per device,
+    with its PCI address. None of them may block. Exceptions of these and of subscribers are counted, and the first in a
+    row is logged. Create the monitor on the event loop.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Monitor:
         self._total: RateBook[None] = RateBook()
         self._workers: RateBook[tuple[int, str, str]] = RateBook()
         self._links: RateBook[str] = RateBook()
-        self.look()  # rates go back to here
+        self.look()  # rates are measured from here on
 
     def subscribe(
         self,
@@ -104,25 +104,25 @@ class Monitor:
         on_snapshot: Callable[[Snapshot], None] | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        """Have ``on_snapshot`` called once a tick and ``on_event`` once an event, on the event loop."""
+        """Have ``on_snapshot`` called at each tick and ``on_event`` for each event, on the event loop."""
         self._failures[name] = 0
         self._subscribers.append(_Subscriber(name, on_snapshot, on_event))
 
     def publish(self, event: Event) -> None:
-        """Pass an event to the subscribers: at once on the event loop's thread, soon from any other."""
+        """Pass an event to the subscribers, at once if called on the event loop's thread, otherwise soon."""
         if threading.get_ident() == self._thread:
             self._deliver(event)
             return
-        # A worker may be the last to leave at the end of the service: then the loop is closed, and nobody listens.
+        # The loop is already closed if a worker is the last to end with the service.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._deliver, event)
 
     def look(self) -> Snapshot:
-        """Return the miner as it is now."""
+        """Return a snapshot of the miner now."""
         return self._look(sample=False)
 
     def tick(self) -> None:
-        """Sample the hash rates and pass a snapshot to the subscribers. To be called once a second."""
+        """Sample the hash rates and pass a snapshot to the subscribers. Called once a second."""
         snapshot = self._look(sample=True)
         for subscriber in self._subscribers:
             if subscriber.on_snapshot is not None:
@@ -167,7 +167,7 @@ class Monitor:
         return self._contain(self._part_failures, part, f"The monitor cannot read the {part}", question, otherwise)
 
     def _pass_on(self, subscriber: _Subscriber, what: str, call: Callable[[], None]) -> None:
-        line = f"The {subscriber.name} has failed at {what}"
+        line = f"The {subscriber.name} has failed to handle {what}"
         self._contain(self._failures, subscriber.name, line, call, None)
 
     def _contain(self, counts: Counter[str], name: str, line: str, call: Callable[[], T], otherwise: U) -> T | U:

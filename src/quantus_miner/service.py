@@ -1,4 +1,4 @@
-"""The service: makes its parts from the settings and runs them until a signal."""
+"""The service: create its parts from the settings and run them until a signal."""
 
 from __future__ import annotations
 
@@ -51,16 +51,17 @@ PARTS: Final[list[type[Part]]] = [
     Watch,
     SignsOfLife,
 ]
-"""In the order in which they start; they stop in the opposite one.
+"""The parts in the order in which they start. They stop in reverse order.
 
-At the end nothing new is taken, then the workers stop, what they found is sent and saved, and the store is closed.
+When the service ends, it first refuses new jobs. Then the workers stop, their results are sent and saved, and the store
+is closed.
 """
 
 
 def run(settings: Settings, signals: Signals, load: Callable[[], Settings]) -> None:
-    """Run the service until SIGTERM or SIGINT. Raises MinerError if it cannot start, or cannot go on.
+    """Run the service until SIGTERM or SIGINT. Raises MinerError if it cannot start or cannot continue.
 
-    ``load``: reads the settings again, for SIGHUP; raises MinerError if they are wrong.
+    ``load``: called after SIGHUP to read the settings again. It raises MinerError if they are wrong.
     """
     threading.excepthook = _on_thread_failure
     sys.unraisablehook = _on_unraisable
@@ -87,7 +88,7 @@ async def _serve(
     )
     signals.hand_over(asyncio.get_running_loop(), supervisor.end, supervisor.reload)
     if components.notifier.watchdog and sys.stderr is not None:
-        # The manager ends a stuck service with SIGABRT: the log then says where each thread was.
+        # The manager ends a stuck service with SIGABRT. The log then shows where each thread was.
         faulthandler.enable()
     try:
         await supervisor.run(on_started=_keep_imports)
@@ -105,7 +106,7 @@ def _connect(
     engines: list[Engine],
     on_job_solved: list[Callable[[], None]],
 ) -> Components:
-    """Make the objects that the parts share and tell them of each other. Nothing is started."""
+    """Create the objects that the parts share and connect them. Nothing is started."""
     live_priority, http_priority = PRIORITIES[settings.priority]
     miner = Miner(
         engines,
@@ -137,13 +138,13 @@ def _connect(
 
 
 def _keep_imports() -> None:
-    """Spare garbage collection what was imported and made until now: it stays."""
+    """Exclude all present objects from garbage collection, because they stay until the end."""
     gc.collect()
     gc.freeze()
 
 
 def _on_thread_failure(failure: threading.ExceptHookArgs) -> None:
-    """Log it. Python's own hook writes to stderr, and waits for whoever reads it."""
+    """Log an exception that ended a thread. Python's own hook would write to stderr and might block."""
     error = failure.exc_value
     if error is not None:
         name = failure.thread.name if failure.thread else "?"
@@ -151,6 +152,6 @@ def _on_thread_failure(failure: threading.ExceptHookArgs) -> None:
 
 
 def _on_unraisable(failure: sys.UnraisableHookArgs) -> None:
-    """As above, for what fails where nobody can catch it: in a finalizer, or a callback of a C library."""
+    """Log an exception that nothing can catch, such as one in a finalizer or in a callback of a C library."""
     if (error := failure.exc_value) is not None:
-        log.error("An exception could not be raised", exc_info=(type(error), error, failure.exc_traceback))
+        log.error("Ignored an exception that cannot be caught", exc_info=(type(error), error, failure.exc_traceback))

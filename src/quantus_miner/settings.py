@@ -1,4 +1,4 @@
-"""The table of settings, from which flags, environment variables and the config file are made.
+"""The table of settings, which defines the flags, the environment variables and the keys of the config file.
 
 Precedence: flag, environment, file, default. An empty environment value counts as unset.
 """
@@ -29,7 +29,7 @@ PRIORITIES: Final = ("live", "equal", "http")
 U64: Final = 2**64 - 1
 
 Parser = Callable[[str], Any]
-"""Text to value; raises ValueError whose text says what is allowed."""
+"""Converts a text to a value. Raises a ValueError whose text says what is allowed."""
 
 
 def _engines(text: str) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def _word(text: str) -> str:
 
 
 def _devices(text: str) -> tuple[str, ...]:
-    """``all`` alone, or indices and PCI addresses with their domain."""
+    """Return ``all`` alone, or indices and PCI addresses with their domain."""
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
     known = re.compile(r"[0-9]{1,3}|(?:[0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
     if names != ("all",) and not all(known.fullmatch(name) for name in names):
@@ -67,7 +67,7 @@ def _token(text: str) -> str:
 
 def _path(text: str) -> Path:
     if "\0" in text:
-        raise ValueError("a path, which has no NUL")
+        raise ValueError("a path without NUL characters")
     return Path(text)
 
 
@@ -93,7 +93,7 @@ class Setting:
     switch: bool = False
     """True if the flag takes no value and means ``on``."""
     applies: Literal["live", "restart"] = "live"
-    """When a changed value applies: when the settings are reloaded, or when the service starts anew."""
+    """When a changed value applies: after a reload of the settings, or after a restart of the service."""
 
     @property
     def flag(self) -> str:
@@ -102,7 +102,7 @@ class Setting:
 
     @property
     def environment(self) -> tuple[str, ...]:
-        """Environment variables; the first one that is set and not empty wins."""
+        """Names of the environment variables. The first one that is set and not empty wins."""
         return self.envs or ("MINER_" + self.name.upper(),)
 
 
@@ -271,7 +271,7 @@ BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
 
 @dataclass(frozen=True, slots=True)
 class Settings(EngineOptions):
-    """Every setting, parsed and checked. None: unset."""
+    """All settings, parsed and checked. None: unset."""
 
     port: int
     bind: str
@@ -295,7 +295,7 @@ class Settings(EngineOptions):
     log_format: str
 
     def summary(self) -> str:
-        """``port=9833, bind=127.0.0.1, …`` for the log; secrets are named, not shown."""
+        """Return ``port=9833, bind=127.0.0.1, …`` for the log. Secrets are named but not shown."""
 
         def show(name: str) -> str:
             value = getattr(self, name)
@@ -320,9 +320,9 @@ def load(
 ) -> Settings:
     """Return the settings from all sources.
 
-    ``flags``: setting name to text as given on the command line. ``warn`` is called with each line that
-    the user should see although the settings can be used. Raises SettingError, one line that names the setting, its
-    source and what is allowed.
+    ``flags``: the texts on the command line, by setting name. ``warn`` is called with each line that the user should
+    see although the settings can be used. Raises SettingError, one line that names the setting, its source and what is
+    allowed.
     """
     environ = without_service_links(environ, [name for setting in SETTINGS for name in setting.environment], warn)
     file = read_config(config, {setting.name: setting.secret for setting in SETTINGS}, warn) if config else {}
@@ -352,10 +352,10 @@ def _lookup(
     for variable in setting.environment:
         text = environ.get(variable, "")
         if setting.parse is not _path:
-            # systemd keeps a comment behind a value in an environment file; only a path could contain one itself.
+            # In environment files, systemd keeps a comment after a value. Only a path could contain such a text itself.
             text = re.sub(r"(\s+#|^#\s).*", "", text, flags=re.DOTALL)
         if variable == "STATE_DIRECTORY":
-            # systemd separates the folders of StateDirectory= by colons.
+            # systemd separates the folders of StateDirectory= with colons.
             text = text.partition(":")[0]
         if text:
             return text, f"environment variable {variable}"
@@ -373,7 +373,7 @@ def _parse(setting: Setting, text: str, source: str) -> Any:  # noqa: ANN401 - t
 
 
 def _check_live(values: Mapping[str, Any]) -> None:
-    """Check that live sources have what they need. Raises SettingError."""
+    """Check that live sources have the settings they need. Raises SettingError if one is missing."""
     needs = {"node_addr": ("auth_token", "tls_cert_sha256"), "pool": ("wallet",)}
     for name, needed in needs.items():
         for other in needed:

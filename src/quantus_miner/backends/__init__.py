@@ -1,1 +1,1 @@
-"""Backends search slices of nonces: their table, the protocol that their engines fulfil, and the engines themselves."""
+"""Backends search slices of nonces: their table, the protocol that engines implement, and the engines."""

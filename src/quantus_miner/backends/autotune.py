@@ -1,4 +1,4 @@
-"""Which kernel is the fastest on this very processor: measured once, remembered in the state directory."""
+"""Measure which kernel is the fastest on this processor, once, and remember it in the state directory."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ROUNDS: Final = 5
 SAMPLE_S: Final = 0.006
 """Seconds of one measurement: with two proofs of work and three kernels each, under 300 ms in all."""
 FIRST_NONCE: Final = 2**511
-"""Far from 0, where qpow-sha3 has short exponents."""
+"""Far from 0, because qpow-sha3 has short exponents near 0."""
 MARGIN: Final = 1.04
-"""The static choice stays unless another kernel is faster by this factor, more than noise does to a median."""
+"""Factor by which another kernel must be faster than the static choice. Noise changes a median by less."""
 
 
 def fastest_kernels(state_file: Path) -> dict[Pow, native.Kernel]:
-    """The fastest kernel of each proof of work here, from ``state_file`` or else measured and written there."""
+    """Return the fastest kernel of each proof of work. It is read from ``state_file``, or measured and saved there."""
     usable = {pow_: [k for k in native.kernels() if k.pow is pow_ and k.supported] for pow_ in Pow}
     identity = _identity(usable)
     chosen = _load(state_file, identity, usable)
@@ -43,13 +43,13 @@ def fastest_kernels(state_file: Path) -> dict[Pow, native.Kernel]:
 
 
 def _identity(usable: dict[Pow, list[native.Kernel]]) -> str:
-    """Changes with whatever may change the answer: processor, version, kernels."""
+    """Return a hash of all that may change the answer: processor, version, kernels."""
     parts = [processor_name(), __version__, *(f"{k.pow}/{k.name}" for kernels in usable.values() for k in kernels)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _measure(kernels: list[native.Kernel]) -> native.Kernel:
-    """The static choice is the last; only the one before it can be a match for it."""
+    """Return the faster of the last two kernels. The last is the static choice; only the one before it can beat it."""
     static = kernels[-1]
     rivals = [kernel for kernel in kernels if kernel.name != "baseline"][-2:]
     if len(rivals) < 2:
@@ -58,7 +58,7 @@ def _measure(kernels: list[native.Kernel]) -> native.Kernel:
     for _ in range(ROUNDS):
         for kernel in rivals:
             speeds[kernel].append(speed(kernel))
-    # Ratios within a round: what disturbs the machine for longer than that disturbs both sides.
+    # Compare within a round: a longer disturbance slows both kernels equally.
     gains = {
         kernel: statistics.median(own / base for own, base in zip(samples, speeds[static], strict=True))
         for kernel, samples in speeds.items()
@@ -68,7 +68,7 @@ def _measure(kernels: list[native.Kernel]) -> native.Kernel:
 
 
 def speed(kernel: native.Kernel) -> float:
-    """Nonces a second of one thread, in a measurement of SAMPLE_S seconds."""
+    """Measure for SAMPLE_S seconds. Return the hash rate of one thread, in nonces a second."""
     task = native.prepare(Job("autotune", kernel.pow, bytes(range(32)), 0, (NonceRange(0, MAX),)))
     control = native.NativeControl()
     began = time.perf_counter()
@@ -80,7 +80,7 @@ def speed(kernel: native.Kernel) -> float:
 
 
 def _load(path: Path, identity: str, usable: dict[Pow, list[native.Kernel]]) -> dict[Pow, native.Kernel] | None:
-    """What was measured before; None where that is missing, damaged, or of another machine."""
+    """Return the saved kernels, or None if the file is missing, damaged, or from another machine."""
     try:
         document = json.loads(files.read(path, 10_000))
         if document["identity"] != identity:

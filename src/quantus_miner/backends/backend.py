@@ -1,4 +1,4 @@
-"""What a row of the table of backends is made of. Imports no kernel and no driver, so that settings can have it."""
+"""The types of the table of backends. Imports no kernel and no driver, so that ``settings`` can import it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """The settings that engines are made from."""
+    """The settings that engines need."""
 
     engine: tuple[str, ...]
     kernel: str | None
@@ -32,10 +32,10 @@ class EngineOptions:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one engine gets. ``workers``: its threads. ``device``: what these drive; None for the CPU.
+    """The resources of one engine. ``workers``: its threads. ``device``: the device they drive; None for the CPU.
 
-    ``subscribe(callback)``: have ``callback`` called, from any thread, for every job that the miner solves, with
-    whichever engine.
+    ``subscribe(callback)``: have ``callback`` called for every job that the miner solves, by any engine. The call may
+    come from any thread.
     """
 
     workers: int
@@ -49,8 +49,8 @@ class Backend:
 
     ``pows``: the proofs of work it has kernels for. ``create(name, options, resources)`` returns an engine; it raises
     EngineUnavailableError if this machine cannot run it, SettingError if an option is wrong. ``probe()`` lists the
-    devices, each of which gets an engine with one worker; it raises DriverError if there is no driver. A backend
-    without ``probe`` runs on CPU threads.
+    devices and raises DriverError if there is no driver; each device gets an engine with one worker. A backend without
+    ``probe`` runs on CPU threads.
 
     Both functions import what they need when they are called.
     """
@@ -62,5 +62,5 @@ class Backend:
 
     @property
     def kind(self) -> Literal["cpu", "gpu"]:
-        """What its workers keep busy."""
+        """The kind of hardware that its workers use."""
         return "cpu" if self.probe is None else "gpu"

@@ -1,4 +1,4 @@
-"""What the miner asks of an engine."""
+"""The interface between the miner and an engine."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Control:
 
     @property
     def hashes(self) -> int:
-        """Nonces tested since the last reset; moves during a search."""
+        """Nonces tested since the last reset. Grows during a search."""
         return self.native.hashes + self._counted
 
     @property
     def stopped(self) -> bool:
-        """Whether ``stop`` was called since the last reset."""
+        """True if ``stop`` was called since the last reset."""
         return self._stopped.is_set()
 
     def count(self, hashes: int) -> None:
@@ -41,18 +41,18 @@ class Control:
         self._counted += hashes
 
     def reset(self) -> None:
-        """Before a slice: no stop, no hashes."""
+        """Clear the stop signal and the count of hashes. Called before each slice."""
         self._stopped.clear()
         self._counted = 0
         self.native.reset()
 
     def stop(self) -> None:
-        """Ends the search or sleep under way at once, and all later ones until the next reset."""
+        """End the current search or sleep at once, and all later ones until the next reset."""
         self._stopped.set()
         self.native.stop()
 
     def sleep(self, seconds: float) -> bool:
-        """Waits, or less when stopped; whether it was stopped."""
+        """Wait until the time is over or ``stop`` is called. Return True if it was stopped."""
         self.sleeping = True
         try:
             return self._stopped.wait(min(seconds, threading.TIMEOUT_MAX))
@@ -62,9 +62,9 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """An engine at one moment. ``device``: what its one worker drives; None: its workers are CPU threads.
+    """The status of an engine. ``device``: the device that its only worker drives; None if its workers are CPU threads.
 
-    ``fault``: why the device could not be used when that was last tried. ``false_positives``: how many it reported.
+    ``fault``: why the last attempt to use the device failed. ``false_positives``: how many the device reported.
     """
 
     device: Device | None = None
@@ -77,14 +77,14 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """As in the setting ``engine``."""
+        """The name that the setting ``engine`` uses."""
 
     @property
     def workers(self) -> int:
-        """Threads that may search at the same time."""
+        """Number of threads that may search at the same time."""
 
     def status(self) -> EngineStatus:
-        """Return its device and how that is. May be called from any thread."""
+        """Return its device and the state of the device. May be called from any thread."""
 
     def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
         """Return the name of the kernel that searches ``pow``; None if this engine has none."""
@@ -92,17 +92,17 @@ class Engine(Protocol):
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
         """Test the nonces at ``start``, … ``start + count - 1`` in the job's order and end at the first valid one.
 
-        Ends early, with fewer tested, only when ``control`` is stopped. Raises DeviceLostError if its device fails,
-        and DevicePausedError if that has to rest: then ``control.hashes`` nonces from ``start`` on were tested, and
-        a later call tries again.
+        Ends early, with fewer tested, only when ``control`` is stopped. Raises DeviceLostError if the device fails and
+        DevicePausedError if the device must pause. In both cases ``control.hashes`` nonces from ``start`` on were
+        tested, and a later call tries again.
         """
 
     def adapt(self, options: EngineOptions, workers: int) -> Callable[[], None] | None:
-        """Return what makes it one for changed ``options`` and ``workers`` while it runs; it raises nothing.
+        """Return a function that applies ``options`` and ``workers`` to the running engine. It must not raise.
 
-        None: an engine for them has to be made anew. Nothing changes before the call. Raises SettingError if an option
-        is wrong, EngineUnavailableError if this machine cannot run it like that.
+        Return None if they need a new engine. Nothing changes until the function is called. Raises SettingError if an
+        option is wrong, EngineUnavailableError if this machine cannot run the engine with these options.
         """
 
     def close(self) -> None:
-        """Let go of what it holds. Called once, when no thread uses it any more. May be called from any thread."""
+        """Release all resources. Called once, from any thread, when no thread uses the engine any more."""

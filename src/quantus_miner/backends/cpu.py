@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class CpuEngine:
-    """Searches on ``workers`` threads with one kernel a proof of work.
+    """Searches on ``workers`` threads with one kernel for each proof of work.
 
-    ``fits(options)``: whether they ask for these kernels.
+    ``fits(options)`` returns True if the options ask for these kernels.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class CpuEngine:
         return EngineStatus()
 
     def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
-        """Name of the kernel for ``pow``."""
+        """Return the name of the kernel for ``pow``."""
         return self._kernels[pow].name
 
     def search(self, job: Job, start: int, count: int, control: Control) -> native.Outcome:
@@ -76,7 +76,7 @@ def baseline_kernels() -> dict[Pow, native.Kernel]:
 
 
 def fast_kernels(name: str | None) -> dict[Pow, native.Kernel]:
-    """The fastest kernel of each proof of work, or the one called ``name`` where there is one.
+    """Return the fastest kernel of each proof of work, or the one called ``name`` if the proof of work has it.
 
     Raises SettingError if no kernel has that name, EngineUnavailableError if this processor cannot run it.
     """

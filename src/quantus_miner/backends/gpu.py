@@ -1,4 +1,4 @@
-"""GPU engines: one for each device, which tests the nonces in launches, several of them in flight."""
+"""GPU engines, one for each device. A device tests nonces in launches, several of which are in flight."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner.gpu")
 
 LAUNCH_S: Final = 0.025
-"""What a launch should take: 0.05 s for those in flight, which a stop waits for; the host's part is still nothing."""
+"""Seconds that a launch should take. A stop waits 0.05 s for those in flight; the host's share is still negligible."""
 GROWTH: Final = 4
 """Largest factor between the sizes of two launches."""
 MAX_LAUNCH: Final = 2**31
-"""Nonces of a launch."""
+"""Nonces in a launch, at most."""
 EXPECTED_HITS: Final = 64
-"""Candidates of a launch on average, at most: so far below MAX_HITS that more than that practically never come."""
+"""Candidates in a launch on average, at most. So far below MAX_HITS that a launch practically never exceeds that."""
 FALSE_POSITIVES: Final = 5
-"""So many close together, and the device is set aside. About one candidate in 1.5 million is a false positive."""
+"""False positives within few candidates that set a device aside. About one candidate in 1.5 million is one."""
 CANDIDATES_TO_FORGET: Final = 100
 """True candidates after which one false positive no longer counts: devices with more than 1 % of them are set aside."""
 ASIDE_S: Final = (60.0, 600.0, 3600.0)
@@ -49,7 +49,7 @@ ASIDE_S: Final = (60.0, 600.0, 3600.0)
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """Under way on the device. ``first``: offset of ``start`` in its span. ``seek``: of which it is."""
+    """A launch in flight. ``first``: offset of ``start`` in its span. ``seek``: number of the seek it belongs to."""
 
     seek: int
     start: int
@@ -60,10 +60,9 @@ class _Launch:
 class GpuEngine:
     """Searches on one device, for one thread. ``open_device`` loads the kernels, and loads them again after a loss.
 
-    What was launched for a job and not reported is kept between two searches: a search that goes on where the last one
-    ended, behind a hit, takes it up. ``language``: what the kernels are written in. ``duty``: percent of the time that
-    the device works. A device that reports many false positives is set aside: it counts as lost, and is not opened for
-    a while.
+    Launches that were not reported are kept between two searches. A search that continues behind the hit of the last
+    one uses them. ``language``: the language of the kernels. ``duty``: percentage of the time that the device works.
+    A device that reports many false positives is set aside: it counts as lost and is not opened for a while.
     """
 
     workers = 1
@@ -98,11 +97,11 @@ class GpuEngine:
         self._aside_until = 0.0
         self._scalar = native.find_kernel(Pow.POSEIDON2, "scalar")
         self._launcher: Launcher | None = None
-        self._in_flight: deque[_Launch] = deque()  # those of an earlier seek among them
+        self._in_flight: deque[_Launch] = deque()  # including those of an earlier seek
         self._size = 0  # nonces of the next launch
         self._seeks = 0
         self._job: Job | None = None
-        # Of the job all before _position is reported, all before _read known, all before _launched launched.
+        # Everything before _position was reported, before _read collected, and before _launched launched.
         self._position = self._read = self._launched = 0
         self._hits: list[int] = []  # valid positions from _position to before _read
 
@@ -111,7 +110,7 @@ class GpuEngine:
         return EngineStatus(self.device, self.fault, self.false_positives)
 
     def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
-        """Where it searches; None for qpow-sha3."""
+        """Return the language and the device, or None for qpow-sha3."""
         if pow is Pow.SHA3:
             return None
         return f"{self._language} on {self.device}"
@@ -119,7 +118,7 @@ class GpuEngine:
     def open(self) -> Launcher:
         """Load the kernels and test them.
 
-        Raises DeviceLostError, also while the device is set aside, and DevicePausedError if it is too hot.
+        Raises DeviceLostError if that fails or the device is set aside, and DevicePausedError if it is too hot.
         """
         if self._clock() < self._aside_until:
             raise DeviceLostError(self.fault or "set aside")
@@ -144,7 +143,7 @@ class GpuEngine:
         return launcher
 
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
-        """See Engine.search. After a stop, the launches of this job that are in flight, 0.05 s in all, still count."""
+        """See Engine.search. After a stop, it collects the launches of this job in flight, which take 0.05 s in all."""
         try:
             return self._search(self._launcher or self.open(), job, start, start + count, control)
         except DeviceLostError as error:
@@ -163,7 +162,7 @@ class GpuEngine:
         return change
 
     def close(self) -> None:
-        """Let go of the device. It is opened again when it is searched with."""
+        """Release the device. The next search opens it again."""
         if self._launcher is not None:
             self._launcher.close()
         self._launcher = None
@@ -194,7 +193,7 @@ class GpuEngine:
                 self._collect(launcher, job, prepared)
 
     def _seek(self, position: int) -> None:
-        """What is launched next is at ``position``; what is in flight is of no use."""
+        """Continue launching at ``position`` and discard the launches in flight."""
         self._seeks += 1
         self._read = self._launched = position
 
@@ -204,7 +203,7 @@ class GpuEngine:
         return left > 0 and not self._in_flight and control.sleep(left)
 
     def _fill(self, launcher: Launcher, prepared: native.NativeJob, end: int) -> None:
-        """Launches, in order of position and not beyond ``end``, until as many are in flight as may be."""
+        """Launch, in order of position and not beyond ``end``, until the maximum is in flight."""
         while len(self._in_flight) < (IN_FLIGHT if self._duty == 100 else 1) and self._launched < end:
             span = native.span(prepared, self._launched)
             left = min(end - self._launched, 2 ** native.SPAN_BITS[prepared.order] - span.offset)
@@ -215,7 +214,7 @@ class GpuEngine:
             self._launched += count
 
     def _collect(self, launcher: Launcher, job: Job, prepared: native.NativeJob) -> None:
-        """Waits for the oldest launch and takes what it found."""
+        """Wait for the oldest launch and keep what it found."""
         launch = self._in_flight.popleft()
         seconds, candidates, offsets = launcher.collect()
         if self._duty < 100:
@@ -225,7 +224,7 @@ class GpuEngine:
         if candidates > launch.count:
             raise self._set_aside(f"it reported {candidates} candidates among {launch.count} nonces")
         if candidates > MAX_HITS:
-            # Once more, in two.
+            # Repeat the launch in two halves.
             self._size = launch.count // 2
             self._seek(launch.start)
             return
@@ -239,7 +238,7 @@ class GpuEngine:
                 self._hits.append(position)
 
     def _adapt(self, count: int, seconds: float) -> None:
-        """The size of the next launches, from what one took; one that was cut short says little."""
+        """Set the size of the next launches from the time that one took. One that was cut short says little."""
         if 2 * count > self._size:
             wanted = int(count * LAUNCH_S / max(seconds, 1e-6))
             self._size = max(BLOCK, min(wanted, GROWTH * self._size, MAX_LAUNCH))
@@ -260,7 +259,7 @@ class GpuEngine:
         return native.search(self._scalar, prepared, position, 1, native.NativeControl()).nonce is not None
 
     def _on_false_positive(self, candidate: str) -> None:
-        """Count it. Raises DeviceLostError if there are so many that the device has to be set aside."""
+        """Count a false positive. Raises DeviceLostError if there are too many: the device is then set aside."""
         if not self.false_positives:
             log.warning(
                 "Engine %s (%s) reported a false positive: %s",
@@ -275,7 +274,7 @@ class GpuEngine:
             raise self._set_aside(f"it reported {FALSE_POSITIVES} false positives within few candidates")
 
     def _set_aside(self, reason: str) -> DeviceLostError:
-        """Keep the device from being opened for a while. Return the error to raise."""
+        """Prevent the device from being opened for a while. Return the error to raise."""
         seconds = ASIDE_S[min(self._times_aside, len(ASIDE_S) - 1)]
         self._times_aside += 1
         self._aside_until = self._clock() + seconds
@@ -287,17 +286,17 @@ class GpuEngine:
 
 
 def _thermostat(name: str, device: Device, limit: int | None) -> Thermostat | None:
-    """Return what watches ``device``. Raises SettingError if it does not say how hot it is."""
+    """Return the thermostat of ``device``. Raises SettingError if the device does not report its temperature."""
     if limit is None:
         return None
     read = partial(Telemetry().temperature, device.pci)
     if read(OPEN_S) is None:
-        raise SettingError(f"--gpu-temp-limit: {device}, does not say how hot it is; leave the limit unset")
+        raise SettingError(f"--gpu-temp-limit: {device}, does not report its temperature; leave the limit unset")
     return Thermostat(f"Engine {name}, {device}", limit, read)
 
 
 def create(language: str, name: str, options: EngineOptions, resources: Resources) -> GpuEngine:
-    """Return an engine for the device of ``resources``; one that cannot be used now has a ``fault``. See Backend."""
+    """Return an engine for the device of ``resources``. It has a ``fault`` if it cannot be used now. See Backend."""
     device = resources.device
     if device is None:
         raise ValueError(f"{name} needs a device")
@@ -311,6 +310,6 @@ def create(language: str, name: str, options: EngineOptions, resources: Resource
         temp_limit=options.gpu_temp_limit,
         thermostat=_thermostat(name, device, options.gpu_temp_limit),
     )
-    with suppress(DeviceLostError, DevicePausedError):  # the first is the engine's fault from then on
+    with suppress(DeviceLostError, DevicePausedError):  # a DeviceLostError becomes the engine's fault
         engine.open()
     return engine

@@ -1,4 +1,4 @@
-"""Creates engines by name, and tests them on known vectors before they are given work."""
+"""Create engines by name and test them on known vectors before they get work."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def create_engines(
 ) -> list[Engine]:
     """Return the engines that ``options.engine`` names; the CPU engines share ``workers`` threads evenly.
 
-    A GPU engine gives one for each of its devices; a device that cannot be used now has a ``fault``. A GPU engine
-    without a device is left out and logged. ``subscribe``: see Resources. Raises EngineUnavailableError if a CPU
-    engine fails its self test, or if no engine is without a fault; SettingError if there are more CPU engines than
+    A GPU backend gives one engine for each of its devices. An engine whose device cannot be used now has a ``fault``.
+    A GPU backend without a device is left out and logged. ``subscribe``: see Resources. Raises EngineUnavailableError
+    if a CPU engine fails its self test or every engine has a fault, SettingError if there are more CPU engines than
     workers or the kernel is unknown.
     """
     return update_engines((), options, workers, subscribe)
@@ -42,10 +42,10 @@ def update_engines(
     workers: int,
     subscribe: Callable[[Callable[[], None]], None] = lambda _: None,
 ) -> list[Engine]:
-    """Return what create_engines does, with each of ``engines``, which may be searching, that can be one of these.
+    """Return the same as create_engines, but keep each of ``engines`` that can apply the options.
 
-    Such an engine takes over the options; a device that no driver lists any more stays with its engine. If this raises,
-    ``engines`` are as they were.
+    They may be searching. A device that no driver lists any more stays with its engine. If this raises, ``engines`` are
+    unchanged.
     """
     update = _Update(engines, options)
     try:
@@ -62,7 +62,7 @@ def update_engines(
 
 
 class _Update:
-    """One choice of engines. What it does to those that it finds is left to ``changes``."""
+    """Chooses engines once. It does not touch the present ones: ``changes`` has the functions that do."""
 
     def __init__(self, engines: Sequence[Engine], options: EngineOptions) -> None:
         self._present = list(engines)
@@ -80,7 +80,7 @@ class _Update:
             raise SettingError(f"--engine: {len(on_cpu)} CPU engines need {len(on_cpu)} workers, there are {workers}")
         engines: list[Engine] = []
         known = {"all"}
-        reasons: dict[str, str] = {}  # why an engine has no device, or cannot use it
+        reasons: dict[str, str] = {}  # why an engine has no device or cannot use it
         for backend in backends:
             if backend.kind == "cpu":
                 share = len(range(on_cpu.index(backend), workers, len(on_cpu)))
@@ -107,11 +107,11 @@ class _Update:
         if known != {"all"}:
             for text in options.gpu_devices:
                 if text not in known:
-                    log.warning("--gpu-devices: there is no device %s; the others mine without it", text)
+                    log.warning("--gpu-devices: there is no device %s; mining with the others", text)
         return engines
 
     def _engine(self, backend: Backend, workers: int, device: Device | None) -> Engine:
-        """Return the engine that there is, if that can be one for the options, or else a new one."""
+        """Return the present engine if it can apply the options, otherwise a new one."""
         for engine in self._present:
             if engine.name == backend.name and _same_device(engine.status().device, device):
                 change = engine.adapt(self._options, workers)
@@ -141,7 +141,7 @@ class _Update:
             if not lost:
                 raise
             found = []
-        # Among equal devices it is not known which of them was lost.
+        # It is not known which of several equal devices was lost.
         keys = {_key(device) for device in found}
         return found + [device for device in lost if _key(device) not in keys]
 
@@ -168,9 +168,9 @@ def unavailable_reason(name: str, gpu_devices: tuple[str, ...] = ("all",)) -> st
 
 
 def _choose_devices(backend: Backend, wanted: tuple[str, ...]) -> list[Device]:
-    """Return those devices that ``wanted`` names, at least one; ``all`` are those that are not CPUs.
+    """Return the devices that ``wanted`` names, at least one. ``all`` means every device that is not a CPU.
 
-    Raises DriverError, which lists what there is.
+    Raises DriverError if there is none; its text lists the devices that exist.
     """
     devices = backend.probe() if backend.probe is not None else ()
     listed = ", ".join(f"{device.index} is {device.name} ({device.kind})" for device in devices)
@@ -187,33 +187,33 @@ def _choose_devices(backend: Backend, wanted: tuple[str, ...]) -> list[Device]:
 
 
 def _is_wanted(device: Device, wanted: tuple[str, ...]) -> bool:
-    """Return True if ``wanted`` names ``device``; ``all`` are those that are not CPUs."""
+    """Return True if ``wanted`` names ``device``. ``all`` means every device that is not a CPU."""
     return device.kind != "cpu" if wanted == ("all",) else str(device.index) in wanted or device.pci in wanted
 
 
 def _key(device: Device) -> tuple[str, str, str | None]:
-    """Return what equal devices have in common."""
+    """Return a key that is the same for equal devices."""
     return device.platform, device.name, device.pci
 
 
 def _same_device(one: Device | None, other: Device | None) -> bool:
-    """Return True for one device, wherever it is in a list, and for none twice."""
+    """Return True if both are the same device, whatever their index, or both are None."""
     if one is None or other is None:
         return one is other
     return (one.identity, one.id) == (other.identity, other.id)
 
 
 def _same_card(engine: Engine, device: Device) -> bool:
-    """Return True if ``engine`` works with the card of ``device`` through another platform.
+    """Return True if ``engine`` uses the card of ``device`` through another platform.
 
-    Devices of one platform with the same PCI address are parts of a card.
+    Devices of one platform with the same PCI address are parts of one card.
     """
     other = engine.status().device
     return other is not None and other.pci == device.pci is not None and other.platform != device.platform
 
 
 def _one_driver_a_card(engines: Sequence[Engine]) -> list[Engine]:
-    """Return ``engines`` without those that cannot use a card which another one has."""
+    """Return ``engines`` without those that fail on a card that another engine can use."""
     kept: list[Engine] = []
     for engine in engines:
         device, fault = engine.status().device, engine.status().fault

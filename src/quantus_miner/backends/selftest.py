@@ -1,4 +1,4 @@
-"""Known vectors that every engine has to reproduce before it is given work."""
+"""Known vectors that every engine must reproduce before it gets work."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 class _Case(NamedTuple):
-    """The first valid nonce of a short range, after ``before`` that are not.
+    """The first valid nonce of a short range, after ``before`` invalid ones.
 
-    Counting: from the golden vectors "length 255 crossing 2^32". Walk: across the end of one, found with the baseline.
+    Counting order: from the golden vectors "length 255 crossing 2^32". Walk order: across the end of a walk, found with
+    the baseline.
     """
 
     job: Job
@@ -74,7 +75,7 @@ def self_test(engine: Engine) -> None:
 
 
 class _RestlessControl(Control):
-    """Skips sleeps: an engine that throttles itself would only delay the start."""
+    """Skips sleeps, so that an engine that throttles itself does not delay the start."""
 
     def sleep(self, seconds: float) -> bool:  # noqa: ARG002
         return False

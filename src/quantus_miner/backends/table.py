@@ -1,4 +1,4 @@
-"""The table of backends: the one place that knows engines by name.
+"""The table of backends, the only place that names engines.
 
 Settings, ``devices``, ``doctor``, ``bench``, the start of the service and the tests of the documentation read it.
 """
@@ -51,7 +51,7 @@ def _devices(language: str) -> Sequence[Device]:
 FAST: Final = "cpu-fast"
 """The default."""
 BASELINE: Final = "cpu-baseline"
-"""What others are compared with, and what to use if others compute wrong results."""
+"""The reference for the other engines, and the one to use if another computes wrong results."""
 THROTTLED: Final = "cpu-chain-manipulator"
 
 _ALL: Final = frozenset(Pow)

@@ -1,4 +1,4 @@
-"""An engine that slows down with every solved job, so that a test network's difficulty sinks."""
+"""An engine that slows down with every solved job, to lower the difficulty of a test network."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ STATE_FILE: Final = "solved-blocks"
 
 
 class ThrottledEngine:
-    """Sleeps ``min(solved_blocks, cap) * base_delay_ns`` between ``step_batch`` nonces of a worker and the next.
+    """Makes each worker sleep ``min(solved_blocks, throttle_cap) * base_delay_ns`` after every ``step_batch`` nonces.
 
-    ``solved_blocks`` starts at the given number, or where the state file of the last run ended, and grows by one
-    a solved job. ``throttle_cap`` 0: no cap.
+    ``solved_blocks`` starts at the given number, or at the count of the last run in the state file, and grows by one
+    for each solved job. ``throttle_cap`` 0: no cap.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ThrottledEngine:
         self._state_file = state_file
         self._lock = threading.Lock()
         self._closed = False
-        self._sleepers = threading.Lock()  # not the one that is held while a file is written
+        self._sleepers = threading.Lock()  # never held while a file is written, unlike _lock
         self._sleeping: set[Control] = set()
         self._thread = threading.local()
         self.solved_blocks = self._load() if solved_blocks is None else solved_blocks
@@ -73,11 +73,11 @@ class ThrottledEngine:
         return self._inner.status()
 
     def kernel(self, pow: Pow) -> str | None:  # noqa: A002 - the field's word
-        """Name of the kernel for ``pow``."""
+        """Return the name of the kernel for ``pow``."""
         return self._inner.kernel(pow)
 
     def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
-        """See Engine.search. Batches continue across slices. A hit is reported before the sleep after its batch."""
+        """See Engine.search. A batch may span slices. A hit is returned before the sleep that follows its batch."""
         tested = 0
         while tested < count:
             due: int = min(getattr(self._thread, "due", self._step_batch), self._step_batch)
@@ -94,7 +94,7 @@ class ThrottledEngine:
         return Outcome(tested, None)
 
     def adapt(self, options: EngineOptions, workers: int) -> Callable[[], None] | None:
-        """See Engine.adapt. The count goes on, unless another one is given."""
+        """See Engine.adapt. The count continues unless the options give another one."""
         if options.state_dir / STATE_FILE != self._state_file:
             return None
         inner = self._inner
@@ -116,16 +116,16 @@ class ThrottledEngine:
                     self.solved_blocks = self._given
             with self._sleepers:
                 for control in self._sleeping:
-                    control.stop()  # the sleep may be one of hours that is not due any more
+                    control.stop()  # under the old settings the sleep could last for hours
 
         return change
 
     def close(self) -> None:
-        """See Engine.close. Ends the count."""
+        """See Engine.close. Solved jobs are no longer counted."""
         self._closed = True
 
     def on_job_solved(self) -> None:
-        """Count one more solved job: longer sleeps, also after a restart."""
+        """Count one more solved job, which makes sleeps longer, also after a restart."""
         with self._lock:
             if self._closed:  # another engine counts now
                 return

@@ -1,4 +1,4 @@
-"""The command ``quantus-miner``: one file a subcommand."""
+"""The command ``quantus-miner``, with one file for each subcommand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from quantus_miner.errors import MinerError, explain
 
 
 class _Group(click.Group):
-    """Run ``serve`` if no subcommand is given, so that the command line of a service needs none."""
+    """Runs ``serve`` if no subcommand is given, so that the command line of a service needs none."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {*self.commands, "--help", "--version"}
@@ -39,7 +39,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # The reader of the output has gone. click would end with exit code 1.
+            # The reader of the output is gone. click would exit with code 1.
             ctx.exit(0)
 
 
@@ -54,10 +54,10 @@ for command in (serve, bench, verify, devices, doctor, service, history, dev_nod
 
 
 def main() -> None:
-    """Entry point. Every error becomes one line on stderr and an exit code."""
+    """Run the command line. Every error becomes one line on stderr and an exit code."""
     message, code = "", 0
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Escape what the locale cannot show, as on stderr.
+        # Escape characters that the locale cannot show, as on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = cli(standalone_mode=False) or 0
@@ -90,7 +90,7 @@ def _end(code: int) -> NoReturn:
 
 
 def _give_up_unwritable(stream: TextIO | None) -> None:
-    """Empty its buffer: otherwise Python would try to write it at exit, fail, and change the exit code to 120."""
+    """Empty the buffer of a stream that cannot be written. Otherwise Python would fail at exit, with exit code 120."""
     if stream is None:
         return
     try:

@@ -59,7 +59,7 @@ def bench(pow_: str, seconds: float, tune: bool, as_json: bool, **given: str | N
 
 
 class _Screen:
-    """Shows on stderr how the benchmark goes on. ``live``: with a line that changes as it is measured."""
+    """Shows the progress of the benchmark on stderr. ``live``: with a line that is updated during a measurement."""
 
     def __init__(self, *, live: bool) -> None:
         self._live = live

@@ -54,7 +54,7 @@ def load_settings(given: Mapping[str, Any], environ: Mapping[str, str] = os.envi
 
 
 def reload_settings(given: Mapping[str, Any]) -> Settings:
-    """Return the settings as they are now: flags and environment stay, files are read again."""
+    """Return the settings after reading their files again. Flags and environment stay the same."""
     settings, warnings = _read_settings(given, os.environ)
     _warn(warnings)
     return settings
@@ -77,7 +77,7 @@ def _warn(warnings: list[str]) -> None:
 
 
 def without_secrets(arguments: Sequence[str]) -> list[str]:
-    """Return the command line with ``***`` in place of secrets, as it is shown to users who list processes."""
+    """Return the command line with ``***`` in place of secrets, for users who list processes."""
     secrets = {setting.flag for setting in SETTINGS if setting.secret}
     shown = []
     for before, argument in zip(("", *arguments), arguments, strict=False):

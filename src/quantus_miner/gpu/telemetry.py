@@ -1,4 +1,4 @@
-"""What NVIDIA cards say about themselves, through NVML; nothing where that is not installed."""
+"""Readings of NVIDIA cards through NVML: temperature, power, clocks. There are none if NVML is not installed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner.gpu")
 
 HYSTERESIS: Final = 3
-"""Degrees below the limit at which a card goes on."""
+"""Degrees below the limit at which a card resumes."""
 AGE_S: Final = 0.5
-"""Seconds after which a card is read again if somebody asks for it: who asks once a second gets what is new."""
+"""Seconds after which a card is read again on request, so that a caller once a second always gets new readings."""
 FRESH_S: Final = 3.0
-"""Seconds after which readings are too old to be shown. A card that nobody asks for so long is not read any more."""
+"""Seconds after which readings are too old to show. A card that was not requested for this long is no longer read."""
 DEADLINE_S: Final = 0.3
 """Seconds that a thermostat waits for the temperature."""
 OPEN_S: Final = 10.0
-"""Seconds that NVML may take to start if somebody waits for it: cards that nobody keeps awake are slow."""
+"""Seconds that NVML may take to start. It is slow while no other program uses the cards."""
 LOOK_S: Final = 1.0
-"""Between two looks at the temperature."""
+"""Seconds between two looks at the temperature."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """Of one card, now. Degrees Celsius, watts, hertz, 0 to 1; None: it does not say."""
+    """Readings of one card, in degrees Celsius, watts and hertz; ratios from 0 to 1. None: not reported."""
 
     temperature: float | None
     power: float | None
@@ -40,31 +40,31 @@ class Readings:
 
 
 class Telemetry:
-    """Reads cards by their PCI address, as long as somebody asks for them. Any thread may ask.
+    """Reads cards by their PCI address, for as long as they are requested. Any thread may call it.
 
-    NVML is called in a thread of its own, which ends when nobody asks any more: a driver that hangs costs its readings,
-    and holds up neither those who ask nor the end of the process. ``clock``: tells how old readings are.
+    NVML is called in a separate thread, which ends when no card is requested any more. If the driver hangs, readings
+    are missing, but neither the callers nor the end of the process wait for it. ``clock``: measures their age, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._nvml: Any = None
         self._changed = threading.Condition()
-        self._asked: dict[str, float] = {}  # cards, and until when somebody wants to know
-        self._last: dict[str, tuple[float, Readings | None]] = {}  # when, and what they said
-        self._busy_since: float | None = None  # with a call of NVML
+        self._asked: dict[str, float] = {}  # by card: until when it is requested
+        self._last: dict[str, tuple[float, Readings | None]] = {}  # by card: when it was read, and the readings
+        self._busy_since: float | None = None  # when the present call of NVML began
         self._warned = False
         self._thread: threading.Thread | None = None
 
     def temperature(self, pci: str | None, wait_s: float = DEADLINE_S) -> float | None:
-        """Return degrees Celsius; None if the card does not say, or not in time."""
+        """Return the temperature in degrees Celsius, or None if the card does not report it in time."""
         readings = self.read(pci, wait_s)
         return None if readings is None else readings.temperature
 
     def read(self, pci: str | None, wait_s: float = 0.0) -> Readings | None:
-        """Return the last readings of the card; None if NVML does not know it, or if they are older than FRESH_S.
+        """Return the last readings of the card, or None if NVML does not know it or they are older than FRESH_S.
 
-        Waits up to ``wait_s`` seconds for them, if NVML has not kept others waiting as long already.
+        Waits up to ``wait_s`` seconds for them, unless the present call of NVML has taken that long already.
         """
         if pci is None:
             return None
@@ -82,7 +82,7 @@ class Telemetry:
             warn = not self._warned and busy_s >= (wait_s or FRESH_S)
             self._warned |= warn
         if warn:
-            log.warning("NVML has not answered for %.1f s: readings of GPUs are left out until it does", busy_s)
+            log.warning("NVML has not answered for %.1f s; GPU readings are missing until it does", busy_s)
         return readings
 
     def _fresh(self, pci: str) -> bool:
@@ -100,7 +100,7 @@ class Telemetry:
             try:
                 readings = self._readings(pci)
             except Exception:
-                log.exception("A reading of a GPU has failed")
+                log.exception("Reading a GPU has failed")
                 readings = None
             with self._changed:
                 now = self._clock()
@@ -163,12 +163,12 @@ class Telemetry:
             return None
         try:
             return get(self._nvml, self._nvml.nvmlDeviceGetHandleByPciBusId(pci.encode()))
-        except self._nvml.NVMLError:  # not this card, or not this value
+        except self._nvml.NVMLError:  # NVML does not know this card or this value
             return None
 
 
 class Thermostat:
-    """Says when a card is too hot: from ``limit`` degrees Celsius on, until HYSTERESIS below. Asks once in LOOK_S."""
+    """Tells if a card is too hot: from ``limit`` degrees Celsius until it is HYSTERESIS cooler. Reads every LOOK_S."""
 
     def __init__(
         self, name: str, limit: float, read: Callable[[], float | None], clock: Callable[[], float] = time.monotonic
@@ -181,7 +181,7 @@ class Thermostat:
         self._hot = False
 
     def too_hot(self) -> bool:
-        """Whether to pause. A card that no longer says how hot it is goes on: it protects itself."""
+        """Return True if the card should pause. A card that reports no temperature continues: it protects itself."""
         now = self._clock()
         if now >= self._next_look:
             self._next_look = now + LOOK_S
@@ -192,5 +192,5 @@ class Thermostat:
                 hot = degrees > self._limit - HYSTERESIS if self._hot else degrees >= self._limit
             if hot != self._hot:
                 self._hot = hot
-                log.warning("%s: %s at %s degrees", self._name, "pausing" if hot else "going on", degrees)
+                log.warning("%s: %s at %s degrees", self._name, "pausing" if hot else "resuming", degrees)
         return self._hot

@@ -1,4 +1,4 @@
-"""What signals do to the service: two of them end it in order, one reloads its settings, none kills it by accident."""
+"""Handle signals: two end the service in order, one reloads its settings, and none kills it by accident."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ log = logging.getLogger("miner")
 ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 RELOADING: Final = signal.SIGHUP
 IGNORED: Final = (signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that end a process which does not handle them. (Python ignores SIGPIPE by itself.)"""
+"""Signals that would end a process that does not handle them. (Python already ignores SIGPIPE.)"""
 
 
 class Signals:
     """Handles signals from its creation to the end of the process.
 
-    Until ``hand_over`` a signal of ENDING ends the process at once, with exit code 0: there is nothing to save yet. A
-    RELOADING waits until then. The event loop's own handlers would not do: they end with the loop, and a second SIGTERM
-    would then kill the process.
+    Before ``hand_over``, a signal of ENDING ends the process at once with exit code 0, because there is nothing to save
+    yet, and RELOADING waits. The event loop's own handlers would not suffice: they end with the loop, and a second
+    SIGTERM would then kill the process.
     """
 
     def __init__(self) -> None:
@@ -38,19 +38,19 @@ class Signals:
             signal.signal(number, self._on_signal)
 
     def hand_over(self, loop: AbstractEventLoop, stop: Callable[[], None], reload: Callable[[], None]) -> None:
-        """From now on a signal of ENDING calls ``stop`` on the thread of ``loop``, and RELOADING calls ``reload``."""
+        """Make signals of ENDING call ``stop``, and RELOADING call ``reload``, on the thread of ``loop``."""
         self._stop, self._reload, self._loop = stop, reload, loop
         if self._reload_waits:
             self._handle(RELOADING)
 
     def ignore(self) -> None:
-        """Ignores all of them: the service has ended, and Python would let them kill the process as it ends."""
+        """Ignore all signals. Called when the service has ended: they would kill the process while Python ends."""
         for number in (*ENDING, RELOADING, *IGNORED):
             signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         if number in ENDING:
-            # One is enough; more of them would only take time from the end.
+            # One is enough. Handling more of them would only delay the end.
             for other in ENDING:
                 signal.signal(other, signal.SIG_IGN)
         if self._loop is not None:
@@ -59,8 +59,8 @@ class Signals:
         else:
             self._handle(number)
             if number in ENDING:
-                # SystemExit would be lost where Python ignores exceptions, as in callbacks of weak references, which
-                # imports use: the service would go on, and ignore all further signals.
+                # Python ignores exceptions in callbacks of weak references, which imports use. SystemExit would be lost
+                # there: the service would continue and ignore all further signals.
                 logging.shutdown()
                 os._exit(0)
 
@@ -73,7 +73,7 @@ class Signals:
             log.info("Received %s: reloading the settings", name)
             self._reload()
         elif number in IGNORED:
-            log.warning("Received %s: ignored, it has no meaning here", name)
+            log.warning("Received %s: ignored, the miner does not use this signal", name)
         else:
             log.info("Received %s: stopping", name)
             if self._stop is not None:

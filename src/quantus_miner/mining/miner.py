@@ -1,9 +1,9 @@
-"""The miner: keeps the workers of its engines busy with slices of the active jobs' nonces, in turn.
+"""The miner keeps the workers of its engines busy with slices of the active jobs' nonces, in turn.
 
-A worker is a thread that belongs to an engine. It takes the next slice of the job whose turn it is, sized by its
-measured speed to take about a chunk of time, and searches it without holding any lock or the GIL. Whoever needs
-the worker earlier (a cancel, a new job, other engines, the end) stops its search; the untested rest goes back to
-the job.
+A worker is a thread that belongs to an engine. It takes a slice of the job whose turn it is. The size of the slice
+follows from the worker's measured speed, so that it takes about ``chunk_s`` seconds. The worker searches the slice
+without holding any lock or the GIL. A cancel, a new job, a change of engines or the end of the service stops the search
+earlier; the untested rest goes back to the job.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ log = logging.getLogger("miner")
 class Miner:
     """Owns the active jobs and the workers. All methods may be called from any thread.
 
-    ``chunk_s``: seconds a slice should take. ``affinity``: see set_engines. ``on_job_solved``: called for every job
-    solved and every solution of a search that goes on; the list may grow. ``on_device``: called when a device is lost
-    or comes back. Both are called from any thread.
+    ``chunk_s``: seconds a slice should take. ``affinity``: see set_engines. ``on_job_solved``: called for every solved
+    job, and for every solution of a search that continues after it; the list may grow. ``on_device``: called when a
+    device is lost or comes back. Both are called from any thread.
     """
 
     def __init__(
@@ -71,17 +71,17 @@ class Miner:
 
     @property
     def healthy(self) -> bool:
-        """Whether any worker is left to take work now."""
+        """True if at least one worker can take work now."""
         with self._lock:
             return not self._closing and any(worker.works for worker in self._workers)
 
     def supports(self, pow_: Pow) -> bool:
-        """Whether any worker is left that can search for ``pow_``."""
+        """Return True if at least one worker can search for ``pow_``."""
         with self._lock:
             return any(worker.can(pow_) for worker in self._workers)
 
     def start(self) -> None:
-        """Starts the workers. Raises RuntimeError if the system allows no more threads."""
+        """Start the workers. Raises RuntimeError if the system allows no more threads."""
         with self._changing:
             self._started = True
             for worker in self._workers:
@@ -90,10 +90,10 @@ class Miner:
     def set_engines(self, engines: Sequence[Engine], *, affinity: Sequence[frozenset[int]] = ()) -> None:
         """Make these the engines, at once. ``affinity``: the CPUs that each CPU worker keeps to; empty: any.
 
-        Workers of an engine that stays go on undisturbed; if its ``workers`` has changed, the surplus ends or the
+        Workers of an engine that stays continue undisturbed. If its ``workers`` has changed, surplus workers end or
         missing ones start. All others hand back the untested rest of their slices and end; the last one closes its
-        engine, which must not be used again. New workers get the lowest numbers that are free. Searches for which no
-        worker is left then fail.
+        engine, which must not be used again. New workers get the lowest free numbers. Searches that no worker can
+        continue fail.
         """
         with self._changing:
             with self._lock:
@@ -125,13 +125,14 @@ class Miner:
         replaces: Search | None = None,
         progress: Progress | None = None,
     ) -> Search:
-        """Adds a job; it gets a worker at once, and from then on its turn among the active ones of its priority.
+        """Add a job. It gets a worker at once, and then takes turns with the active jobs of its priority.
 
         ``on_end`` is called once, from any thread, when the job is completed (``search.solution``) or failed (its
-        ranges are exhausted, or no worker is left that can search them); not after a cancel. With ``on_solution``
-        it is never completed: the search goes on, and every solution goes there, from any thread, even one that was
-        found as the search was cancelled. Jobs of a lower ``priority`` get only workers that no higher one can use.
-        ``replaces`` is cancelled in the same moment. ``progress``: where an earlier run left off.
+        ranges are exhausted, or no worker can search them any more). It is not called after a cancel. With
+        ``on_solution`` the job is never completed: the search continues, and ``on_solution`` is called from any thread
+        for every solution, even for one that was found while the search was being cancelled. Jobs of a lower
+        ``priority`` get only the workers that no job of a higher one can use. ``replaces`` is cancelled at the same
+        time. ``progress``: where an earlier run left off.
         """
         search = Search(job, on_end, on_solution, priority, self._clock(), progress)
         with self._lock:
@@ -146,13 +147,13 @@ class Miner:
         return search
 
     def cancel(self, search: Search) -> None:
-        """Ends a job; its workers are on other work within milliseconds. Nothing happens if it has ended."""
+        """End a job. Its workers are free within milliseconds. Does nothing if the job has already ended."""
         with self._lock:
             if search.status is Status.RUNNING:
                 self._end(search, Status.CANCELLED)
 
     def close(self, timeout: float) -> bool:
-        """Stops all workers; whether they all ended within ``timeout`` seconds."""
+        """Stop all workers. Return True if they all ended within ``timeout`` seconds."""
         with self._changing, self._lock:
             self._closing = True
             for worker in self._workers.with_leaving:
@@ -165,21 +166,21 @@ class Miner:
         return not any(thread.is_alive() for thread in threads)
 
     def hashes(self, search: Search) -> int:
-        """Nonces of ``search`` really tested so far, or until its end."""
+        """Return how many nonces were tested for ``search`` until now, or until its end."""
         with self._lock:
             return search.hashes
 
     def progress(self, search: Search) -> Progress:
-        """How far ``search`` is for certain: slices under way are left to do."""
+        """Return the confirmed progress of ``search``, in which slices under way count as not searched."""
         with self._lock:
             return search.progress(self._clock())
 
     def elapsed(self, search: Search) -> float:
-        """Seconds since ``search`` began, until its end."""
+        """Return the seconds from the beginning of ``search`` until now, or until its end."""
         return search.elapsed(self._clock())
 
     def tick(self) -> None:
-        """Samples the hash rates of jobs and looks whether the workers advance; to be called about once a second."""
+        """Sample the hash rates of jobs and check that the workers advance. Call it about once a second."""
         with self._lock:
             now = self._clock()
             for worker in self._workers.with_leaving:
@@ -188,7 +189,7 @@ class Miner:
                 search.sample(now)
 
     def stats(self) -> MinerStats:
-        """A snapshot."""
+        """Return a snapshot of the miner."""
         with self._lock:
             now = self._clock()
             return MinerStats(
@@ -207,21 +208,21 @@ class Miner:
             )
 
     def thread_stats(self, search: Search) -> tuple[ThreadStats, ...]:
-        """What each worker that took part has done for ``search``; no rate after its end."""
+        """Return what each worker has done for ``search``. Rates are 0 after its end."""
         with self._lock:
             return search.thread_stats(self._clock())
 
     # --- for the threads of the workers ---
 
     def next_slice(self, worker: Worker) -> tuple[Search, int, int] | None:
-        """The next (search, start, count) for ``worker``, waiting for one; None if it has to end."""
+        """Wait for work for ``worker``. Return (search, start, count), or None if the worker must end."""
         with self._lock:
             while not self._closing and not worker.leaving:
                 able = [search for search in self._turns if search.todo.size and worker.can(search.job.pow)]
                 if not able:
                     self._work.wait()
                     continue
-                search = max(able, key=lambda search: search.priority)  # of several the first
+                search = max(able, key=lambda search: search.priority)  # the first of several
                 self._turns.remove(search)
                 self._turns.append(search)
                 even_share = -(-search.todo.size // len(self._workers))
@@ -235,7 +236,7 @@ class Miner:
     def finish_slice(
         self, worker: Worker, search: Search, start: int, count: int, outcome: Outcome, solution: Solution | None
     ) -> None:
-        """Takes the slice back: what ``outcome`` leaves untested goes to its job. ``solution``: a confirmed hit."""
+        """Take a slice back and return what ``outcome`` leaves untested to its job. ``solution``: a confirmed hit."""
         with self._lock:
             elapsed = self._clock() - worker.slice_started
             self._leave(worker, search, outcome.tested)
@@ -243,7 +244,7 @@ class Miner:
                 worker.measure(search.job.pow, outcome.tested, elapsed)
             self._rejected += outcome.nonce is not None and solution is None
             running = search.status is Status.RUNNING
-            # Whether a solution for a job that was replaced still counts is for the job's source to say.
+            # The job's source decides whether a solution still counts after the job was replaced.
             solved = solution is not None and (running or search.on_solution is not None)
             self._stale += solution is not None and not solved
             self._solved_by[worker.engine.name] += solved
@@ -265,14 +266,14 @@ class Miner:
             _call(search.on_end, search)
 
     def retire(self, worker: Worker) -> None:
-        """Takes ``worker``, which has failed, for dead, and its slice back."""
+        """Mark ``worker`` as failed and take its slice back."""
         with self._lock:
             worker.alive = False
             search, piece = worker.search, worker.slice
             if search is not None and piece is not None:
                 self._leave(worker, search, worker.control.hashes)
                 if search.status is Status.RUNNING:
-                    # What the broken engine says it tested is not trusted.
+                    # The broken engine's count of tested nonces is not trusted.
                     search.todo.give_back(piece.start, piece.end - piece.start + 1)
                     self._work.notify_all()
             abandoned = self._end_abandoned()
@@ -280,12 +281,12 @@ class Miner:
             _call(lost.on_end, lost)
 
     def wait(self, worker: Worker, seconds: float) -> None:
-        """Waits, without a slice; less if ``worker`` has to end."""
+        """Wait for ``seconds`` without a slice, or until ``worker`` must end."""
         with self._lock:
             self._work.wait_for(lambda: self._closing or worker.leaving, seconds)
 
     def on_thread_end(self, worker: Worker) -> None:
-        """Closes the engine of ``worker`` if nobody else uses it."""
+        """Close the engine of ``worker`` if nothing else uses it."""
         with self._lock:
             worker.ended = True
             unused = not self._workers.uses(worker.engine)
@@ -299,7 +300,7 @@ class Miner:
     # --- under the lock ---
 
     def _end_abandoned(self) -> list[Search]:
-        """Fails the searches for which no worker is left, so that nobody waits for them; who is to be told."""
+        """Fail the searches that no worker can continue. Return them, so that their ``on_end`` can be called."""
         abandoned = [
             search for search in self._turns if not any(worker.can(search.job.pow) for worker in self._workers)
         ]
@@ -328,8 +329,8 @@ class Miner:
 
 
 def _call(callback: Callable[..., None], *args: object) -> None:
-    """Calls out of the miner; what that raises is no reason for a worker to end."""
+    """Call a callback of the miner. An exception in it is logged and does not end the worker."""
     try:
         callback(*args)
     except Exception:
-        log.exception("What the miner calls has failed")
+        log.exception("A callback of the miner has failed")

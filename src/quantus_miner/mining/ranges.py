@@ -1,4 +1,4 @@
-"""What is left to search of a job."""
+"""The positions of a job that are still to be searched."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class NonceRanges:
-    """Positions that nobody has taken yet, in the order in which they are to be searched.
+    """Positions that no worker has taken yet, in search order.
 
-    Every position that is taken and not given back is gone: none is handed out twice, none is left out.
+    Every position is handed out exactly once, unless it is given back.
     """
 
     def __init__(self, ranges: Iterable[NonceRange]) -> None:
@@ -27,9 +27,9 @@ class NonceRanges:
         return tuple(self._ranges)
 
     def take(self, count: int) -> tuple[int, int]:
-        """Start and number of the next positions: ``count`` (>= 1) of them, or fewer at the end of a range.
+        """Take ``count`` (>= 1) positions, or fewer at the end of a range. Return the first one and their number.
 
-        Raises IndexError when nothing is left.
+        Raises IndexError if nothing is left.
         """
         first = self._ranges.popleft()
         taken = min(count, first.size)
@@ -39,6 +39,6 @@ class NonceRanges:
         return first.start, taken
 
     def give_back(self, start: int, count: int) -> None:
-        """``count`` (>= 1) positions from ``start`` on were taken and not searched; they come next."""
+        """Give back ``count`` (>= 1) positions from ``start`` on that were not searched. They come next."""
         self._ranges.appendleft(NonceRange(start, start + count - 1))
         self.size += count

@@ -1,4 +1,4 @@
-"""Hash rates: counts over wall time until now, so that a rate falls by itself when nothing is counted any more."""
+"""Hash rates: counts divided by wall time until now. A rate therefore falls when nothing more is counted."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 
 WINDOWS_S: Final = (10.0, 60.0, 900.0)
-"""Seconds that rates are averaged over. Those of single jobs have the first window alone."""
+"""Seconds that rates are averaged over. Rates of single jobs use only the first."""
 SAMPLES: Final = 15
-"""Samples a window: its average may reach back one part in so many further than the window, plus one tick."""
+"""Samples per window. An average may cover more than its window, by one part in SAMPLES and one tick."""
 
 
 class RateMeter:
-    """Moving average of a growing count over ``window_s`` seconds, in constant memory. ``count``: at the start."""
+    """Moving average of a growing count over ``window_s`` seconds, in constant memory. ``count``: its first value."""
 
     def __init__(self, now: float, count: int = 0, window_s: float = WINDOWS_S[0]) -> None:
         self._window_s = window_s
@@ -36,7 +36,7 @@ class RateMeter:
         return self.average(now, count) == 0
 
     def sample(self, now: float, count: int) -> None:
-        """Remember the count. To be called about once a second."""
+        """Remember the count. Call it about once a second."""
         samples = self._samples
         if now - samples[-1][0] >= self._window_s / SAMPLES:
             samples.append((now, count))
@@ -44,20 +44,20 @@ class RateMeter:
             samples.popleft()
 
     def rate(self, now: float, count: int) -> float:
-        """Return the average per second over the window, or since the start if that was later."""
+        """Return the average per second over the window, or since the start if the window is not full yet."""
         then, before = self._samples[0]
         return (count - before) / (now - then) if now > then else 0.0
 
     def average(self, now: float, count: int) -> float | None:
-        """Return the average per second over the window; None before it has as much history as that."""
+        """Return the average per second over the window, or None if the window is not full yet."""
         return self.rate(now, count) if now - self._samples[0][0] >= self._window_s else None
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Nonces a second. An average is None before there is as much history as its window is long.
+    """Nonces a second. An average is None until its window is full.
 
-    ``current``: of the last 10 seconds, or since the start if that was later. ``highest``: of all averages over 10
+    ``current``: over the last 10 seconds, or since the start if that is less. ``highest``: the highest average over 10
     seconds.
     """
 
@@ -77,11 +77,11 @@ class WindowMeter:
         self._highest: float | None = None
 
     def fits(self, count: int) -> bool:
-        """Return False if ``count`` is below the last sample: something else is counted."""
+        """Return False if ``count`` is below the last sample, which means that it counts something else."""
         return count >= self._last
 
     def sample(self, now: float, count: int) -> None:
-        """Remember the count. To be called about once a second."""
+        """Remember the count. Call it about once a second."""
         self._last = count
         for meter in self._meters:
             meter.sample(now, count)
@@ -97,13 +97,13 @@ class WindowMeter:
 
 
 class RateBook(Generic[K]):
-    """The rates of many counts by key. One that is no longer counted is forgotten, one that falls begins anew."""
+    """The rates of many counts by key. A key that is missing is forgotten; a count that falls begins anew."""
 
     def __init__(self) -> None:
         self._meters: dict[K, WindowMeter] = {}
 
     def measure(self, now: float, counts: Mapping[K, int], *, sample: bool) -> dict[K, Rates]:
-        """Return the rates of ``counts`` until now; ``sample``: and remember these. Once a second is often enough."""
+        """Return the rates of ``counts`` until now. ``sample``: also remember the counts, about once a second."""
         for key in self._meters.keys() - counts.keys():
             del self._meters[key]
         for key, count in counts.items():

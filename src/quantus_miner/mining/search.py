@@ -1,4 +1,4 @@
-"""What the miner knows of a submitted job."""
+"""The state of one submitted job."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ log = logging.getLogger("miner")
 
 
 class Search:
-    """One submitted job. Identity is its generation: a result that arrives after the end is known as such.
+    """One submitted job. A job that is submitted again is another Search, so late results are recognised.
 
-    What changes is guarded by the miner's lock. ``progress``: where an earlier run left off; None: at the beginning.
+    The miner's lock guards all that changes. ``progress``: where an earlier run left off; None: at the beginning.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class Search:
         self.priority = priority
         self.status = Status.RUNNING
         self.solution: Solution | None = None
-        self.engine: str | None = None  # that found the solution
+        self.engine: str | None = None  # the one that found the solution
         self.started = now - progress.elapsed
         self.ended: float | None = None
         self.on_end = on_end
         self.todo = NonceRanges(progress.todo)
-        self.tested = progress.hashes  # in finished slices; at the end in all, until that moment
+        self.tested = progress.hashes  # in finished slices; after the end, in all
         self.workers: set[Worker] = set()
         # By the keys of the workers that took part. A job may last for days, in which many come and go.
         self._done: Counter[tuple[str, int]] = Counter()
@@ -55,7 +55,7 @@ class Search:
 
     @property
     def hashes(self) -> int:
-        """Nonces really tested so far, or until its end."""
+        """Nonces tested until now, or until its end."""
         running = self.status is Status.RUNNING
         return self.tested + (sum(worker.control.hashes for worker in self.workers) if running else 0)
 
@@ -84,20 +84,20 @@ class Search:
                 del self._meters[key]
 
     def elapsed(self, now: float) -> float:
-        """Seconds since it began, until its end."""
+        """Return the seconds from its beginning until now, or until its end."""
         return (self.ended if self.ended is not None else now) - self.started
 
     def progress(self, now: float) -> Progress:
-        """How far it is for certain: slices under way are left to do."""
-        # Not what they have tested so far: a hit among that may wait for the reference.
+        """Return the confirmed progress, in which slices under way count as not searched."""
+        # What they have tested so far may include a hit that the reference has not confirmed yet.
         under_way = [worker.slice for worker in self.workers if worker.slice is not None]
         todo = (*sorted(under_way, key=lambda piece: piece.start), *self.todo.left)
         return Progress(todo, self.tested, self.elapsed(now))
 
     def thread_stats(self, now: float) -> tuple[ThreadStats, ...]:
-        """Return what each worker that took part has done for it; no rate after its end.
+        """Return what each worker has done for it. Rates are 0 after its end.
 
-        Workers that had a number of an engine one after the other count as one.
+        Successive workers of an engine with the same number count as one.
         """
         under_way = self._under_way()
         meters = self._meters if self.status is Status.RUNNING else {}
@@ -113,7 +113,7 @@ class Search:
 
 
 def confirm(engine: Engine, job: Job, nonce: int) -> Solution | None:
-    """Return the hit that ``engine`` reports as a solution; None if the reference rejects it."""
+    """Return the solution for a hit of ``engine``, or None if the reference rejects the hit."""
     value = reference.evaluate(job.pow, job.header, nonce)
     if nonce != 0 and value <= job.target:
         return Solution(nonce, value)

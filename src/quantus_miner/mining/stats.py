@@ -1,4 +1,4 @@
-"""Snapshots of what the miner does: plain data, taken in one place, shown in many."""
+"""Statistics of the miner, as plain data for the metrics, the heartbeat and the API."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JobStats:
 
 @dataclass(frozen=True, slots=True)
 class GpuStats:
-    """One device of a GPU engine. ``up``: not lost. ``false_positives``: how many it reported."""
+    """One device of a GPU engine. ``up``: False while it is lost. ``false_positives``: how many it reported."""
 
     id: str
     engine: str
@@ -45,7 +45,7 @@ class GpuStats:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
-    """One worker. ``works``: it would take work now. ``gpu``: the device that it drives; None for a CPU thread."""
+    """One worker. ``works``: it can take work now. ``gpu``: the device that it drives; None for a CPU thread."""
 
     index: int
     engine: str
@@ -53,20 +53,20 @@ class WorkerStats:
     busy: bool = False
     works: bool = True
     failed: bool = False
-    """An error has ended it."""
+    """True if an error ended it."""
     stalled: bool = False
-    """It has work and has not advanced for STALL_S, as the last tick saw it."""
+    """True if it has work but had not advanced for STALL_S at the last tick."""
     gpu: GpuStats | None = None
 
     @property
     def key(self) -> tuple[int, str, str]:
-        """What tells it from another worker that gets its number later."""
+        """A key that distinguishes it from a later worker with the same number."""
         return self.index, self.engine, self.gpu.id if self.gpu else ""
 
 
 @dataclass(frozen=True, slots=True)
 class MinerStats:
-    """The miner as a whole. ``hashes`` includes those of workers that are gone."""
+    """The miner as a whole. ``hashes`` includes those of workers that have ended."""
 
     workers: tuple[WorkerStats, ...]
     active_jobs: int
@@ -79,17 +79,17 @@ class MinerStats:
 
     @property
     def busy_workers(self) -> int:
-        """Workers that are searching."""
+        """Number of workers that are searching."""
         return sum(worker.busy for worker in self.workers)
 
     @property
     def healthy(self) -> bool:
-        """Whether any worker is left to take work now."""
+        """True if at least one worker can take work now."""
         return any(worker.works for worker in self.workers)
 
     @property
     def failed(self) -> list[int]:
-        """Numbers of the workers that an error has ended."""
+        """Numbers of the workers that ended with an error."""
         return [worker.index for worker in self.workers if worker.failed]
 
     @property
@@ -104,13 +104,13 @@ class MinerStats:
 
     @property
     def gpu_devices(self) -> int:
-        """Devices that are not lost."""
+        """Number of devices that are not lost."""
         return sum(gpu.up for gpu in self.gpus)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiStats:
-    """The HTTP job API since the start."""
+    """Counts of the HTTP job API since the start."""
 
     requests: Mapping[tuple[str, int], int] = field(default_factory=dict)
     """By route template and status code."""
@@ -123,35 +123,35 @@ class ApiStats:
 
 @dataclass(slots=True)
 class LinkStats:
-    """One live source since the start. Its owner counts in it; others get copies."""
+    """Counts of one live source since the start. Only its owner changes them; others get copies."""
 
     name: str
     connected: bool = False
     mined: bool = False
-    """Whether its job is the one being searched."""
+    """True if its job is the one being searched."""
     connects: int = 0
     jobs: int = 0
     difficulty: int = 0
-    """Of its last job; 0 before the first."""
+    """Difficulty of its last job; 0 before the first."""
     sent: int = 0
     late: int = 0
-    """Solutions not sent: they could no longer count, or a node had enough of their job."""
+    """Solutions not sent, because they no longer counted or a node had enough of them for that job."""
     accepted: int = 0
     rejected: int = 0
     stale: int = 0
     work: int = 0
-    """The difficulties of the shares that it accepted, added up: the nonces that they take on average."""
+    """Sum of the difficulties of its accepted shares. On average, finding them takes that many nonces."""
     hashes: int = 0
-    """Nonces tested for its jobs. ``work / hashes`` is the luck."""
+    """Nonces tested for its jobs. ``work / hashes`` is the luck, 1 on average."""
     latency_s: float = 0.0
-    """From sending the last share that was judged to its verdict."""
+    """Seconds between sending the last judged share and its verdict."""
     failing: str = ""
-    """Why it counts as failing, so that the next one is used; empty: it does not."""
+    """Why it counts as failing, so that the next source is used. Empty if it does not."""
     refusals: int = 0
-    """Times that it refused our login, or showed another certificate or protocol version."""
+    """Number of refused logins, and of connections with another certificate or protocol version than expected."""
     refusal: str = ""
-    """Why it refused us the last time; empty once it has given us work again."""
+    """Reason of the last refusal. Empty once it has sent a job again."""
 
     def copy(self) -> LinkStats:
-        """As it is now."""
+        """Return a copy that does not change."""
         return replace(self)

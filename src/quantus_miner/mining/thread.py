@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner")
 
 PAUSE_S: Final = 1.0
-"""Between two tries of a device that has to rest."""
+"""Seconds between two attempts to use a device that pauses."""
 
 
 class WorkerThread(threading.Thread):
-    """Searches the slices that ``miner`` has for ``worker``, until there are no more.
+    """Searches slices of ``miner`` for ``worker`` until the worker must end.
 
-    ``on_device``: called when the worker's device is lost or comes back; an exception there is contained.
+    ``on_device``: called when the worker's device is lost or comes back. It must not raise.
     """
 
     def __init__(self, miner: Miner, worker: Worker, on_device: Callable[[DeviceChanged], None]) -> None:
@@ -42,7 +42,7 @@ class WorkerThread(threading.Thread):
         """See Thread.run."""
         try:
             self._search_slices()
-        except BaseException as error:  # whatever ends the thread: the worker must not seem to be alive
+        except BaseException as error:  # of any kind: a worker whose thread has ended must not seem alive
             self.fail(error)
         self._miner.on_thread_end(self._worker)
 
@@ -90,7 +90,7 @@ class WorkerThread(threading.Thread):
             log.warning("Cannot keep worker %d on CPUs %s; it runs on any", self._worker.index, sorted(wanted))
 
     def _sit_out(self, error: DeviceLostError) -> None:
-        """Until the next try to have the device back, which comes with the next slice."""
+        """Wait with a lost device until it is time for the next attempt, which comes with the next slice."""
         worker = self._worker
         if not worker.lost:
             worker.lost = True

@@ -1,4 +1,4 @@
-"""A thread of an engine, and what it is doing."""
+"""The state of one worker, a thread of an engine."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from quantus_miner.model import NonceRange, Pow
 
 FIRST_SPEED: Final = 1_000.0
-"""Nonces a second assumed before a worker is measured: a first slice of a few milliseconds."""
+"""Nonces a second assumed before a worker is measured. Its first slice then takes a few milliseconds."""
 GROWTH: Final = 8.0
 """Largest factor by which the assumed speed grows from one slice to the next."""
 SMALLEST_SLICE_S: Final = 0.001
-"""Slices shrink toward the end of a range, so that all workers end together, but not below this."""
+"""Seconds of the smallest slice. Slices shrink toward the end of a range, so that all workers end together."""
 STALL_S: Final = 10.0
-"""Seconds without a nonce tested after which a worker that has work is stuck, and not just waiting for its CPU."""
+"""Seconds without progress after which a worker that has work counts as stuck, and not just as waiting for a CPU."""
 
 
 class Worker:
-    """All but ``control``, and ``lost`` and ``backoff``, which are its thread's, is guarded by the miner's lock."""
+    """One worker. The miner's lock guards all but ``control``; ``lost`` and ``backoff`` belong to the thread."""
 
     def __init__(self, index: int, engine: Engine, now: float) -> None:
         self.index = index
@@ -33,9 +33,9 @@ class Worker:
         self.device = status.device
         self.control = Control()
         self.thread: WorkerThread | None = None
-        self.ended = False  # its thread, which calls the engine no more
+        self.ended = False  # its thread has ended and no longer calls the engine
         self.leaving = False  # takes no more slices
-        self.affinity: frozenset[int] | None = None  # the CPUs that it keeps to from its next slice on; None: any
+        self.affinity: frozenset[int] | None = None  # the CPUs to use from its next slice on; None: any
         self.search: Search | None = None
         self.slice: NonceRange | None = None  # under way
         self.slice_started = 0.0
@@ -43,7 +43,7 @@ class Worker:
         self.interrupted = False
         self.done = 0
         self.alive = True
-        self.lost = status.fault is not None  # its device, for now
+        self.lost = status.fault is not None  # its device cannot be used now
         self.backoff = Backoff()
         self._mark: tuple[float, int] | None = None
         self._moved = now
@@ -55,32 +55,32 @@ class Worker:
 
     @property
     def hashes(self) -> int:
-        """Nonces tested, in all."""
+        """Nonces tested in all."""
         return self.done + (self.control.hashes if self.search else 0)
 
     def begin(self, search: Search, piece: NonceRange, now: float) -> None:
-        """Take on a slice."""
+        """Begin a slice."""
         self.control.reset()
         self.search, self.slice, self.slice_started, self.interrupted = search, piece, now, False
 
     def interrupt(self) -> None:
-        """End the slice under way; what is left of it comes next."""
+        """Stop the slice under way. The untested rest comes next."""
         self.interrupted = True
         self.control.stop()
 
     def slice_size(self, pow_: Pow, chunk_s: float, even_share: int) -> int:
-        """Return how many nonces to give it: ``chunk_s`` seconds of work, or fewer if ``even_share`` is less."""
+        """Return how many nonces to give it: enough for ``chunk_s`` seconds, but about ``even_share`` at most."""
         speed = self._speeds.get(pow_, FIRST_SPEED)
         return max(1, min(int(speed * chunk_s), max(even_share, int(speed * SMALLEST_SLICE_S))))
 
     def measure(self, pow_: Pow, tested: int, seconds: float) -> None:
-        """Learn its speed from a slice."""
-        # Behind a hit a GPU has some of the slice done already, which makes it look faster than it is.
+        """Update its speed from a slice."""
+        # After a hit, a GPU has already done part of the next slice, which makes it look faster than it is.
         fastest = GROWTH * self._speeds.get(pow_, FIRST_SPEED)
         self._speeds[pow_] = min(tested / max(seconds, 1e-6), fastest)
 
     def stats(self, now: float) -> WorkerStats:
-        """Return what it is and does."""
+        """Return its statistics."""
         gpu, device = None, self.device
         if device is not None:
             false_positives = self.engine.status().false_positives
@@ -97,20 +97,20 @@ class Worker:
         )
 
     def look(self, now: float) -> None:
-        """Remembers when it last moved: began a slice, tested a nonce, or had no work. Sleep is part of some work."""
+        """Remember when it last advanced: began a slice, tested a nonce, had no work, or slept as its engine wants."""
         mark = None if self.search is None or self.control.sleeping else (self.slice_started, self.control.hashes)
         if mark is None or mark != self._mark:
             self._mark, self._moved = mark, now
 
     def stalled(self, now: float) -> bool:
-        """Whether it has not moved for STALL_S, as ``look`` saw it."""
+        """Return True if it has not advanced for STALL_S, as far as ``look`` has seen."""
         return now - self._moved >= STALL_S
 
     def can(self, pow_: Pow) -> bool:
-        """Whether it is one for ``pow_``, now or when its device is back."""
+        """Return True if it can search for ``pow_``, now or once its device is back."""
         return self.alive and self.engine.kernel(pow_) is not None
 
     @property
     def works(self) -> bool:
-        """Whether it would take work now."""
+        """True if it can take work now."""
         return self.alive and not self.lost and not self.leaving

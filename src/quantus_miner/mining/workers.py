@@ -1,4 +1,4 @@
-"""The workers of a miner, which come and go with its engines."""
+"""The workers of a miner, which change with its engines."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class Workers:
-    """The workers of the present engines, by number, and those that still have to hand back a slice.
+    """The workers of the present engines, by number, and leaving ones that must still hand back a slice.
 
-    Guarded by the miner's lock. Iterates over the former only.
+    Iterating covers only the first group. Guarded by the miner's lock.
     """
 
     def __init__(self) -> None:
         self.engines: tuple[Engine, ...] = ()
         self._staying: list[Worker] = []
-        self._leaving: list[Worker] = []  # each has a slice
-        self._all: list[Worker] = []  # also those that are gone, as long as their threads may run
+        self._leaving: list[Worker] = []  # each still has a slice
+        self._all: list[Worker] = []  # including former workers whose threads may still run
         self._gone_hashes = 0
 
     def __iter__(self) -> Iterator[Worker]:
@@ -36,21 +36,21 @@ class Workers:
 
     @property
     def with_leaving(self) -> list[Worker]:
-        """All that may be searching."""
+        """All workers that may be searching."""
         return [*self._staying, *self._leaving]
 
     @property
     def hashes(self) -> int:
-        """Nonces tested, those of workers that are gone included."""
+        """Nonces tested, including those of former workers."""
         return self._gone_hashes + sum(worker.hashes for worker in self.with_leaving)
 
     @property
     def threads(self) -> list[WorkerThread]:
-        """Those that were started and may still run."""
+        """Threads that were started and may still run."""
         return [worker.thread for worker in self._all if worker.thread is not None and worker.thread.ident is not None]
 
     def uses(self, engine: Engine) -> bool:
-        """Whether it is a present engine, or a thread may still call it."""
+        """Return True if ``engine`` is a present engine or a thread may still call it."""
         return any(other is engine for other in self.engines) or any(
             worker.engine is engine and worker.thread is not None and not worker.ended for worker in self._all
         )
@@ -60,9 +60,9 @@ class Workers:
     ) -> tuple[list[Worker], list[Engine]]:
         """Make ``engines`` the present ones.
 
-        Return the new workers, whose threads have to be started, and the engines that no thread will call any more.
-        An engine that has more workers than it should loses failed ones first, then those with the highest numbers.
-        One that has too few takes back those that are about to leave.
+        Return the new workers, whose threads the caller must start, and the engines that no thread will call any more.
+        An engine with too many workers loses failed ones first, then those with the highest numbers. One with too few
+        takes back leaving ones.
         """
         before, dropped = self.with_leaving, self.engines
         self.engines = tuple(engines)
@@ -95,15 +95,15 @@ class Workers:
         return new, [engine for engine in dropped if not self.uses(engine)]
 
     def on_slice_returned(self, worker: Worker) -> None:
-        """Let ``worker`` go if that is all it had to do."""
+        """Forget ``worker`` if it was leaving and only had to hand back its slice."""
         if worker in self._leaving:
             self._leaving.remove(worker)
             self._gone_hashes += worker.done
 
     def make_way_for(self, search: Search) -> None:
-        """Interrupt those that ``search``, which is new, should have: all at a lower priority, or else one."""
+        """Interrupt the workers that the new ``search`` should get: all of a lower priority, or otherwise one."""
         able = [worker for worker in self if worker.works and worker.can(search.job.pow)]
-        # Two newcomers at once interrupt two workers.
+        # Leave out interrupted workers, so that two new searches at once interrupt two of them.
         busy = [(worker, worker.search) for worker in able if worker.search and not worker.interrupted]
         lower = [worker for worker, other in busy if other.priority < search.priority]
         equal = [worker for worker, other in busy if other.priority == search.priority]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner")
 
 CLOSE_S: Final = 0.3
-"""Seconds that workers get to end their slices."""
+"""Seconds that workers may take to end their slices."""
 
 
 class Engines(Part):
@@ -43,13 +43,13 @@ class Engines(Part):
         self.components.miner.start()
 
     def tick(self) -> None:
-        """Look whether the workers advance."""
+        """Check that the workers advance."""
         self.components.miner.tick()
 
     async def apply(self, old: Settings, new: Settings) -> None:
-        """Change what has to be changed; workers of engines that stay go on. Raises MinerError if an engine cannot run.
+        """Make or change engines as needed; workers of engines that stay continue.
 
-        Making an engine may take minutes.
+        Making an engine may take minutes. Raises MinerError if an engine cannot run.
         """
         components = self.components
         if any(getattr(old, name) != getattr(new, name) for name in self.settings - {"progress_chunk_ms"}):
@@ -64,7 +64,7 @@ class Engines(Part):
         components.miner.chunk_s = new.progress_chunk_ms / 1000
 
     async def stop(self) -> None:
-        """Stop the workers. The event loop goes on meanwhile: it has requests to answer."""
+        """Stop the workers. Meanwhile the event loop continues to answer requests."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CLOSE_S
         while not self.components.miner.close(0.0):
@@ -75,14 +75,14 @@ class Engines(Part):
 
 
 def make_engines(settings: Settings, workers: int, subscribe: Callable[[Callable[[], None]], None]) -> list[Engine]:
-    """Return the first engines, told to the log. Raises MinerError if they cannot be made."""
+    """Create the first engines, log them, and return them. Raises MinerError if they cannot be made."""
     engines = create_engines(settings, workers, subscribe)
     tell_engines(engines, engines)
     return engines
 
 
 def count_workers(settings: Settings) -> tuple[EffectiveCpus, int]:
-    """Return the CPUs that this process can really use, and how many CPU workers there are to be. The log says why."""
+    """Return the CPUs that this process can really use, and the number of CPU workers. The log says why."""
     effective = detect_cpus()
     if all(table.find(name).kind != "cpu" for name in settings.engine):
         return effective, 0
@@ -92,14 +92,14 @@ def count_workers(settings: Settings) -> tuple[EffectiveCpus, int]:
 
 
 def affinity(workers: int, effective: EffectiveCpus) -> list[frozenset[int]]:
-    """Return the CPUs that each worker keeps to; none: any."""
+    """Return the CPUs that each worker keeps to. An empty list means any."""
     found = topology.affinity(workers, effective.cpus)
     log.debug("Workers keep to CPUs: %s", [sorted(cpus) for cpus in found] or "any")
     return found
 
 
 def tell_engines(engines: Sequence[Engine], new: Iterable[Engine]) -> None:
-    """Log which engines there are, and how the ``new`` ones are."""
+    """Log the names of the engines, and the kernels or the fault of the ``new`` ones."""
     log.info("Using engine: %s", ", ".join(dict.fromkeys(engine.name for engine in engines)))
     for engine in new:
         status = engine.status()
@@ -117,7 +117,7 @@ def tell_engines(engines: Sequence[Engine], new: Iterable[Engine]) -> None:
 
 
 def detect_cpus() -> EffectiveCpus:
-    """Return the CPUs that this process can really use, told to the log."""
+    """Return the CPUs that this process can really use, and log how they were found."""
     effective = cpus.detect()
     for warning in effective.warnings:
         log.warning("%s", warning)
@@ -131,7 +131,7 @@ def detect_cpus() -> EffectiveCpus:
 
 
 def choose_workers(requested: int | None, effective: EffectiveCpus) -> int:
-    """Return ``requested`` if so many CPUs are there, else a sensible number of CPU workers; the log says why."""
+    """Return ``requested`` if there are enough CPUs, otherwise a sensible number of CPU workers. The log says why."""
     available = effective.count
     if requested is not None and requested > available:
         log.warning(

@@ -41,15 +41,15 @@ class Live(Part):
     )
 
     async def start(self, settings: Settings) -> None:
-        """Take up the links that ``settings`` name."""
+        """Make the links that ``settings`` name."""
         self._use(settings)
 
     async def run(self) -> None:
-        """Mine for them. Raises LinkRefusedError if none will take us and that is to end the service."""
+        """Mine for the links. Raises LinkRefusedError if all refuse us and ``exit_on_refusal`` is set."""
         await self.components.live.run()
 
     async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - links know what they are made from
-        """Go over to the links that ``new`` names; those that it shares with ``old`` go on."""
+        """Change to the links that ``new`` names. Links that both have stay connected."""
         self._use(new)
 
     def _use(self, settings: Settings) -> None:
@@ -79,7 +79,7 @@ def count_links(settings: Settings) -> int:
 
 
 def _worker_name() -> str:
-    """Return the host's name, without what a worker's name may not have."""
+    """Return the host's name, with characters that a worker's name cannot have replaced."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().partition(".")[0])[:64] or "miner"
 
 

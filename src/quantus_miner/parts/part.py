@@ -1,4 +1,4 @@
-"""What a part of the service is, and what the parts share."""
+"""The base class of the service's parts, and the objects that they share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Components:
-    """What the parts share. The composition root makes it; nothing in it has been started then."""
+    """The objects that the parts share. The service makes them before it starts any part."""
 
     engines: list[Engine]
     on_job_solved: list[Callable[[], None]]
@@ -39,15 +39,15 @@ class Components:
 
 
 class Part:
-    """One part of the service. Any method may raise; the supervisor decides what becomes of it then.
+    """One part of the service. All methods are called on the event loop.
 
-    All methods are called on the event loop. A part that fails is stopped, and started again later.
+    Any method may raise. A part that fails is stopped and later started again, or ends the service if it is ``vital``.
     """
 
     name: ClassVar[str]
-    """The subject of log lines about it, such as ``The job API``."""
+    """The subject of its log lines, such as ``The job API``."""
     vital: ClassVar[bool] = False
-    """Whether the service ends when this part fails."""
+    """True if the service ends when this part fails."""
     settings: ClassVar[frozenset[str]] = frozenset()
     """Names of the settings whose changes it applies while it runs."""
 
@@ -55,10 +55,10 @@ class Part:
         self.components = components
 
     async def start(self, settings: Settings) -> None:
-        """Get ready to run. Raises MinerError if that is impossible on this machine or with these settings."""
+        """Prepare to run. Raises MinerError if that is impossible on this machine or with these settings."""
 
     async def run(self) -> None:
-        """Do what goes on for as long as the service runs. Cancelled after ``stop``.
+        """Do the continuous work of the part until cancelled, which happens after ``stop``.
 
         A MinerError that it raises ends the service.
         """
@@ -68,10 +68,10 @@ class Part:
         """Do what is due once a second."""
 
     async def apply(self, old: Settings, new: Settings) -> None:
-        """Go over from ``old`` to ``new``, which differ in one of ``settings``.
+        """Change from ``old`` to ``new``, which differ in at least one of ``settings``.
 
-        Raises MinerError if that is impossible; the part then goes on as before.
+        Raises MinerError if that is impossible. The part then continues with ``old``.
         """
 
     async def stop(self) -> None:
-        """End, also after a failure in ``start`` or ``run``. It may take the supervisor's STOP_S."""
+        """Stop, also after a failure in ``start`` or ``run``. May take up to the supervisor's STOP_S seconds."""

@@ -1,7 +1,7 @@
-"""Starts the parts, keeps them running, applies changed settings to them, and stops them in order.
+"""Start the parts, keep them running, apply changed settings to them, and stop them in order.
 
-An exception in a part is logged and stays in that part, which is started again with back-off. If the service cannot do
-without the part, it ends, in order and with one line.
+An exception in a part is logged and does not affect other parts. The part is started again with back-off. If the part
+is vital, the service ends in order, with a one-line error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger("miner")
 
 TICK_S: Final = 1.0
 STOP_S: Final = 0.7
-"""Seconds that a part may take to stop, and its task to end. Then the next one is stopped all the same."""
+"""Seconds that a part may take to stop, and its task to end. After that, the next one is stopped in any case."""
 END_S: Final = 5.0
 """Seconds that all parts together may take. Service managers kill a service that takes too long to end."""
 APPLY_S: Final = 30.0
@@ -39,15 +39,15 @@ APPLY_S: Final = 30.0
 
 @dataclass(slots=True)
 class _Supervised:
-    """A part and how it is. ``applied``: the settings that it runs with; None while it does not run."""
+    """A part and its state. ``applied``: the settings that it runs with; None while it does not run."""
 
     part: Part
     applied: Settings | None = None
     started: bool = False
-    """Whether ``start`` was called without ``stop`` after it."""
+    """True if ``start`` was called, and ``stop`` was not called after it."""
     task: asyncio.Task[None] | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while the part changes, so that it is not changed while it starts."""
+    """Held while the part starts, stops or applies settings, so that these never overlap."""
 
     def to_apply(self, old: Settings, new: Settings) -> list[str]:
         """Return the names of its settings that ``new`` changes from those that it runs with, or else from ``old``."""
@@ -55,10 +55,10 @@ class _Supervised:
 
 
 class Supervisor:
-    """Runs ``parts``: started in this order, stopped in the opposite one. Owned by the event loop's thread.
+    """Runs ``parts``. Starts them in this order and stops them in reverse. Owned by the event loop's thread.
 
-    ``load`` reads the settings again; it is called in a thread of its own, and raises MinerError if they are wrong.
-    ``publish`` is told the names of settings that have changed.
+    ``load`` reads the settings again. It is called in a separate thread and raises MinerError if they are wrong.
+    ``publish`` is called with the names of the settings that have changed.
     """
 
     def __init__(
@@ -80,16 +80,16 @@ class Supervisor:
         self._applying: set[asyncio.Task[list[str]]] = set()
 
     def end(self, failure: MinerError | None = None) -> None:
-        """Let the service end, because of ``failure`` if there is one."""
+        """End the service, because of ``failure`` if there is one."""
         if not self._ending.done():
             self._ending.set_result(failure)
 
     def reload(self) -> None:
-        """Load the settings again and apply them: now, or once what is under way is done."""
+        """Load the settings again and apply them, now or after the reload that is under way."""
         self._reload_asked.set()
 
     async def run(self, on_started: Callable[[], object] = lambda: None) -> None:
-        """Start all parts and return when the service is to end. Raises what it ends with.
+        """Start all parts and return when ``end`` is called. Raises the failure that ends the service, if any.
 
         ``on_started`` is called once all parts have started.
         """
@@ -107,7 +107,7 @@ class Supervisor:
             raise failure
 
     async def stop(self) -> None:
-        """Stop all parts in order. What raises or takes too long keeps none of the others from being stopped."""
+        """Stop all parts in reverse order. If one raises or takes too long, the others are stopped all the same."""
         self.end()
         for task in (*self._own, *self._applying):
             task.cancel()
@@ -211,12 +211,12 @@ class Supervisor:
         try:
             new = await in_thread(self._load)
         except MinerError as error:
-            log.error("Reloaded nothing, all settings stay as they are: %s", error)  # noqa: TRY400 - of the user
+            log.error("Reloaded no settings: %s", error)  # noqa: TRY400 - of the user
             return
         if late := [name for name in _changed(self._settings, new) if BY_NAME[name].applies == "restart"]:
             log.warning("Restart the miner to apply: %s", ", ".join(late))
             new = replace(new, **{name: getattr(self._settings, name) for name in late})
-        # What a part has failed to apply is tried again.
+        # Settings that a part failed to apply are tried again.
         changed = {name for supervised in self._parts for name in supervised.to_apply(self._settings, new)}
         self._settings = new
         applying = {asyncio.create_task(self._apply(part, new)): part for part in self._parts}
@@ -241,14 +241,14 @@ class Supervisor:
     def _tell(self, names: Collection[str]) -> None:
         in_order = tuple(name for name in BY_NAME if name in names)
         log.info("Reloaded: %s", ", ".join(in_order))
-        with contained("Telling of the new settings"):
+        with contained("Publishing the changed settings"):
             self._publish(in_order)
 
     async def _apply(self, supervised: _Supervised, new: Settings) -> list[str]:
         """Have a part apply what concerns it. Return the names of the settings that it has applied."""
         part = supervised.part
         async with supervised.lock:
-            # One that has failed will be started with the new settings.
+            # A failed part will be started with the new settings.
             if supervised.applied is None:
                 return []
             names = supervised.to_apply(new, new)
@@ -256,7 +256,7 @@ class Supervisor:
                 if names:
                     await part.apply(supervised.applied, new)
             except MinerError as error:
-                log.error("%s cannot apply %s and goes on as before: %s", part.name, ", ".join(names), error)  # noqa: TRY400
+                log.error("%s cannot apply %s and keeps its old settings: %s", part.name, ", ".join(names), error)  # noqa: TRY400
                 return []
             except Exception:
                 log.exception("%s has failed to apply %s", part.name, ", ".join(names))
@@ -285,7 +285,7 @@ async def _end(part: Part, timeout_s: float) -> None:
 
 @contextlib.contextmanager
 def contained(what: str) -> Iterator[None]:
-    """Log an exception instead of passing it on."""
+    """Log an exception of the body instead of raising it."""
     try:
         yield
     except Exception:

@@ -1,4 +1,4 @@
-"""The parts that keep and watch: the store, the log, the monitor with those who watch through it."""
+"""Parts for the log, the store, the monitor and the heartbeat."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 from quantus_miner.heartbeat import Heartbeat
 
 CLOSE_S: Final = 1.0
-"""Seconds that the store gets to write what is left, on a slow disk."""
+"""Seconds that the store may take to write the rest on a slow disk."""
 
 
 class Log(Part):
-    """What the log shows."""
+    """The filter of the log, and its report of dropped lines."""
 
     name = "The log"
     settings = frozenset(("log",))
 
     def tick(self) -> None:
-        """Say what was left out."""
+        """Report log lines that were dropped."""
         logs.tick()
 
     async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - the filter is set as a whole
-        """Show what the new filter lets pass."""
+        """Set the new filter."""
         logs.set_filter(new.log)
 
 
 class StateFolder(Part):
-    """The store of jobs and finds, and the history of what live sources took."""
+    """The store of jobs and finds, with the history of live solutions."""
 
     name = "The store"
     vital = True
@@ -43,15 +43,15 @@ class StateFolder(Part):
         components.monitor.subscribe("history", on_event=components.store.on_event)
 
     async def start(self, settings: Settings) -> None:  # noqa: ARG002 - it is made from them
-        """Begin to read what was kept."""
+        """Begin to read the jobs of earlier runs."""
         self.components.store.begin()
 
     async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - one setting
-        """Keep finds for a longer or shorter time."""
+        """Set how long finds are kept."""
         self.components.store.keep_history(new.history_days)
 
     async def stop(self) -> None:
-        """Write what is left."""
+        """Write the rest and close the store."""
         self.components.store.close(CLOSE_S)
 
 
@@ -61,12 +61,12 @@ class Watch(Part):
     name = "The monitor"
 
     def tick(self) -> None:
-        """Tell all who watch how the miner is."""
+        """Pass a snapshot to the subscribers."""
         self.components.monitor.tick()
 
 
 class SignsOfLife(Part):
-    """What the service manager is told."""
+    """The reports to the service manager."""
 
     name = "The heartbeat"
 
@@ -76,9 +76,9 @@ class SignsOfLife(Part):
         components.monitor.subscribe("heartbeat", on_snapshot=self._heartbeat.on_snapshot)
 
     async def start(self, settings: Settings) -> None:  # noqa: ARG002 - of none
-        """Say that the service is ready."""
+        """Report that the service is ready."""
         self._heartbeat.ready(self.components.monitor.look())
 
     async def stop(self) -> None:
-        """Say that it ends."""
+        """Report that the service is stopping."""
         self._heartbeat.stopping()

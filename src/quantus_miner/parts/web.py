@@ -1,4 +1,4 @@
-"""What the service serves over HTTP: the jobs, their API, and the metrics."""
+"""The parts that serve HTTP: the job list, the job API and the metrics exporter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner")
 
 GRACE_S: Final = 0.3
-"""Seconds that requests under way get at the end."""
+"""Seconds that requests under way may take when the service ends."""
 
 
 class JobList(Part):
@@ -28,7 +28,7 @@ class JobList(Part):
     settings = frozenset(("job_expiry_s", "priority"))
 
     async def start(self, settings: Settings) -> None:
-        """Take up the jobs of the last run."""
+        """Restore the jobs of the last run."""
         self._use(settings)
         earlier = await asyncio.wrap_future(self.components.store.loaded)
         self.components.jobs.restore(earlier)
@@ -38,11 +38,11 @@ class JobList(Part):
         self.components.jobs.tick()
 
     async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - both are set at once
-        """Take over the expiry and the priority of jobs."""
+        """Set the expiry and the priority of jobs."""
         self._use(new)
 
     async def stop(self) -> None:
-        """Save them."""
+        """Save the jobs."""
         self.components.jobs.save()
 
     def _use(self, settings: Settings) -> None:
@@ -62,7 +62,7 @@ class _Port(Part):
         self._serving: asyncio.Task[None] | None = None
 
     async def serve(self, new: server.Server, address: str, settings: Settings) -> None:
-        """Return once ``new`` accepts connections on ``address``. Raises what keeps it from that."""
+        """Start ``new`` and return once it accepts connections on ``address``. Raises the error if it cannot."""
         self._server, self._address = new, address
         self._use(settings)
         self._serving = asyncio.create_task(new.run_until_stopped())
@@ -78,7 +78,7 @@ class _Port(Part):
             await asyncio.shield(self._serving)
 
     async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - what changes is set as a whole
-        """Answer to other names, and ask for another token."""
+        """Set the allowed host names, and for the job API the token."""
         self._use(new)
 
     def _use(self, settings: Settings) -> None:
@@ -86,7 +86,7 @@ class _Port(Part):
             self._server.names = server.host_names(self._address) | frozenset(settings.allowed_hosts or ())
 
     async def stop(self) -> None:
-        """Stop to accept connections, and give the requests under way GRACE_S."""
+        """Stop accepting connections, and give the requests under way GRACE_S seconds."""
         if self._server is None or self._serving is None:
             return
         self._server.stop(GRACE_S)
@@ -111,7 +111,7 @@ class JobServer(_Port):
         log.info("Server starting on %s", server.endpoint(sock))
 
     async def stop(self) -> None:
-        """Take no new jobs."""
+        """Refuse new jobs, then stop."""
         self.components.api.accepting = False
         await super().stop()
 
@@ -124,7 +124,7 @@ class JobServer(_Port):
 
 
 class Exporter(_Port):
-    """The Prometheus exporter, if there is to be one."""
+    """The Prometheus exporter. It does nothing if no port is set."""
 
     name = "The metrics exporter"
 
@@ -134,7 +134,7 @@ class Exporter(_Port):
             log.info("Metrics disabled (no --metrics-port provided)")
             return
         sock = server.listen(settings.metrics_bind, settings.metrics_port, "--metrics-port")
-        # One for the job API, which begins to listen later.
+        # Reserve one file descriptor for the job API, which begins to listen later.
         _, most = server.share_connections(count_links(settings), 2, 1)
         self.components.exporter_files = most + 1
         app = metrics.create_app(self.components.monitor.look)

@@ -1,4 +1,4 @@
-"""The addresses of a host: looked up without holding up the event loop or the end of the process, tried in turn."""
+"""Look up the addresses of a host and try them in turn, without delaying the event loop or the end of the process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import threading
 from typing import Any, Final
 
 MAX_ADDRESSES: Final = 8
-"""Addresses of one name that are tried."""
+"""Addresses of one name that are tried, at most."""
 NEXT_ADDRESS_S: Final = 0.25
-"""Seconds until the next address of a name is tried over TCP beside the one before."""
+"""Seconds after which the next address is tried over TCP, in parallel with the one before."""
 FAILED_S: Final = 60.0
-"""Seconds that a connection must last, or its address has failed and the next attempt begins with another."""
+"""Seconds that a connection must last. Otherwise its address has failed, and the next attempt begins with another."""
 
 WORDS: Final = {
     socket.EAI_NONAME: "no such host name",
@@ -21,21 +21,21 @@ WORDS: Final = {
     socket.EAI_AGAIN: "no name server answered",
     socket.EAI_FAIL: "the name server failed",
 }
-"""What the errors of a resolver mean."""
+"""Texts for the errors of a resolver."""
 
 Address = tuple[int, Any]
 """Family and socket address."""
 
 
 class LookUpError(Exception):
-    """A name could not be looked up; ``str()`` is one line, which begins with the name."""
+    """Raised when a name cannot be looked up. ``str()`` is one line, which begins with the name."""
 
 
 class Addresses:
-    """The addresses of one host and port; ``kind``: SOCK_STREAM or SOCK_DGRAM. At most one look-up runs at a time.
+    """The addresses of one host and port. ``kind``: SOCK_STREAM or SOCK_DGRAM. At most one look-up runs at a time.
 
-    Each look-up has a daemon thread, which nobody joins: a resolver may hang for a minute, and asyncio's own threads
-    would then be missing elsewhere and hold up the end of the process.
+    Each look-up has its own daemon thread, which is never joined: a resolver may hang for a minute. One of asyncio's
+    threads would then be missing elsewhere and delay the end of the process.
     """
 
     def __init__(self, host: str, port: int, kind: socket.SocketKind) -> None:
@@ -47,9 +47,9 @@ class Addresses:
         self._failed = False
 
     async def look_up(self, timeout_s: float) -> list[Address]:
-        """The addresses, in the order to try them. Raises LookUpError.
+        """Return the addresses in the order to try them. Raises LookUpError if there are none.
 
-        After a time-out the look-up goes on, and the next call gets its result.
+        After a time-out the look-up continues, and the next call gets its result.
         """
         if self._running is None:
             self._running = self._start()
@@ -67,7 +67,7 @@ class Addresses:
         return found
 
     def ended(self, address: Address, seconds: float) -> None:
-        """A connection to ``address`` has ended after so long: the next attempt begins with it, or the one after it."""
+        """Record how long a connection to ``address`` lasted. The next attempt begins with it or the one after it."""
         self._last, self._failed = address, seconds < FAILED_S
 
     def _start(self) -> asyncio.Future[list[Address] | LookUpError]:
@@ -94,7 +94,7 @@ class Addresses:
             return LookUpError(f"{self._host}: not a host name")
         except OSError as error:
             return LookUpError(f"{self._host}: {error.strerror or error}")
-        # The zone of an IPv6 address is in the tuple as a number, too; asyncio would look up one with a name.
+        # Drop the zone's name from IPv6 addresses: asyncio would look it up. The tuple also has it as a number.
         return [
             (int(family), (str(address[0]).partition("%")[0], *address[1:]))
             for family, *_, address in infos[:MAX_ADDRESSES]
@@ -102,7 +102,7 @@ class Addresses:
 
 
 async def connect_tcp(addresses: list[Address]) -> tuple[socket.socket, Address]:
-    """The first TCP connection that stands, and its address. Raises OSError, that of the last to fail."""
+    """Return the first TCP connection that succeeds, and its address. Raises the last OSError if all fail."""
     rest = list(addresses)
     trying: dict[asyncio.Task[socket.socket], Address] = {}
     failure: BaseException = OSError("the host has no address")
@@ -129,7 +129,7 @@ async def connect_tcp(addresses: list[Address]) -> tuple[socket.socket, Address]
 
 
 async def _connect_to(family: int, address: Any) -> socket.socket:  # noqa: ANN401 - a socket address
-    # asyncio sets TCP_NODELAY only on sockets that say they are TCP. A system without IPv6 refuses even to make one.
+    # asyncio sets TCP_NODELAY only if the protocol is named. A system without IPv6 refuses even to create a socket.
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)

@@ -1,7 +1,7 @@
-"""Which live source is mined, which ones are connected, and when each is tried again. No I/O; times in seconds.
+"""Decide which live source is mined, which ones are connected, and when each is tried again. No I/O; times in seconds.
 
-Sources are keys in the user's order, which may change at any time. A source is judged by what it gives: messages,
-sessions, accepted shares. ``Policy`` is the one table of the times and counts; docs/failover.md gives the reasons.
+Sources are keys in the user's order, which may change at any time. The choice depends on what a source provides:
+messages, sessions, accepted shares. ``Policy`` has all times and counts; docs/failover.md gives the reasons.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ class Policy:
     first_job_s: float = 3.0
     """A source without a job for this long is failing."""
     failed_sessions: int = 3
-    """After this many sessions in a row that did not last a source is failing."""
+    """A source is failing after this many sessions in a row that did not last."""
     session_s: float = 60.0
-    """A session that had a job for this long has lasted, unless shares were refused and none accepted."""
+    """A session lasts if it had a job for this long, unless shares were refused and none accepted."""
     silence_s: float = 60.0
     """A source that has sent no message for this long is failing."""
     job_age_s: float = 600.0
     """A source whose job has not changed for this long is failing."""
     refused_shares: int = 5
-    """After this many refused shares for which accepted ones have not made up a source is failing."""
+    """A source is failing after this many refused shares for which accepted ones have not made up."""
     refused_shares_s: float = 10.0
-    """They also have to be spread over this long."""
+    """Those refused shares must also be spread over this long."""
     accepted_for_refused: int = 2
     """This many accepted shares make up for a refused one."""
     penalty_s: float = 300.0
-    """A source that refused so many shares is failing for this long, the next time for twice as long."""
+    """A source that refused too many shares is failing for this long, and the next time for twice as long."""
     max_penalty_s: float = 3600.0
     healthy_s: float = 60.0
-    """A better source is returned to when it has not been failing for this long."""
+    """The miner returns to a better source when it has been healthy for this long."""
     stable_s: float = 600.0
-    """A source that fails sooner than this after a return has to be healthy for twice as long before the next one."""
+    """A source that fails sooner than this after a return must be healthy for twice as long before the next one."""
     max_healthy_s: float = 1800.0
     retry_s: float = 1.0
-    """A lost connection is tried again after this long, then after twice as long, and so on."""
+    """The first wait after a lost connection. Each further wait is twice as long."""
     max_retry_s: float = 30.0
     refused_retry_s: float = 5.0
-    """The same after a refused login, certificate or protocol version."""
+    """The first wait after a refused login, certificate or protocol version."""
     max_refused_retry_s: float = 600.0
 
 
@@ -75,21 +75,21 @@ class _Source:
     def __init__(self, policy: Policy, now: float) -> None:
         self.policy = policy
         self.idle_since = now
-        """When it was brought in, or last lost its job."""
+        """When it was first wanted, or last lost its job."""
         self.healthy_since: float | None = None
         self.refused = False
-        """Whether its last answer was that it will not have us."""
+        """True if its last answer was a refusal."""
         self.failed_sessions = 0
         self.refused_shares = 0.0
-        """Those for which accepted ones have not made up; from 0 to the policy's ``refused_shares``."""
+        """Refused shares for which accepted ones have not made up; from 0 to the policy's ``refused_shares``."""
         self.refused_since = now
-        """When there was the first of them."""
+        """When the first of them was refused."""
         self.penalised_until = now
         self.retry_at = now
         self.ended_at = now
-        """When its latest session or try ended."""
+        """When its latest session or attempt ended."""
         self.relapses = 0
-        """Returns to it, one after the other, after which it soon failed again."""
+        """Number of successive returns to it after which it soon failed again."""
         self.returned_at: float | None = None
         self.retry = Backoff(policy.retry_s, policy.max_retry_s)
         self.refused_retry = Backoff(policy.refused_retry_s, policy.max_refused_retry_s)
@@ -98,21 +98,21 @@ class _Source:
         self.job_since: float | None = None
         """When its first job came."""
         self.job_at: float | None = None
-        """When its latest job came; None: it has none now."""
+        """When its latest job came; None if it has no job now."""
         self.heard_at = now
         self.accepted_here = self.refused_here = False
 
     @property
     def lasted(self) -> bool:
-        """Whether the present session has lasted."""
+        """True if the present session has lasted long enough, see ``Policy.session_s``."""
         if self.job_since is None or (self.refused_here and not self.accepted_here):
             return False
         return self.heard_at - self.job_since >= self.policy.session_s
 
     @property
     def return_s(self) -> float:
-        """How long it has to be healthy before it is returned to."""
-        # Past 2^32 it is the maximum anyway.
+        """Seconds that it must be healthy before the miner returns to it."""
+        # A larger exponent gives the maximum anyway.
         return min(self.policy.max_healthy_s, self.policy.healthy_s * 2.0 ** min(self.relapses, 32))
 
     def failing(self, now: float) -> Failing | None:
@@ -130,14 +130,14 @@ class _Source:
         return Failing.OLD_JOB if now - self.job_at >= policy.job_age_s else None
 
     def look(self, now: float) -> None:
-        """Note what time alone changes."""
+        """Update what changes with time alone."""
         healthy_since: float | None = now
         lasted = self.lasted
         if lasted or self.accepted_here:
             self.retry.reset()
             self.refused_retry.reset()
         if lasted and self.failed_sessions:
-            # All the time that it has lasted was time of health.
+            # It was healthy for the whole session.
             healthy_since = self.job_since
             self.failed_sessions = 0
         if self.job_at is None or self.failing(now) is not None:
@@ -146,7 +146,7 @@ class _Source:
             self.healthy_since = healthy_since
 
     def end_session(self, now: float) -> None:
-        """Forget what was of the session alone."""
+        """Forget the state of the session."""
         if self.job_at is not None:
             self.idle_since = now
         self.job_since = self.job_at = None
@@ -154,9 +154,9 @@ class _Source:
 
 
 class Failover(Generic[Key]):
-    """The choice among the sources called ``keys``. Call ``update`` about once a second as well.
+    """Chooses among the sources called ``keys``. Besides reporting events, call ``update`` about once a second.
 
-    The last events of a source that was removed may still come: they change nothing.
+    Late events of a removed source change nothing.
     """
 
     def __init__(self, keys: Iterable[Key], now: float, policy: Policy = POLICY) -> None:
@@ -164,7 +164,7 @@ class Failover(Generic[Key]):
         self._sources: dict[Key, _Source] = {}
         """In the user's order."""
         self.wanted: tuple[Key, ...] = ()
-        """The sources that are to be connected, or tried when ``retry_at`` has come: the first ones of the order."""
+        """The sources that should be connected, or tried again at ``retry_at``: the first ones of the order."""
         self._latest: Key | None = None  # the source that was mined last
         self.current: Key | None = None
         """The source whose job is mined; None if there is no job."""
@@ -172,11 +172,11 @@ class Failover(Generic[Key]):
 
     @property
     def all_refused(self) -> bool:
-        """Whether there are sources, and the last answer of each was that it will not have us."""
+        """True if there are sources and the last answer of each was a refusal."""
         return bool(self._sources) and all(source.refused for source in self._sources.values())
 
     def retry_at(self, key: Key) -> float:
-        """When a source without a connection may be tried."""
+        """Return the time at which a source without a connection may be tried again."""
         return self._sources[key].retry_at
 
     def failing(self, key: Key, now: float) -> Failing | None:
@@ -187,18 +187,18 @@ class Failover(Generic[Key]):
         """Make these the sources, in this order. Those that stay keep their records, sessions and jobs."""
         before = self._sources
         self._sources = {key: before.get(key) or _Source(self._policy, now) for key in keys}
-        # What is connected stays so until the policy says otherwise, and with it what is better now.
+        # Keep what is connected until the policy says otherwise, and want all that is better in the new order.
         self._want(max((self._rank(key) + 1 for key in self.wanted if key in self._sources), default=1), now)
         self.update(now)
 
-    # --- events; what follows from those that change no job is seen at the next ``update`` ---
+    # --- events; those that change no job take effect at the next ``update`` ---
 
     def heard(self, key: Key, now: float) -> None:
-        """A message of any kind has come, or the transport has shown that the peer is there."""
+        """Handle a sign of life: a message of any kind, or an answer of the transport."""
         self._record(key, now).heard_at = now
 
     def job(self, key: Key, now: float) -> None:
-        """A new job has come."""
+        """Handle a new job."""
         source = self._record(key, now)
         if source.job_since is None:
             source.job_since = now
@@ -207,7 +207,7 @@ class Failover(Generic[Key]):
         self.update(now)
 
     def no_job(self, key: Key, now: float) -> None:
-        """The job has been withdrawn."""
+        """Handle the withdrawal of the job."""
         source = self._record(key, now)
         if source.job_at is not None:
             source.idle_since = now
@@ -215,7 +215,7 @@ class Failover(Generic[Key]):
         self.update(now)
 
     def share_accepted(self, key: Key, now: float) -> None:
-        """A share has been accepted. When that has made up for all that were refused, a penalty ends, too."""
+        """Handle an accepted share. A penalty ends when accepted shares have made up for all refused ones."""
         source = self._record(key, now)
         source.accepted_here = True
         source.refused_shares = max(0.0, source.refused_shares - 1 / self._policy.accepted_for_refused)
@@ -224,7 +224,7 @@ class Failover(Generic[Key]):
             source.penalty.reset()
 
     def share_refused(self, key: Key, now: float) -> bool:
-        """A share was refused, for whatever reason. Return whether to end the session and log in again."""
+        """Handle a share refused for any reason. Return True if the caller should end the session and log in again."""
         source, policy = self._record(key, now), self._policy
         source.refused_here = True
         if source.refused_shares == 0:
@@ -236,14 +236,14 @@ class Failover(Generic[Key]):
             and now >= source.penalised_until
         )
         if penalised:
-            # Nothing is forgotten: when the penalty is over, one more is enough for the next.
+            # The count stays: after the penalty, one more refused share is enough for the next.
             source.penalised_until = now + source.penalty.wait_s(0.0)
         return penalised
 
     def lost(self, key: Key, now: float, jitter: float, *, unanswered: int = 0) -> float:
-        """A connection has ended, or could not be made. Return the seconds until the next try.
+        """Handle a connection that ended or could not be made. Return the seconds until the next attempt.
 
-        ``unanswered``: shares without a verdict at its end. Together they count as one that was refused.
+        ``unanswered``: number of shares without a verdict at its end. Together they count as one refused share.
         """
         source = self._record(key, now)
         source.look(now)
@@ -254,7 +254,7 @@ class Failover(Generic[Key]):
         return self._end(source, now, source.retry.wait_s(jitter))
 
     def login_refused(self, key: Key, now: float, jitter: float) -> float:
-        """A source will not have us. Return the seconds until the next try."""
+        """Handle a refused login, certificate or protocol version. Return the seconds until the next attempt."""
         source = self._record(key, now)
         source.look(now)
         source.refused = True
@@ -262,11 +262,11 @@ class Failover(Generic[Key]):
         return self._end(source, now, source.refused_retry.wait_s(jitter))
 
     def left(self, key: Key, now: float) -> None:
-        """We have ended a session that was not wanted any more."""
+        """Handle the end of a session that we closed because it was no longer wanted."""
         self._end(self._record(key, now), now, 0.0)
 
     def _record(self, key: Key, now: float) -> _Source:
-        """Return the record of a source; that of one that was removed is thrown away."""
+        """Return the record of a source, or a record that is thrown away if the source was removed."""
         return self._sources.get(key) or _Source(self._policy, now)
 
     def _end(self, source: _Source, now: float, wait_s: float) -> float:
@@ -279,7 +279,7 @@ class Failover(Generic[Key]):
     # --- the choice ---
 
     def update(self, now: float) -> None:
-        """Choose anew."""
+        """Choose the sources again."""
         for key in self.wanted:
             self._sources[key].look(now)
         current = self._choose(now)
@@ -287,7 +287,7 @@ class Failover(Generic[Key]):
             self._note_switch(self._latest, current, now)
             self._latest = current
         if current is None and self.current is not None:
-            # Now that there is nothing to mine, no source waits for longer than after a lost connection.
+            # While there is nothing to mine, no source waits longer than after a lost connection.
             for source in self._sources.values():
                 source.retry_at = min(source.retry_at, max(now, source.ended_at + self._policy.max_retry_s))
         self.current = current
@@ -297,7 +297,7 @@ class Failover(Generic[Key]):
             self._want(len(self.wanted) + 1, now)
 
     def _want(self, count: int, now: float) -> None:
-        """Want the first ``count`` sources. The time in which a source has to send a job begins when it is wanted."""
+        """Want the first ``count`` sources. A newly wanted source has ``first_job_s`` from now to send a job."""
         before, self.wanted = self.wanted, tuple(self._sources)[:count]
         for key in self.wanted:
             if key not in before:
@@ -308,7 +308,7 @@ class Failover(Generic[Key]):
         return list(self._sources).index(key)
 
     def _choose(self, now: float) -> Key | None:
-        """Whatever has a job is better than nothing, and a source that is not failing is better than one that is."""
+        """Return the source to mine. Any job is better than none, and a healthy source is better than a failing one."""
         with_job = [key for key in self.wanted if self._sources[key].job_at is not None]
         usable = [key for key in with_job if not self._sources[key].failing(now)] or with_job
         if self.current not in usable:
@@ -321,7 +321,7 @@ class Failover(Generic[Key]):
         return -1.0 if since is None else now - since
 
     def _note_switch(self, before: Key | None, after: Key, now: float) -> None:
-        """Remember how long a return lasted."""
+        """Record whether a return to a better source lasted."""
         if before is None or before not in self._sources:
             return
         if self._rank(after) < self._rank(before):

@@ -1,4 +1,4 @@
-"""What the live source asks of one connection to a node or a pool."""
+"""The interface between the live source and a link, its connection to one node or pool."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a pool says of the share with ``nonce``.
+    """A pool's verdict on the share with ``nonce``.
 
-    ``reason``: its words for a refusal. ``latency_s``: seconds since it was sent. ``difficulty``: of the share's job.
-    ``unanswered``: the pool said nothing before the connection ended.
+    ``reason``: the pool's text for a refusal. ``latency_s``: seconds since the share was sent. ``difficulty``: that of
+    the share's job. ``unanswered``: the connection ended before the pool answered.
     """
 
     accepted: bool
@@ -30,60 +30,60 @@ class Verdict:
 
 
 class Handover(Enum):
-    """What became of a solution that was given to a link."""
+    """What a link did with a solution."""
 
     LATE = auto()
     """Its job no longer counts."""
     SENT = auto()
     """It was handed to the system's socket."""
     WAITS = auto()
-    """It waits for what was sent before; the listener hears of it later."""
+    """It waits until earlier data is acknowledged. ``on_handover`` reports it later."""
     SURPLUS = auto()
-    """The peer has enough results of this job, for now."""
+    """The peer has enough results for this job for now."""
 
 
 class Listener(Protocol):
-    """Hears what happens on a link, on the event loop's thread."""
+    """Is told what happens on a link. Called on the event loop's thread."""
 
     def on_open(self) -> None:
-        """The connection stands and our credentials are sent; a pool has accepted them."""
+        """Handle a new connection: our credentials were sent, and a pool has accepted them."""
 
     def on_alive(self) -> None:
-        """The peer has sent something, or its transport has shown that it is there."""
+        """Handle a sign of life: the peer sent a message, or its transport answered."""
 
     def on_job(self, job: LiveJob) -> None:
-        """``job`` replaces the one before."""
+        """Handle a new job, which replaces the one before."""
 
     def on_no_job(self) -> None:
-        """The job before is void, and there is none until the next."""
+        """Handle the end of the current job: there is no work until the next job."""
 
     def on_handover(self, job: LiveJob, solution: Solution, handover: Handover) -> None:
-        """A solution that had to wait was sent, or is late."""
+        """Handle the result for a solution that had to wait: it was sent or is late."""
 
     def on_verdict(self, verdict: Verdict) -> None:
-        """A share was judged; nodes never do that."""
+        """Handle a pool's verdict on a share. Nodes send no verdicts."""
 
 
 class Link(Protocol):
-    """One place to get work from. It holds one connection at a time and forgets all of it when that ends."""
+    """One place to get work from. It holds one connection at a time and keeps no state when the connection ends."""
 
     @property
     def name(self) -> str:
-        """For logs and metrics, without secrets: ``node 127.0.0.1:9833``, ``pool stratum+tcp://host:3333``."""
+        """Name for logs and metrics, without secrets: ``node 127.0.0.1:9833``, ``pool stratum+tcp://host:3333``."""
 
     @property
     def identity(self) -> Hashable:
-        """Everything it was made from. Links of equal identity can stand in for each other."""
+        """Everything it was made from. Links with equal identities are interchangeable."""
 
     async def run(self, listener: Listener) -> NoReturn:
-        """Hold one connection, from dialling to its end; close it when cancelled.
+        """Hold one connection, from dialling to its end. Close it when cancelled.
 
-        Raises LinkLostError when it ends or cannot be made, LinkRefusedError if the peer refuses us or is not the one
-        that we were told of; their texts are said after the link's name.
+        Raises LinkLostError when it ends or cannot be made, LinkRefusedError if the peer refuses us or is not the
+        expected one. Log lines show the error's text after the link's name.
         """
 
     def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:
-        """Send a solution before returning, if it still counts and the connection has room for it.
+        """Send a solution at once if it still counts and the connection has room for it.
 
         ``hashes`` nonces were tested for the job in ``elapsed`` seconds.
         """

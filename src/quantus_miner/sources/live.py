@@ -1,4 +1,4 @@
-"""The live network as a source: keep links to nodes and pools, mine the job of the best, send solutions back."""
+"""The live source: keep links to nodes and pools, mine the job of the best one, send solutions back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = logging.getLogger("miner.live")
 
 REMOVED: Final = "removed from the settings"
 LOOK_S: Final = 1.0
-"""Seconds between two looks at whether time alone changes the choice of links."""
+"""Seconds between two updates of the choice of links, which may change with time alone."""
 
 
 def ignore(event: Event) -> None:
@@ -41,7 +41,7 @@ def ignore(event: Event) -> None:
 
 @dataclass(slots=True, eq=False)
 class _Upstream:
-    """A link and what became of it. As its listener, pass what happens on it to ``source``."""
+    """A link and its state. As the link's listener, it passes events to ``source``."""
 
     source: LiveSource
     link: Link
@@ -50,11 +50,11 @@ class _Upstream:
     job: LiveJob | None = None
     task: asyncio.Task[None] | None = None
     log_in_again: str = ""
-    """Why we end the session to begin another; empty: we do not."""
+    """Why we are ending the session to begin another; empty if we are not."""
     unanswered: int = 0
     """Shares of this session that got no verdict before its end."""
     wanted: bool = False
-    """As published."""
+    """The state that was last published."""
 
     def on_open(self) -> None:
         self.source.on_open(self)
@@ -77,7 +77,7 @@ class _Upstream:
 
 @dataclass(frozen=True, slots=True)
 class _Mined:
-    """What the miner works on."""
+    """The job that the miner is searching."""
 
     upstream: _Upstream
     job: LiveJob
@@ -85,9 +85,9 @@ class _Mined:
 
 
 class LiveSource:
-    """Mines for the best of ``links`` (in the user's order) that has work; owned by the event loop's thread.
+    """Mines for the best of ``links`` (in the user's order) that has work. Owned by the event loop's thread.
 
-    ``priority``: of its jobs among those of other sources. ``publish``: is told what happens, on the event loop.
+    ``priority``: that of its jobs among those of other sources. ``publish``: called on the event loop with each event.
     ``exit_on_refusal``: end when every link is refused, instead of trying again at long intervals.
     """
 
@@ -142,7 +142,7 @@ class LiveSource:
         self._news.set()
 
     async def run(self) -> None:
-        """Keep the links until cancelled. Raises LinkRefusedError with ``exit_on_refusal`` only."""
+        """Keep the links until cancelled. Raises LinkRefusedError, but only with ``exit_on_refusal``."""
         try:
             while True:
                 self._failover.update(self._clock())
@@ -168,41 +168,41 @@ class LiveSource:
             copies[self._mined.upstream].hashes += self._miner.hashes(self._mined.search)
         return tuple(copies.values())
 
-    # --- what links say, on the event loop ---
+    # --- events of links, on the event loop ---
 
     def on_open(self, upstream: _Upstream) -> None:
-        """The connection stands."""
+        """Handle a new connection. See ``Listener.on_open``."""
         upstream.stats.connected = True
         upstream.stats.connects += 1
         upstream.log.info("Connected to %s", upstream.link.name)
         self._publish(SourceChanged(upstream.link.name, "connected"))
 
     def on_alive(self, upstream: _Upstream) -> None:
-        """The peer is there."""
+        """Handle a sign of life of the peer."""
         self._failover.heard(upstream, self._clock())
 
     def on_job(self, upstream: _Upstream, job: LiveJob) -> None:
-        """New work: every worker is on it within milliseconds, if this link is the one that is mined."""
+        """Handle a new job. If this link is the one that is mined, all workers begin it within milliseconds."""
         first, upstream.job = upstream.job is None, job
         upstream.stats.jobs += 1
         upstream.stats.difficulty = job.difficulty
         upstream.stats.refusal = ""
         self._failover.job(upstream, self._clock())
         self._apply()
-        # The first says that there is work; a node may send several a second for years.
+        # Only the first is info, as it shows that there is work: a node may send several a second for years.
         level, name = logging.INFO if first else logging.DEBUG, upstream.link.name
         text = "Job %s from %s: header %s, difficulty %d"
         upstream.log.log(level, text, job.id, name, job.header.hex(), job.difficulty, extra=job_fields(job))
 
     def on_no_job(self, upstream: _Upstream) -> None:
-        """The job of a link is void."""
+        """Handle the end of a link's job."""
         upstream.job = None
         self._failover.no_job(upstream, self._clock())
         self._apply()
         self._news.set()
 
     def on_handover(self, upstream: _Upstream, job: LiveJob, solution: Solution, handover: Handover) -> None:
-        """A solution was sent, or will not be; one that waits comes again."""
+        """Handle a solution that was sent, waits or was not sent. One that waits is reported again."""
         name, fields = upstream.link.name, job_fields(job)
         if handover is Handover.SENT:
             upstream.stats.sent += 1
@@ -218,7 +218,7 @@ class LiveSource:
             upstream.log.debug(text, job.id, name, extra=fields)
 
     def on_verdict(self, upstream: _Upstream, verdict: Verdict) -> None:
-        """A pool has judged a share."""
+        """Handle a pool's verdict on a share."""
         stats, name = upstream.stats, upstream.link.name
         stats.latency_s = verdict.latency_s
         judgement: Literal["accepted", "stale", "rejected"]
@@ -241,13 +241,13 @@ class LiveSource:
         text = "Share %s by %s: %s"
         upstream.log.warn_of(judgement, verdict.reason, text, judgement, name, verdict.reason, extra=fields)
         if verdict.unanswered:
-            # The end of the session tells whose fault that is.
+            # The end of the session shows whether the pool is to blame.
             upstream.unanswered += 1
             return
         task = upstream.task
-        # Nothing counts against a pool once we end a session ourselves.
+        # Refusals do not count against a pool while we are ending the session ourselves.
         if task is not None and not task.cancelling() and self._failover.share_refused(upstream, self._clock()):
-            upstream.log_in_again = f"it refuses our shares, the last because: {verdict.reason}"
+            upstream.log_in_again = f"it refuses our shares, most recently with: {verdict.reason}"
             task.cancel()
 
     # --- links ---
@@ -258,21 +258,21 @@ class LiveSource:
         for upstream in self._upstreams:
             if upstream.task is not None and upstream.task.done():
                 upstream.task = None
-            # One that is still closing is started again when it has ended.
+            # A link that is still closing is started again when it has ended.
             if upstream not in self._failover.wanted:
                 self._leave(upstream, "not needed now")
             elif upstream.task is None and now >= self._failover.retry_at(upstream):
                 upstream.task = asyncio.create_task(self._keep(upstream), name=upstream.link.name)
 
     def _leave(self, upstream: _Upstream, reason: str) -> None:
-        """End the connection of a link, if it has one."""
+        """Close the connection of a link, if it has one."""
         task = upstream.task
         if task is not None and not task.done() and not task.cancelling():
             upstream.log.info("Leaving %s: %s", upstream.link.name, reason)
             task.cancel()
 
     async def _keep(self, upstream: _Upstream) -> None:
-        """Hold one connection from dialling to its end, and note what that end means."""
+        """Hold one connection from dialling to its end, and record how it ended."""
         try:
             await upstream.link.run(upstream)
         except LinkRefusedError as error:
@@ -286,7 +286,7 @@ class LiveSource:
                 self._failover.left(upstream, self._clock())
         except Exception as error:  # a bug of ours must not cost the other sources
             upstream.log.exception("The link to %s has failed", upstream.link.name)
-            self._on_lost(upstream, f"an error of ours: {type(error).__name__}")
+            self._on_lost(upstream, f"internal error: {type(error).__name__}")
         finally:
             upstream.log_in_again, upstream.unanswered = "", 0
             upstream.stats.connected = False
@@ -317,7 +317,7 @@ class LiveSource:
     # --- the miner ---
 
     def _apply(self) -> None:
-        """Bring the miner to the job of the chosen link."""
+        """Make the miner search the job of the chosen link."""
         chosen, before = self._failover.current, self._mined
         for upstream in self._upstreams:
             upstream.stats.mined = upstream is chosen and chosen.job is not None
@@ -330,7 +330,7 @@ class LiveSource:
             self._start(chosen, chosen.job)
 
     def _note(self, upstream: _Upstream) -> None:
-        """Note, log and publish whether a link is wanted and whether it is failing."""
+        """Record, log and publish whether a link is wanted and whether it is failing."""
         before, upstream.wanted = upstream.wanted, upstream in self._failover.wanted
         if before and not upstream.wanted:
             self._publish(SourceChanged(upstream.link.name, "idle", "not needed now"))
@@ -344,16 +344,16 @@ class LiveSource:
         elif was and not failing and upstream.wanted:
             self._publish(SourceChanged(name, "healthy"))
             if not alone:
-                upstream.log.info("%s is not failing any more", name)
+                upstream.log.info("%s is no longer failing", name)
 
     def _start(self, upstream: _Upstream, job: LiveJob) -> None:
         order, before = fastest_order(job.pow), self._mined
-        # Drawn for every job, so that no two processes, and no two jobs with one header, search the same nonces.
+        # Random for every job, so that no two processes or two jobs with the same header search the same nonces.
         ranges = positions_from(order, job.prefix, secrets.randbits(512))
 
         def solved(search: Search, solution: Solution) -> None:
-            """From a worker's thread."""
-            # The loop is closed when a worker is the last to leave at the end of the service.
+            """Submit a solution on the event loop. Called from a worker's thread."""
+            # The loop is already closed if a worker is the last to end with the service.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._submit, upstream, job, search, solution)
 
@@ -374,7 +374,7 @@ class LiveSource:
         self._note_mined(before)
 
     def _note_mined(self, before: _Mined | None) -> None:
-        """Count what ``before`` took, and report if the miner works for another link now."""
+        """Count the hashes for ``before``, and publish a change if the miner now works for another link."""
         after = self._mined
         if before is not None:
             before.upstream.stats.hashes += self._miner.hashes(before.search)
@@ -388,7 +388,7 @@ class LiveSource:
         self.on_handover(upstream, job, solution, upstream.link.submit(job, solution, hashes, elapsed))
 
     def _on_end(self, search: Search) -> None:
-        """From a worker's thread: a live search ends by itself only if no worker is left for it."""
+        """Log the end of a live search, which means that no worker is left for it. Called from a worker's thread."""
         log.error("Live job %s has ended: no worker is left for it", search.job.id, extra={"job": search.job.id})
 
 

@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner.node")
 
 HANDSHAKE_S: Final = 10.0
-"""Seconds to look up the name, and again for the handshake with each address."""
+"""Seconds for looking up the name, and the same again for the handshake with each address."""
 PING_S: Final = 5.0
 IDLE_S: Final = 15.0
 """Seconds without a packet from the node after which the connection is lost."""
 
 MAX_WAITING: Final = 256
-"""Most results that wait until earlier frames are acknowledged."""
+"""Results that may wait until earlier frames are acknowledged."""
 
 Result = TypeVar("Result")
 
 
 class NodeLink:
-    """A node's QUIC port. Implements Link.
+    """A link to a node's QUIC port. Implements Link.
 
-    ``pin``: SHA-256 of the node's certificate. None: any is accepted, with a warning. ``kind``: ``node``, or
-    ``pool`` for a pool, whose token is ``<wallet>.<worker>``. Only tests set the times, which are in seconds.
+    ``pin``: SHA-256 of the node's certificate. None: any certificate is accepted, with a warning. ``kind``: ``node``,
+    or ``pool`` for a pool, whose token is ``<wallet>.<worker>``. Times are in seconds; only tests set them.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class NodeLink:
                 await asyncio.wait((session.connection.ended,), timeout=self._ping_s)
                 if session.connection.ended.done():
                     session.connection.ended.result()
-                # A node that is gone does not answer the pings: that ends the connection after ``idle_s``.
+                # A node that is gone does not answer pings, which ends the connection after ``idle_s``.
                 listener.on_alive()
                 session.connection.ping()
         except quic.EndedError as error:
@@ -108,7 +108,7 @@ class NodeLink:
         return Handover.LATE if self._session is None else self._session.submit(job, solution, hashes, elapsed)
 
     async def _dial(self, listener: Listener) -> _Session:
-        """Return a session with the first address of the host where a handshake succeeds. Raises EndedError."""
+        """Return a session with the host's first address whose handshake succeeds. Raises EndedError if none does."""
         self._address = None
         try:
             addresses = await self._addresses.look_up(self._handshake_s)
@@ -130,7 +130,7 @@ class NodeLink:
         raise failures[-1]
 
     def _check(self, fingerprint: bytes) -> None:
-        """Compares the node's certificate with the pin. Raises LinkRefusedError."""
+        """Compare the node's certificate with the pin. Raises LinkRefusedError if they differ."""
         if self._pin is None:
             if not self._warned:
                 text = "The certificate of %s is not checked (insecure=1); its SHA-256, for ?pin=, is %s"
@@ -143,11 +143,11 @@ class NodeLink:
             )
 
     def _verdict(self, error: quic.EndedError) -> LinkLostError | LinkRefusedError:
-        """Return the error for the end of a connection: lost, or refused."""
+        """Return the error for the end of a connection, which was lost or refused."""
         if error.code == quic.NO_APPLICATION_PROTOCOL:
             return LinkRefusedError(f"it does not speak {self._alpn}: wrong node version")
         if error.by_application and error.reason == proto.AUTH_FAILED:
-            return LinkRefusedError(f"it does not take our token: {proto.AUTH_FAILED}")
+            return LinkRefusedError(f"it refuses our token: {proto.AUTH_FAILED}")
         return LinkLostError(str(error))
 
 
@@ -171,7 +171,7 @@ class _Session:
         self._warned = False
 
     def start(self) -> None:
-        """Send our token. Call it once the node's certificate is known to be right."""
+        """Send our token. Call this only after the node's certificate was checked."""
         self._verified = True
         if self._flush():
             self._listener.on_open()
@@ -210,7 +210,7 @@ class _Session:
 
     def _receive(self, data: bytes) -> None:
         if not self._verified:
-            # Whatever the core answered would follow our token.
+            # The core's answer would have to follow our token.
             self.connection.close("protocol error: data before our first message")
             return
         events = self._core.receive(data, self._loop.time())
@@ -222,7 +222,7 @@ class _Session:
                 case JobReceived(job):
                     self._listener.on_job(job)
                 case JobRefused(reason):
-                    # Once a connection: a peer does not get to fill the log.
+                    # Once per connection: a peer must not be able to fill the log.
                     level = logging.DEBUG if self._warned else logging.WARNING
                     log.log(level, "%s sent an %s", self._name, reason, extra={"source": self._name})
                     self._warned = True
@@ -231,7 +231,7 @@ class _Session:
                     self.connection.close(f"protocol error: {reason}")
 
     def _flush(self) -> bool:
-        """Send each frame in a write of its own. Return whether the connection took them all."""
+        """Send each frame in a separate write. Return True if the connection accepted them all."""
         return all(self.connection.write(frame) for frame in self._core.data_to_send())
 
 

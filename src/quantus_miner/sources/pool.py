@@ -36,7 +36,7 @@ READ_BYTES: Final = 65_536
 TLS_RECORDS: Final = (b"\x15\x03", b"\x16\x03")
 """First bytes of a TLS alert and a TLS handshake. No line of JSON begins like that."""
 MAX_UNSENT: Final = 65_536
-"""Unread bytes after which a pool is given up."""
+"""Bytes that the pool has not read, after which the connection is closed."""
 
 
 class PoolLink:
@@ -46,7 +46,7 @@ class PoolLink:
         self, url: PoolUrl, login: str, *, timing: Timing | None = None, connect_timeout_s: float = CONNECT_TIMEOUT_S
     ) -> None:
         if not url.scheme.startswith("stratum+"):
-            raise ValueError(f"{url} is no stratum pool")
+            raise ValueError(f"{url} is not a stratum URL")
         self.identity = ("stratum", url, login, timing, connect_timeout_s)
         self._url = url
         self._login = login
@@ -56,7 +56,7 @@ class PoolLink:
         self._addresses = Addresses(url.host, url.port, socket.SOCK_STREAM)
         self._address: Address | None = None
         self._warned = False
-        self._speaks_tls: bool | None = None  # found out when it closed a connection without TLS; None: not asked
+        self._speaks_tls: bool | None = None  # tested once it has closed a connection without TLS; None: not tested
         self._connection: _Connection | None = None
 
     @property
@@ -88,13 +88,13 @@ class PoolLink:
                 for share in core.close(now()):
                     connection.report(share, unanswered=True)
         finally:
-            # Not close(): a peer could make that wait. What was written is with the kernel already.
+            # Not close(): a peer could make it wait. The kernel already has all that was written.
             writer.transport.abort()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
     def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:  # noqa: ARG002 - pools ask for neither
-        """See ``Link.submit``. A nonce that was sent for this header before counts as late."""
+        """See ``Link.submit``. A nonce that was already sent for this header counts as late."""
         connection = self._connection
         if connection is None or connection.transport.is_closing():
             return Handover.LATE
@@ -134,17 +134,17 @@ class PoolLink:
         raise LinkLostError(f"{reason}; if this port does not speak TLS, write {plain}")
 
     async def _untrusted(self, reason: str) -> str:
-        """Return the text for a certificate that is not trusted: its SHA-256, and how to trust it."""
+        """Return the error text for an untrusted certificate, with its SHA-256 and how to trust it."""
         text = f"its certificate is not trusted: {reason}"
         if (fingerprint := await self._see_certificate()) is None:
-            return f"{text}; ?pin= and its SHA-256 at the end of the URL would trust it"
+            return f"{text}; to trust it, add ?pin= and its SHA-256 at the end of the URL"
         pin = fingerprint.hex()
         return f"{text}; its SHA-256 is {pin}: if that is what the pool publishes, write {self._url}?pin={pin}"
 
     async def _see_certificate(self) -> bytes | None:
-        """Return the SHA-256 of the certificate at this connection's address. None if it does not speak TLS.
+        """Return the SHA-256 of the certificate at this connection's address, or None if it does not speak TLS.
 
-        Opens another connection for that, on which nothing is sent.
+        Opens a separate connection and sends nothing on it.
         """
         if self._address is None:
             return None
@@ -164,7 +164,7 @@ class PoolLink:
                 await writer.wait_closed()
 
     async def _why_lost(self, connection: _Connection, words: str) -> str:
-        """Return why a connection has ended: ``words``, or a better reason if one is found."""
+        """Return why a connection ended: ``words``, or a better reason if there is one."""
         if connection.choked:
             return "it does not read what we send"
         if connection.received or self._tls is not None:
@@ -177,7 +177,7 @@ class PoolLink:
         return f"this port speaks TLS: write {replace(self._url, scheme='stratum+ssl')}"
 
     def _check_pin(self, writer: asyncio.StreamWriter) -> None:
-        """Compare the certificate with the pin, before a byte of ours is sent. Raises LinkRefusedError."""
+        """Compare the certificate with the pin before sending anything. Raises LinkRefusedError if they differ."""
         if self._url.pin is None:
             return
         fingerprint = _fingerprint(writer)
@@ -194,7 +194,7 @@ class PoolLink:
                 async with asyncio.timeout_at(core.deadline) as limit:
                     data = await reader.read(READ_BYTES)
             except OSError as error:
-                # A TimeoutError, too, can be the system's and not ours.
+                # The system can raise a TimeoutError as well.
                 if not limit.expired():
                     raise LinkLostError(await self._why_lost(connection, _reason(error))) from None
             else:
@@ -205,12 +205,12 @@ class PoolLink:
                 connection.received, self._speaks_tls = True, None
                 connection.listener.on_alive()
                 connection.hear(core.receive(data, loop.time()))
-            # Also after data: a pool that never stops talking must not keep time from passing.
+            # Also after data: time must pass even if the pool never stops sending.
             connection.hear(core.tick(loop.time()))
 
 
 class _Connection:
-    """An open connection. ``choked``: the pool did not read what was sent. ``received``: it has sent something."""
+    """An open connection. ``choked``: the pool did not read what was sent. ``received``: the pool has sent data."""
 
     def __init__(self, name: str, core: StratumMiner, transport: asyncio.WriteTransport, listener: Listener) -> None:
         self.name = name
@@ -222,7 +222,7 @@ class _Connection:
         self._warned = False
 
     def flush(self) -> None:
-        """Write what the core has to send. Give up the connection if the pool does not read."""
+        """Write what the core has to send. Abort the connection if the pool does not read it."""
         if data := b"".join(self.core.data_to_send()):
             self.transport.write(data)
         if self.transport.get_write_buffer_size() > MAX_UNSENT:
@@ -231,7 +231,7 @@ class _Connection:
 
     def hear(self, events: list[Event]) -> None:
         """Pass events on to the listener. Raises LinkLostError or LinkRefusedError at the end of the connection."""
-        # Of jobs that come together only the last is worth starting.
+        # Of several jobs that arrive together, only the last is worth starting.
         last_job = next((event for event in reversed(events) if isinstance(event, JobReceived)), None)
         for event in events:
             match event:
@@ -240,11 +240,11 @@ class _Connection:
                 case JobReceived(job) if event is last_job:
                     self.listener.on_job(job)
                 case JobRefused(reason, mining):
-                    # Once a connection: a pool must not be able to fill the log.
+                    # Once per connection: a pool must not be able to fill the log.
                     level = logging.DEBUG if self._warned else logging.WARNING
                     self._warned = True
-                    meanwhile = "the one before goes on" if mining else "there is none until the next one comes"
-                    text = "A job of %s is not mined: %s; %s"
+                    meanwhile = "still mining the one before" if mining else "waiting for the next one"
+                    text = "Ignored a job of %s: %s; %s"
                     log.log(level, text, self.name, reason, meanwhile, extra={"source": self.name})
                 case Judged():
                     self.report(event)
@@ -275,7 +275,7 @@ class _Connection:
 
 
 def _tls_context(url: PoolUrl) -> ssl.SSLContext:
-    # With a pin the fingerprint is compared instead; with insecure the operator wants no check.
+    # With a pin, the fingerprint is compared instead. With insecure=1, the operator wants no check.
     return ssl.create_default_context() if url.pin is None and not url.insecure else _unverified_context()
 
 
@@ -292,6 +292,6 @@ def _fingerprint(writer: asyncio.StreamWriter) -> bytes:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Return the system's text for an error, without number and address if it has a plain one."""
+    """Return the system's text for an error, if possible without its number and the address."""
     number = None if isinstance(error, ssl.SSLError) or not isinstance(error, OSError) else error.errno
     return (os.strerror(number) if number and number > 0 else str(error)) or type(error).__name__

@@ -1,8 +1,8 @@
-"""One QUIC connection with one stream, as a client: aioquic's protocol over a UDP socket of ours.
+"""One QUIC connection with one stream, as a client: aioquic's protocol over our own UDP socket.
 
-Beside aioquic's public interface this uses some private attributes, each guarded by a test: the peer's certificate, the
-end as soon as it is known (the event comes only after a draining period), what the peer has not acknowledged, whether
-congestion control lets a packet go at once, and how the stream is cut into packets.
+Besides aioquic's public interface, this uses some private attributes, each guarded by a test: the peer's certificate,
+the end of the connection (its event comes only after a draining period), unacknowledged data, whether congestion
+control lets a packet go at once, and how the stream is split into packets.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ log = logging.getLogger("miner.node")
 
 STREAM: Final = 0
 RECEIVE_WINDOW: Final = 65_536
-"""Bytes that the peer may send ahead of what was read."""
+"""Bytes that the peer may send before we have read them."""
 MAX_IN_FLIGHT: Final = 8_000
-"""Bytes sent and not acknowledged, after which further writes wait: below what a new connection may send at once."""
+"""Unacknowledged bytes after which further writes wait. This is less than a new connection may send at once."""
 PACKET_OVERHEAD: Final = 64
-"""Bytes at most that a packet has besides a write."""
+"""Bytes that a packet has besides a write, at most."""
 MAX_WAITING: Final = 16_384
-"""Bytes that may wait for what is on its way; more is not taken."""
+"""Bytes that may wait for acknowledgements; further writes are refused."""
 NO_APPLICATION_PROTOCOL: Final = 0x100 + 120
-"""QUIC's code for the TLS alert that says that there is no protocol in common."""
+"""QUIC's code for the TLS alert that the peers have no protocol in common."""
 
 
 class EndedError(Exception):
-    """A connection has ended, or could not be made; ``str()`` is one line.
+    """Raised when a connection has ended or could not be made. ``str()`` is one line.
 
-    ``code`` and ``reason``: what it was closed with. ``by_application``: the peer's program did it, not its QUIC layer.
+    ``code`` and ``reason``: those that the peer sent. ``by_application``: the peer's program closed it, not its QUIC
+    layer.
     """
 
     def __init__(self, text: str, code: int | None = None, reason: str = "", by_application: bool = False) -> None:
@@ -54,10 +55,10 @@ class EndedError(Exception):
 
 
 class Connection(asyncio.DatagramProtocol):
-    """A connection to one address; everything happens on the event loop's thread.
+    """A connection to one address. Used only on the event loop's thread.
 
-    ``receive`` gets the bytes of the stream; ``on_room`` is called when there may be room for a write again. The
-    connection is over when ``ended`` is done, with an EndedError.
+    ``receive`` is called with the bytes of the stream, ``on_room`` when there may be room for a write again. When the
+    connection ends, ``ended`` is done, with an EndedError.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Connection(asyncio.DatagramProtocol):
             configuration=QuicConfiguration(
                 alpn_protocols=[alpn],
                 server_name=server_name,
-                verify_mode=ssl.CERT_NONE,  # the certificate is compared by who calls
+                verify_mode=ssl.CERT_NONE,  # the caller checks the certificate
                 idle_timeout=idle_s,
                 max_data=RECEIVE_WINDOW,
                 max_stream_data=RECEIVE_WINDOW,
@@ -92,17 +93,17 @@ class Connection(asyncio.DatagramProtocol):
         )
 
     async def open(self, family: int, address: Any) -> None:  # noqa: ANN401 - a socket address
-        """Connects to an address as ``Addresses`` gives them, up to the end of the handshake.
+        """Connect to an address of ``Addresses`` and complete the handshake. Raises EndedError if that fails.
 
-        Raises EndedError. When it is cancelled or fails, everything is released.
+        When it is cancelled or fails, everything is released.
         """
         try:
-            # A system without IPv6 refuses even that.
+            # A system without IPv6 refuses even to create a socket.
             udp = socket.socket(family, socket.SOCK_DGRAM)
         except OSError as error:
             raise EndedError(f"cannot connect: {error.strerror or error}") from None
         try:
-            # A connected socket hears when nobody listens there.
+            # Only a connected socket is told that nothing is listening at the address.
             udp.setblocking(False)
             udp.connect(address)
             self._transport, _ = await self._loop.create_datagram_endpoint(lambda: self, sock=udp)
@@ -122,20 +123,20 @@ class Connection(asyncio.DatagramProtocol):
 
     @property
     def fingerprint(self) -> bytes:
-        """SHA-256 of the peer's certificate, of whose key the handshake has shown possession."""
+        """SHA-256 of the peer's certificate. The handshake has proved that the peer has its key."""
         certificate = self._quic.tls._peer_certificate  # noqa: SLF001
         if certificate is None:
             raise EndedError("the peer has no certificate")
         return hashlib.sha256(certificate.public_bytes(Encoding.DER)).digest()
 
     def has_room(self, size: int) -> bool:
-        """Whether a write of ``size`` bytes would be handed to the UDP socket before it returns."""
+        """Return True if a write of ``size`` bytes would reach the UDP socket before it returns."""
         return not self.ended.done() and not self._waiting and self._fits(size)
 
     def write(self, data: bytes) -> bool:
-        """Hands ``data`` to the UDP socket before it returns; if there is no room, as soon as there is.
+        """Send ``data`` at once, or as soon as there is room.
 
-        False, and nothing is sent, after the end and if too much waits already.
+        Return False and send nothing if the connection has ended or too much is waiting already.
         """
         if self.ended.done() or sum(map(len, self._waiting)) + len(data) > MAX_WAITING:
             return False
@@ -144,13 +145,13 @@ class Connection(asyncio.DatagramProtocol):
         return not self.ended.done()
 
     def ping(self) -> None:
-        """Makes the peer show that it is there."""
+        """Send a ping, which the peer must acknowledge."""
         if not self.ended.done():
             self._quic.send_ping(0)
             self._flush()
 
     def close(self, reason: str = "") -> None:
-        """Tells the peer that this is the end, and why, and releases everything; nothing happens after the end."""
+        """Tell the peer that the connection ends, and why, and release everything. Does nothing after the end."""
         if not self.ended.done():
             self._quic.close(reason_phrase=reason)
             self._guarded(self._send)
@@ -159,16 +160,16 @@ class Connection(asyncio.DatagramProtocol):
     # --- asyncio.DatagramProtocol ---
 
     def datagram_received(self, data: bytes, addr: Any) -> None:  # noqa: ANN401
-        """Called by the event loop."""
+        """See ``asyncio.DatagramProtocol``."""
         if not self.ended.done():
             self._guarded(lambda: self._quic.receive_datagram(data, addr, now=self._loop.time()))
             self._pump()
             self._on_room()
 
     def error_received(self, exc: Exception) -> None:
-        """Called by the event loop: the system knows that a datagram did not arrive."""
+        """See ``asyncio.DatagramProtocol``. The system reports that a datagram did not arrive."""
         if isinstance(exc, ConnectionRefusedError):
-            self._end(EndedError("nobody listens there"))
+            self._end(EndedError("nothing is listening there"))
 
     # --- private ---
 
@@ -178,12 +179,12 @@ class Connection(asyncio.DatagramProtocol):
         self._pump()
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """Lets aioquic do a step: what it cannot cope with ends the connection, not the miner."""
+        """Let aioquic do a step. If aioquic fails, the connection ends, but not the miner."""
         try:
             step()
         except Exception as error:
             log.debug("aioquic failed", exc_info=error)
-            self._end(EndedError(f"the peer sent what cannot be coped with ({type(error).__name__})"))
+            self._end(EndedError(f"the peer sent something that cannot be handled ({type(error).__name__})"))
 
     def _pump(self) -> None:
         while not self.ended.done() and (event := self._quic.next_event()) is not None:
@@ -191,7 +192,7 @@ class Connection(asyncio.DatagramProtocol):
         self._flush()
 
     def _flush(self) -> None:
-        """Sends what aioquic has to send, sees whether it has ended, sets its timer. Handles no events: those wait."""
+        """Send what aioquic has to send, check whether the connection ended, and set the timer. Handles no events."""
         if self.ended.done():
             return
         self._guarded(self._send_waiting)
@@ -206,7 +207,7 @@ class Connection(asyncio.DatagramProtocol):
         self._timer = None if due is None else self._loop.call_at(due, self._on_timer, due)
 
     def _send_waiting(self) -> None:
-        """What may go now, each write in a packet of its own, and what aioquic has to say besides."""
+        """Send the waiting writes that have room, each in a separate packet, and aioquic's own packets."""
         while self._waiting and self._fits(len(self._waiting[0])):
             data = self._waiting.popleft()
             self._quic.send_stream_data(STREAM, data)
@@ -215,9 +216,9 @@ class Connection(asyncio.DatagramProtocol):
         self._send()
 
     def _keep_whole(self, size: int) -> None:
-        """Lets no packet end within the write of ``size`` bytes just made, also when it has to be sent again.
+        """Prevent packets from splitting the write of ``size`` bytes just made, even when it is sent again.
 
-        Nodes lose their place in a frame that arrives in pieces.
+        Nodes lose their position in the stream if a frame arrives in pieces.
         """
         sender = self._quic._streams[STREAM].sender  # noqa: SLF001
         if not self._ends:
@@ -273,11 +274,11 @@ class Connection(asyncio.DatagramProtocol):
             self._transport.close()
         if not self.ended.done():
             self.ended.set_exception(error)
-            self.ended.exception()  # looked at, so that nobody else has to
+            self.ended.exception()  # mark it as retrieved, otherwise asyncio logs it
 
 
 def _ending(event: events.ConnectionTerminated) -> EndedError:
-    # The peer's words, fit for one line.
+    # Make the peer's text fit for one line.
     reason = "".join(c if c.isprintable() else "?" for c in event.reason_phrase)[:100]
     text = f"closed: {reason or 'no reason given'} (code {event.error_code})"
     return EndedError(text, event.error_code, reason, by_application=event.frame_type is None)

@@ -1,4 +1,4 @@
-"""The log of one live source: its fields in every record, and no flood of warnings."""
+"""The log of one live source. Adds its fields to every record and limits repeated warnings."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from quantus_miner.model import LiveJob
 
 MINUTE_S: Final = 60.0
-"""Seconds in which a source causes one warning of a kind at most; the others are logged as debug."""
+"""Seconds in which a source logs at most one warning of a kind. The others are logged as debug."""
 REPEAT_S: Final = 600.0
-"""Seconds after which a warning or an error for the same reason is logged as one again."""
+"""Seconds in which it logs at most one warning or error of a kind with the same reason."""
 
 
 @dataclass(slots=True)
 class _Logged:
-    """A warning that was logged. ``more``: those of its kind that were not, since."""
+    """A warning that was logged. ``more``: number of later ones of its kind that were logged as debug."""
 
     reason: str
     at: float
@@ -27,7 +27,7 @@ class _Logged:
 
 
 class SourceLog(logging.LoggerAdapter[logging.Logger]):
-    """Adds the field ``source`` to what it passes to ``logger``. ``clock``: in seconds."""
+    """Adds the field ``source`` to every record. ``clock``: time in seconds."""
 
     def __init__(self, logger: logging.Logger, name: str, clock: Callable[[], float]) -> None:
         super().__init__(logger, {"source": name})
@@ -35,7 +35,7 @@ class SourceLog(logging.LoggerAdapter[logging.Logger]):
         self._logged: dict[str, _Logged] = {}  # by kind of warning
 
     def process(self, msg: object, kwargs: MutableMapping[str, Any]) -> tuple[object, MutableMapping[str, Any]]:
-        """See ``logging.LoggerAdapter.process``. The fields of the call come on top."""
+        """See ``logging.LoggerAdapter.process``. The fields of the call are added."""
         kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
         return msg, kwargs
 
@@ -48,7 +48,7 @@ class SourceLog(logging.LoggerAdapter[logging.Logger]):
         level: int = logging.WARNING,
         extra: dict[str, object] | None = None,
     ) -> None:
-        """Log ``text`` at ``level``, or as debug if there was one of its kind a short time ago."""
+        """Log ``text`` at ``level``, or as debug if one of its kind was logged recently."""
         now, last = self._clock(), self._logged.get(kind)
         if last is not None and now - last.at < (REPEAT_S if reason == last.reason else MINUTE_S):
             last.more += 1
@@ -61,5 +61,5 @@ class SourceLog(logging.LoggerAdapter[logging.Logger]):
 
 
 def job_fields(job: LiveJob) -> dict[str, object]:
-    """Return the fields that tell of a job."""
+    """Return the log fields of a job."""
     return {"job": job.id, "difficulty": job.difficulty}

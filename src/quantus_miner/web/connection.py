@@ -1,4 +1,4 @@
-"""One connection of an HTTP client, bounded in bytes and time."""
+"""One connection of an HTTP client, with limits on bytes and time."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     import asyncio
 
 MAX_HEAD: Final = 32_768
-"""Bytes of a request's head; chunk sizes, trailers and line ends before the head count too."""
+"""Bytes of a request's head. Chunk sizes, trailers and line ends before the head count too."""
 PIECE: Final = 8_192
 """Bytes that are parsed at a time."""
 BODY_PIECE: Final = 512
 """Bytes of a body that are parsed at a time once MAX_HEAD is almost used up."""
 MAX_HEADERS: Final = 100
-"""Header fields of a request, trailers included: each takes many times the bytes that it has on the wire."""
+"""Header fields of a request, including trailers. In memory each takes many times its bytes on the wire."""
 MAX_PIPELINED: Final = 8
-"""Requests that wait on a connection for the replies to those before them."""
+"""Requests on one connection that may wait for the replies to earlier ones."""
 REQUEST_TIMEOUT_S: Final = 15.0
 """Seconds that a client may take to send a request, to begin one, and to read a reply."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection that a hostile client cannot make large or hold for ever; uvicorn bounds neither.
+    """A connection that a hostile client can neither make large nor hold for ever. uvicorn has no such limits.
 
-    What is not a body (heads, trailers, chunk sizes, line ends between requests) is bounded in bytes; a request, and
-    whatever comes outside of one, in time; so is a reply that the client does not read. Bodies are bounded where they
-    are read. Beyond ``most`` connections the one that has kept us waiting the longest makes room.
+    All that is not a body (heads, trailers, chunk sizes, line ends between requests) is limited in bytes. A request,
+    any data outside of one, and a reply that the client does not read are limited in time. Bodies are limited where
+    they are read. With more than ``most`` connections, the one that has waited longest for its client is closed.
     """
 
     def __init__(self, most: int, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as uvicorn's own
@@ -49,7 +49,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Start to wait for the first request of a client that has connected."""
         super().connection_made(transport)
-        # So that ``pause_writing`` is called whenever the client has not read all, however little is left.
+        # Call ``pause_writing`` whenever the client has not read everything, however little is left.
         transport.set_write_buffer_limits(0)
         if len(self.connections) > self._most and not make_room(self.connections, self):
             self._refuse(503, "too many connections")
@@ -71,8 +71,8 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._in_head and left <= 0:
                 self.transport.abort()
                 return
-            # A head ends exactly at the bound or not at all. Bodies are parsed in larger pieces: thousands of tiny
-            # ones would take the event loop's time.
+            # A piece never reaches beyond the limit of a head. Bodies are parsed in larger pieces, because thousands
+            # of tiny ones would block the event loop.
             size = min(PIECE, left if self._in_head else max(BODY_PIECE, left))
             piece = data[start : start + size]
             start += size
@@ -84,13 +84,14 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.transport.is_closing():
                 return
         if self.timeout_keep_alive_task is None and (self.cycle is None or self.cycle.response_complete):
-            # uvicorn's own timer for idle connections ends with the next byte, whatever that is.
+            # uvicorn's own timer for idle connections stops at the next byte, whatever it is.
             self._expect_request()
 
     def _parse(self, data: bytes) -> None:
-        """Feed the parser, which stops at each head that offers an upgrade; such a head is parsed again without it.
+        """Feed the parser. A head that offers an upgrade is parsed again without the offer.
 
-        llhttp takes all that follows such a head for another protocol. We speak none, so it is the request's body.
+        llhttp stops at such a head and takes all that follows for another protocol. We support none, so it is the
+        request's body.
         """
         while data:
             try:
@@ -100,27 +101,27 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
             except httptools.HttpParserError as error:
-                # What a callback of ours raised says more than the parser's words for it.
+                # The exception of our own callback says more than the parser's text.
                 self._refuse(400, f"not a valid HTTP request: {str(error.__context__ or error)[:200]}")
                 return
             else:
                 return
 
     def on_message_begin(self) -> None:
-        """Reset what is known of the request, at its first byte."""
+        """Reset the state of the request at its first byte."""
         super().on_message_begin()
-        # Behind another request in the same piece: all of the piece that was no body may be this one's.
+        # After another request in the same piece, count all of the piece that was not a body for this one.
         self._overhead = max(self._overhead, self._piece_overhead)
         self._expect_request()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep one header field, or a trailer. Raises ValueError if there are too many."""
+        """Store a header field or trailer. Raises ValueError if there are too many."""
         super().on_header(name, value)
         if len(self.headers) > MAX_HEADERS:
             raise ValueError("too many header fields")
 
     def on_headers_complete(self) -> None:
-        """Start the request, unless its head has to be parsed again. Raises ValueError if it cannot be served."""
+        """Start the request, unless its head must be parsed again. Raises ValueError if it cannot be served."""
         method = self.parser.get_method()
         if self.parser.should_upgrade():
             if method == b"CONNECT":
@@ -135,13 +136,13 @@ class BoundedProtocol(HttpToolsProtocol):
             raise ValueError("too many requests at once")
 
     def on_body(self, body: bytes) -> None:
-        """Keep a part of a body, which does not count as overhead."""
+        """Store a part of a body, which does not count as overhead."""
         self._overhead -= len(body)
         self._piece_overhead -= len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End a request, unless its head has to be parsed again."""
+        """Finish the request, unless its head must be parsed again."""
         if self.parser.should_upgrade():
             return
         super().on_message_complete()
@@ -151,12 +152,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self.since = self.loop.time()
 
     def pause_writing(self) -> None:
-        """The client does not read what we write."""
+        """Start the timer for a client that does not read our reply."""
         super().pause_writing()
         self._unread = self.loop.call_later(REQUEST_TIMEOUT_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads again."""
+        """Stop that timer: the client has read everything."""
         super().resume_writing()
         if self._unread is not None:
             self._unread.cancel()
@@ -164,7 +165,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether it is the client's turn: to send a request, or the rest of one, or to read a reply."""
+        """True if it is the client's turn to send a request, or the rest of one, or to read a reply."""
         answered = self.cycle is None or self.cycle.response_complete
         return answered or self._deadline is not None or self._unread is not None
 
@@ -186,9 +187,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def make_room(connections: set[Any], newcomer: BoundedProtocol | None = None) -> bool:
-    """Cut off the connection that has waited for its client the longest; return False if there is none.
+    """Abort the connection that has waited longest for its client. Return False if none is waiting.
 
-    ``newcomer``: a connection that stays.
+    ``newcomer``: a connection to keep.
     """
     others = (other for other in connections if isinstance(other, BoundedProtocol) and other is not newcomer)
     waiting = [other for other in others if other.waits_for_client]

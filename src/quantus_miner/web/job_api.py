@@ -1,4 +1,4 @@
-"""The HTTP job API: routes, authorisation, limits and encoding. What happens to jobs is in ``jobs``."""
+"""The HTTP job API: routes, authorisation, limits and encoding. The module ``jobs`` handles the jobs themselves."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner.http")
 
 THRESHOLD_WARNING_S: Final = 3600.0
-"""Seconds between two warnings of a threshold that can hardly be meant: such a node sends one with every job."""
+"""Seconds between two warnings of an implausible threshold. A node that sends one does so with every job."""
 BODY_TIMEOUT_S: Final = 10.0
 """Seconds that a client may take to send a request's body."""
 MAX_WAIT_S: Final = 2.0
-"""Seconds that a reply waits for the disk at most: one that hangs is no better than a full one."""
+"""Seconds that a reply waits for the disk, at most. A disk that hangs is treated like a full one."""
 
 
 class _AnyConvertor(Convertor[str]):
-    """The rest of a path, whatever is in it: a job id may hold slashes and line ends."""
+    """The rest of a path with any characters: a job id may contain slashes and line ends."""
 
     regex = r"[\s\S]*"
 
@@ -59,14 +59,14 @@ class _AnyConvertor(Convertor[str]):
 register_url_convertor("any", _AnyConvertor())
 
 MAX_DISCARDED: Final = 16_000_000
-"""Bytes of a body that is too large that are read before the connection is closed."""
+"""Bytes of an oversized body that are read before the connection is closed."""
 
 
 class JobApi:
-    """The calls of the job API, owned by the event loop's thread; only ``stats`` may be called from any.
+    """The calls of the job API, owned by the event loop's thread. Only ``stats`` may be called from any thread.
 
-    ``token``: what /mine, /result and /cancel require as a bearer token; None: nothing. ``accepting``: whether new
-    jobs are taken. Both may change.
+    ``token``: the bearer token that /mine, /result and /cancel require; None: no token. ``accepting``: True if new jobs
+    are accepted. Both may change.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class JobApi:
             )
 
     async def _result(self, request: Request) -> Response:
-        # A poll keeps a job running, and lets a solution be forgotten sooner.
+        # A poll keeps a job from expiring, and its solution may be forgotten sooner once it was read.
         if refusal := self._refuse_stranger(request):
             return refusal
         job_id: str = request.path_params["job_id"]
@@ -169,7 +169,7 @@ class JobApi:
         if entry is None:
             return _json(404, api.encode_unknown_result(job_id))
         if entry.status is not Status.RUNNING:
-            # Nobody is told of a solution that a crash could take back.
+            # Do not report a solution that a crash could lose.
             await _on_disk(entry)
         self._jobs.poll(entry)
         return _json(200, api.encode_result(job_id, entry.status, entry.stored.solution, *self._jobs.figures(entry)))
@@ -199,7 +199,7 @@ class JobApi:
         return _error(404, "", "no such call")
 
     def _refuse_stranger(self, request: Request) -> Response | None:
-        """Return the reply to a request that a web page made, or that lacks the token; None if it may go on."""
+        """Return the reply to a request that a web page made or that lacks the token, or None if it may proceed."""
         headers = request.headers
         host, origins, sites = headers.get("host", ""), headers.getlist("origin"), headers.getlist("sec-fetch-site")
         if problem := from_other_page(host, origins, sites):
@@ -208,7 +208,7 @@ class JobApi:
         if self.token is None:
             return None
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        # In bytes: compare_digest takes only ASCII text.
+        # Compare bytes: compare_digest accepts only ASCII text.
         if scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), self.token.encode()):
             return None
         return _error(401, "", "a valid bearer token is required", {"www-authenticate": "Bearer"})
@@ -231,19 +231,19 @@ class JobApi:
 
 
 async def _on_disk(entry: Entry) -> None:
-    """Wait until a job's status is on the disk, or it is clear that the disk does not take it."""
+    """Wait until a job's status is on the disk, or until the disk has failed."""
     if entry.commit is not None and not entry.commit.done():
         await asyncio.wait((asyncio.wrap_future(entry.commit),), timeout=MAX_WAIT_S)
 
 
 async def _read_body(request: Request) -> bytes | Response:
-    """The body, or the reply to one that is too large, too slow or broken off."""
+    """Read a request's body. Return it, or the reply to one that is too large, too slow or incomplete."""
     body, size = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             async for chunk in request.stream():
                 size += len(chunk)
-                # What is too large is read on for a while: a client that is still sending would not see the reply.
+                # Read on for a while if it is too large: a client that is still sending would not see the reply.
                 if size <= api.MAX_BODY:
                     body += chunk
                 elif size > MAX_DISCARDED:
@@ -266,9 +266,9 @@ def _error(status: int, job_id: str, message: str, headers: dict[str, str] | Non
 
 
 def _dispatch(routes: list[Route], otherwise: ASGIApp) -> ASGIApp:
-    """The route whose path and method match, else ``otherwise``: a known path with another method is no call either.
+    """Return an application that calls the route whose path and method match, or ``otherwise`` if none does.
 
-    ``//mine`` is ``/mine``: what nodes ask for whose base URL ends in a slash.
+    ``//mine`` counts as ``/mine``, because nodes whose base URL ends in a slash ask for it.
     """
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:

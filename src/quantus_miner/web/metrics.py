@@ -1,4 +1,4 @@
-"""Prometheus metrics: one table, filled from the statistics snapshots at each scrape."""
+"""Prometheus metrics: one table, filled from a snapshot at each scrape."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ METRICS: Final = (
         "miner_source_refusals_total",
         "counter",
         ("source",),
-        "Refused logins, and certificates and protocol versions that were not the right ones.",
+        "Refused logins, and connections with another certificate or protocol version than expected.",
     ),
     Row("miner_source_connects_total", "counter", ("source",), "Connections made to a node or pool."),
     Row("miner_source_jobs_total", "counter", ("source",), "Jobs from a node or pool."),
@@ -167,13 +167,13 @@ METRICS: Final = (
         "miner_subscriber_failures_total",
         "counter",
         ("subscriber",),
-        "Failures of what watches the miner: heartbeat, history.",
+        "Failures of a subscriber of the monitor: heartbeat, history.",
     ),
     Row(
         "miner_snapshot_failures_total",
         "counter",
         ("part",),
-        "Parts of the miner that could not say how they are: miner, sources, api, store, readings.",
+        "Failures to read the state of a part: miner, sources, api, store, readings.",
     ),
     Row("miner_uptime_seconds", "gauge", (), "Time since the start."),
     Row("miner_store_ok", "gauge", (), "1 while jobs and finds get to the disk, 0 while they are in memory only."),
@@ -181,28 +181,28 @@ METRICS: Final = (
     Row("miner_kernel_info", "gauge", ("engine", "pow", "kernel"), "1 for each kernel in use."),
     Row("miner_build_info", "gauge", ("version", "python"), "1; what is running."),
 )
-"""Every metric of ours; those of the process (``process_*``) and of Python (``python_info``) come beside them."""
+"""All our metrics. The exporter adds those of the process (``process_*``) and of Python (``python_info``)."""
 
 Counts = dict[tuple[str, ...], float]
-"""Label values, in the table's order, to the sample."""
+"""Samples by label values, which are in the table's order."""
 Values = Mapping[tuple[str, ...], float | None]
-"""As above; None: it is unknown, and has no sample."""
+"""The same; None: the value is unknown and has no sample."""
 
 
 class MinerCollector(Collector):
-    """Turns a snapshot into metric families. What fails costs its own series, never the scrape."""
+    """Turns a snapshot into metric families. If a part fails, only its own series are missing."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
     def collect(self) -> Iterator[Metric]:
-        """One family a row of the table."""
+        """Yield one family for each row of the table."""
         values: dict[str, Values] = {"miner_build_info": {(__version__, platform.python_version()): 1}}
         for part in (self._host_values, self._miner_values, self._gpu_values, self._api_values, self._link_values):
             try:
                 values |= part()
             except Exception:
-                log.exception("A part of the metrics could not be read")
+                log.exception("Reading a part of the metrics has failed")
         for row in METRICS:
             kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
             family = kind(row.name, row.help, labels=row.labels)
@@ -334,12 +334,12 @@ class MinerCollector(Collector):
 
 
 def _label(text: str) -> str:
-    """Return a label's value without characters that could steer a terminal; different texts stay different."""
+    """Return ``text`` with control characters escaped, so that it cannot affect a terminal. Texts stay distinct."""
     return printable(text.replace("\\", "\\\\"))
 
 
 def _rates(name: str, rates: Iterable[tuple[tuple[str, ...], Rates]]) -> dict[str, Values]:
-    """Return the rates, each after its labels, as three metrics: the current one, the averages, the highest."""
+    """Return three metrics of ``rates``, which are given with their labels: current rate, averages, highest average."""
     current: Counts = {}
     averages: dict[tuple[str, ...], float | None] = {}
     highest: dict[tuple[str, ...], float | None] = {}
@@ -352,7 +352,7 @@ def _rates(name: str, rates: Iterable[tuple[tuple[str, ...], Rates]]) -> dict[st
 
 
 def create_app(look: Callable[[], Snapshot]) -> ASGIApp:
-    """Return the exporter, ``GET /metrics``. It calls ``look`` on the event loop, once a scrape."""
+    """Return the exporter, which serves ``GET /metrics``. It calls ``look`` on the event loop, once per scrape."""
     others = ProcessCollector(registry=None), PlatformCollector(registry=None)
 
     def render(snapshot: Snapshot) -> bytes:
@@ -365,9 +365,9 @@ def create_app(look: Callable[[], Snapshot]) -> ASGIApp:
 
     async def metrics(_: Request) -> Response:
         nonlocal scrape
-        # Those who ask while a scrape is under way share it: a flood costs one thread.
+        # Requests during a scrape share its result, so that a flood of them takes only one thread.
         if scrape is None or scrape.done():
-            # In a thread: with thousands of jobs it takes longer than a poll should wait.
+            # Use a thread: with thousands of jobs it takes longer than a poll should wait.
             scrape = asyncio.create_task(asyncio.to_thread(render, look()))
         body = await asyncio.shield(scrape)
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -1,4 +1,4 @@
-"""uvicorn inside our own event loop: no signal handlers, sockets opened (and refused) before anything starts."""
+"""uvicorn inside our own event loop, without its signal handlers. Sockets are opened before anything else starts."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ MAX_CONNECTIONS: Final = 512
 MAX_SCRAPERS: Final = 32
 """Connections that the metrics exporter holds at once."""
 MIN_CONNECTIONS: Final = 2
-"""Connections without which the job API is of no use."""
+"""Connections that the job API needs to be of use."""
 MIN_FILES: Final = 16
-"""File descriptors without which the service cannot start, whatever its settings."""
+"""File descriptors that the service needs to start, whatever its settings."""
 RESERVED_FILES: Final = 2
-"""File descriptors for what opens one or two for a moment: the store, a scrape."""
+"""File descriptors reserved for short uses: the store, a scrape."""
 LINK_FILES: Final = 2
-"""File descriptors for each node and pool: its connection, and one for looking up its name beside the old one."""
+"""File descriptors for each node and pool: its connection, and one for looking up its name at the same time."""
 SOCKET_BUFFER: Final = 65_536
-"""Bytes of each of the kernel's two buffers of a connection, which counts twice that: it would go up to megabytes."""
+"""Bytes of each of a connection's two buffers. The kernel doubles it. By default they would grow to megabytes."""
 BACKLOG: Final = 1024
-"""Connections that wait in the kernel to be accepted."""
+"""Connections that may wait in the kernel to be accepted."""
 ACCEPT_PAUSE_S: Final = 0.1
-"""Seconds to wait before the next connection is accepted if there is no file descriptor for it."""
+"""Seconds to wait before accepting again when file descriptors have run out."""
 
 
 def check_files() -> None:
-    """Raise MachineError if this process may open too few files to start the service at all."""
+    """Raise MachineError if the limit of open files is too low to start the service at all."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < MIN_FILES:
         raise _too_few_files(limit, MIN_FILES)
@@ -59,9 +59,9 @@ def check_files() -> None:
 def share_connections(links: int, ports: int, reserved: int = 0) -> list[int]:
     """Return how many connections the job API, and the exporter if there is one (``ports`` 2), can hold.
 
-    They share the file descriptors that are left now, less those that the other parts of the program need later:
-    ``links`` connections to nodes and pools, the store, look-ups, and what is ``reserved``. Raises MachineError if that
-    leaves too few.
+    They share the file descriptors that are free now, minus those that other parts need later: for ``links``
+    connections to nodes and pools, the store, look-ups, and ``reserved`` others. Raises MachineError if too few are
+    left.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = [MAX_CONNECTIONS, MAX_SCRAPERS][:ports]
@@ -83,11 +83,11 @@ def _too_few_files(limit: int, needed: int) -> MachineError:
 
 
 def listen(address: str, port: int, setting: str) -> socket.socket:
-    """A listening TCP socket. Raises MinerError in one line, which names ``setting``, where that is refused."""
+    """Return a listening TCP socket. Raises MinerError, one line that names ``setting``, if the system refuses that."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     where = units.endpoint(address, port)
     try:
-        # The protocol has to be named: asyncio sets TCP_NODELAY only on sockets that say they are TCP.
+        # Name the protocol: asyncio sets TCP_NODELAY only on sockets that were created with it.
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:  # a system without IPv6, for one
         raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}; set --bind") from None
@@ -105,7 +105,7 @@ def listen(address: str, port: int, setting: str) -> socket.socket:
 
 
 def host_names(address: str) -> frozenset[str]:
-    """Return the names of this machine under which a socket that listens on ``address`` can be reached."""
+    """Return the host names under which a socket that listens on ``address`` can be reached."""
     if ipaddress.ip_address(address).is_loopback:
         return LOCAL_NAMES
     name = socket.gethostname().lower()
@@ -113,7 +113,7 @@ def host_names(address: str) -> frozenset[str]:
 
 
 def endpoint(sock: socket.socket) -> str:
-    """``127.0.0.1:9833`` or ``[::1]:9833``, with the port that was really bound."""
+    """Return ``127.0.0.1:9833`` or ``[::1]:9833``, with the port that was actually bound."""
     host, port = sock.getsockname()[:2]
     return units.endpoint(host, port)
 
@@ -134,8 +134,8 @@ def _for_hosts(app: ASGIApp, names: Callable[[], frozenset[str]]) -> ASGIApp:
 class Server(uvicorn.Server):
     """Serves one ASGI application on one socket until ``stop``.
 
-    ``connections``: how many are held at once. ``names``: host names that requests may ask for, beside IP addresses;
-    these may change.
+    ``connections``: maximum number held at once. ``names``: host names that requests may use besides IP addresses; they
+    may change.
     """
 
     def __init__(
@@ -173,17 +173,17 @@ class Server(uvicorn.Server):
         self.ready.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop to accept connections and end those that are open."""
+        """Stop accepting connections and end those that are open."""
         if self._accepting is not None:
             self._accepting.cancel()
             await asyncio.wait([self._accepting])
         await super().shutdown(sockets)
 
     async def _accept(self) -> None:
-        """Accept one connection after the other, so that hardly more are open than may be held.
+        """Accept one connection after the other, so that there are never many more than the maximum.
 
-        asyncio's own servers accept many before the first of them is looked at, and none for a second once file
-        descriptors have run out.
+        asyncio's own servers accept many connections before they handle the first one. Once file descriptors have run
+        out, they accept none for a second.
         """
         loop = asyncio.get_running_loop()
 
@@ -199,14 +199,14 @@ class Server(uvicorn.Server):
                 continue
             except OSError as error:
                 log.warning("Cannot accept a connection: %s", error.strerror)
-                # The connection that makes room is closed by the loop.
+                # The event loop closes the aborted connection during the sleep.
                 await asyncio.sleep(0 if make_room(self.server_state.connections) else ACCEPT_PAUSE_S)
             else:
                 await loop.connect_accepted_socket(create, connection)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The service handles signals, not this server."""
+        """Do nothing, because the service handles signals."""
         yield
 
     async def run_until_stopped(self) -> None:
@@ -214,18 +214,18 @@ class Server(uvicorn.Server):
         try:
             await self.serve(sockets=[self._socket])
         finally:
-            # uvicorn leaves all as it is when something in it fails.
+            # uvicorn does not clean up if something in it fails.
             if self._accepting is not None:
                 self._accepting.cancel()
             self._socket.close()
 
     def stop(self, grace_s: float) -> None:
-        """Lets requests under way end for ``grace_s`` seconds, then cuts off what is left."""
+        """Stop the server. Requests under way have ``grace_s`` seconds to end, then their connections are aborted."""
         self.should_exit = True
         asyncio.get_running_loop().call_later(grace_s, self._cut_off)
 
     def _cut_off(self) -> None:
-        # Not close(): that waits for a client that does not read.
+        # Not close(): it would wait for a client that does not read.
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         self.force_exit = True

@@ -284,7 +284,7 @@ class LiveSource:
                 self._on_lost(upstream, upstream.log_in_again)
             else:
                 self._failover.left(upstream, self._clock())
-        except Exception as error:  # a bug of ours must not cost the other sources
+        except Exception as error:  # a bug of ours must not affect the other sources
             upstream.log.exception("The link to %s has failed", upstream.link.name)
             self._on_lost(upstream, f"internal error: {type(error).__name__}")
         finally:
@@ -292,7 +292,7 @@ class LiveSource:
             upstream.stats.connected = False
             upstream.job = None
             self._apply()
-            # After the task is done.
+            # Wake the loop once this task is done.
             self._loop.call_soon(self._news.set)
 
     def _on_lost(self, upstream: _Upstream, reason: str, unanswered: int = 0) -> None:

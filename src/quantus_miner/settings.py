@@ -55,7 +55,7 @@ def _devices(text: str) -> tuple[str, ...]:
 
 
 def _pools(text: str) -> tuple[PoolUrl, ...]:
-    """One that is named twice counts once: to turn to it again when it fails would be of no use."""
+    """Return the pools, each only once: using a failed pool a second time would be of no use."""
     return tuple(dict.fromkeys(parse_pool_url(part.strip()) for part in text.split(",")))
 
 

@@ -43,7 +43,7 @@ class Telemetry:
     """Reads cards by their PCI address, for as long as they are requested. Any thread may call it.
 
     NVML is called in a separate thread, which ends when no card is requested any more. If the driver hangs, readings
-    are missing, but neither the callers nor the end of the process wait for it. ``clock``: measures their age, in seconds.
+    are missing, but neither the callers nor the end of the process wait for it. ``clock``: time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

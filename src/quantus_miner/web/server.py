@@ -47,6 +47,8 @@ BACKLOG: Final = 1024
 """Connections that may wait in the kernel to be accepted."""
 DATE_S: Final = 1.0
 """Seconds after which replies get a new date."""
+END_PAUSE_S: Final = 0.005
+"""Seconds between two checks whether all connections have ended."""
 ACCEPT_PAUSE_S: Final = 0.1
 """Seconds to wait before accepting again when file descriptors have run out."""
 
@@ -182,12 +184,15 @@ class Server(uvicorn.Server):
                 async with asyncio.timeout(DATE_S):
                     await self._stopping.wait()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting connections and end those that are open."""
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - as uvicorn's own
+        """Stop accepting connections and end those that are open. uvicorn's own method takes 0.1 s at least."""
         if self._accepting is not None:
             self._accepting.cancel()
             await asyncio.wait([self._accepting])
-        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
+            await asyncio.sleep(END_PAUSE_S)
 
     async def _accept(self) -> None:
         """Accept one connection after the other, so that there are never many more than the maximum.

@@ -191,7 +191,7 @@ class Server(uvicorn.Server):
             await asyncio.wait([self._accepting])
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:
+        while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(END_PAUSE_S)
 
     async def _accept(self) -> None:

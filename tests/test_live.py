@@ -631,6 +631,24 @@ def test_when_the_mined_pool_is_removed_the_next_is_mined_at_once() -> None:
     run(test())
 
 
+def test_at_the_end_no_link_takes_over_from_another(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "miner.live")
+
+    async def test() -> None:
+        clock = Clock()
+        first, second = ScriptedLink("pool a"), ScriptedLink("pool b")
+        async with mining(first, second, clock=clock) as (source, _):
+            on_first = await first.connected()
+            clock.now += POLICY.first_job_s
+            on_second = await second.connected()
+            second.give(on_second, job("b", difficulty=MAX))
+            first.give(on_first, job("a", difficulty=MAX))
+            assert source.stats()[1].mined
+
+    run(test())
+    assert [line for line in caplog.messages if line.startswith("Mining for")] == ["Mining for pool b"]
+
+
 def test_another_order_is_followed_when_the_better_pool_has_been_healthy() -> None:
     async def test() -> None:
         clock = Clock()

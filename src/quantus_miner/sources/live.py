@@ -155,6 +155,8 @@ class LiveSource:
                     async with asyncio.timeout(LOOK_S):
                         await self._news.wait()
         finally:
+            for upstream in self._upstreams:
+                upstream.job = None  # so that none takes over from another
             self._stop()
             tasks = [*self._leaving, *(upstream.task for upstream in self._upstreams if upstream.task is not None)]
             for task in tasks:

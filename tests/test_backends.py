@@ -23,7 +23,7 @@ from quantus_miner.backends.base import EngineStatus
 from quantus_miner.backends.registry import create_engines, update_engines
 from quantus_miner.backends.throttled import ThrottledEngine
 from quantus_miner.cli import cli
-from quantus_miner.devices import describe
+from quantus_miner.devices import lines, look
 from quantus_miner.errors import EngineUnavailableError, SettingError
 from quantus_miner.gpu.device import Device, DriverError
 from quantus_miner.mining.miner import Miner
@@ -85,7 +85,7 @@ def test_a_row_is_all_that_a_new_cpu_backend_needs(toy: Any, tmp_path: Path, mon
     engines = create_engines(chosen, 3)
     assert [(engine.name, engine.workers) for engine in engines] == [("cpu-toy", 2), ("cpu-baseline", 1)]
     assert solve(engines[:1]) == solve(engines[1:])
-    assert "  cpu-toy                available" in list(describe())
+    assert "  cpu-toy                available" in list(lines(look()))
     found = [finding.found for finding in doctor.examine(Host({}), lambda: chosen) if finding.about == "engine"]
     assert found == ["cpu-toy, cpu-baseline passed the self test"]
 
@@ -111,8 +111,8 @@ def test_a_row_is_all_that_a_new_backend_with_devices_needs(
     miner = Miner([engine], chunk_s=0.05)
     assert [(card.id, card.engine, card.up) for card in miner.stats().gpus] == [(CARD.id, "gpu-toy", True)]
     solve([engine])
-    lines = list(describe())
-    assert lines[lines.index("  gpu-toy                available") + 1] == (
+    shown = list(lines(look()))
+    assert shown[shown.index("  gpu-toy                available") + 1] == (
         "    0: a toy (gpu, PCI 0000:0a:00.0, driver 1.0)"
     )
     hidden = Host({}, unit={"PrivateDevices": "yes"})
@@ -139,7 +139,7 @@ def test_a_new_backend_without_a_driver_says_so(tmp_path: Path, monkeypatch: pyt
     assert str(caught.value) == (
         "engine 'gpu-toy' is not available: the toy driver is not installed; use cpu-fast or cpu-baseline"
     )
-    assert "  gpu-toy                not available: the toy driver is not installed" in list(describe())
+    assert "  gpu-toy                not available: the toy driver is not installed" in list(lines(look()))
 
 
 def test_a_backend_hears_of_solved_jobs_if_it_subscribes(tmp_path: Path) -> None:

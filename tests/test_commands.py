@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,12 +18,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
 import pytest
 
 from quantus_miner import native, units
 from quantus_miner import pow as reference
+from quantus_miner.backends import table
+from quantus_miner.cli.output import echo_json
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.http_node import MinerClient
+from quantus_miner.devices import DevicesReport
+from quantus_miner.doctor import FindingEntry
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.model import MAX, Pow, achieved_difficulty, target_from_difficulty
 
@@ -80,6 +86,29 @@ def test_devices_lists_every_kernel_and_engine() -> None:
         assert re.search(rf"{kernel.pow} +{kernel.name} ", ended.stdout)
     assert re.search(r"gpu-cuda +not available: ", ended.stdout)
     assert re.search(r"effective CPUs: \d+", ended.stdout)
+
+
+def test_devices_as_json_is_one_line_of_ascii_in_the_documented_shape() -> None:
+    ended = run("devices", "--json")
+    assert (ended.returncode, ended.stderr, ended.stdout.count("\n")) == (0, "", 1)
+    assert ended.stdout.isascii()
+    report = msgspec.json.decode(ended.stdout, type=DevicesReport)
+    assert [(kernel.pow, kernel.name) for kernel in report.kernels] == [(k.pow, k.name) for k in native.kernels()]
+    assert all((kernel.hashes_per_s or 0) > 0 for kernel in report.kernels if kernel.supported)
+    engines = {engine.name: engine for engine in report.engines}
+    assert list(engines) == list(table.names())
+    assert (engines["cpu-fast"].available, engines["cpu-fast"].reason, engines["cpu-fast"].devices) == (True, "", [])
+    assert engines["gpu-cuda"].reason != ""
+    assert engines["gpu-cuda"].devices is None
+
+
+def test_json_carries_any_text_and_is_ascii(capsys: pytest.CaptureFixture[str]) -> None:
+    text = 'a "card" \udcff\x1b\x7f\x9b é 🎉'
+    echo_json(FindingEntry("ok", text, "", ""))
+    line = capsys.readouterr().out
+    assert line.removesuffix("\n").isprintable()
+    assert line.isascii()
+    assert json.loads(line)["about"] == text.replace("\udcff", "?")
 
 
 def test_verify_a_block_that_the_network_accepted(tmp_path: Path) -> None:
@@ -323,6 +352,57 @@ def test_version_and_help() -> None:
     text = run("--help").stdout
     for command in ("serve", "bench", "verify", "devices", "dev-node"):
         assert re.search(rf"^  {command} ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [[], ["serve"], ["doctor"], ["service"], ["service", "print"], ["dev-pool"]])
+def test_h_is_help(command: list[str]) -> None:
+    short, long = (run(*command, flag) for flag in ("-h", "--help"))
+    assert (short.returncode, short.stdout) == (0, long.stdout)
+    assert short.stdout.startswith(" ".join(["Usage: quantus-miner", *command, "["]))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script(shell: str) -> None:
+    ended = run("completion", shell)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert f"_QUANTUS_MINER_COMPLETE={shell}_complete" in ended.stdout
+    if shutil.which(shell):
+        checked = subprocess.run([shell, "-n"], input=ended.stdout, capture_output=True, text=True, check=False)
+        assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["d"], ["dev-node", "dev-pool", "devices", "doctor"]),
+        (["--po"], ["--port", "--pool"]),
+        (["--port", "1", "--metrics-"], ["--metrics-port", "--metrics-bind"]),
+        (["devices", "--"], ["--json", "--help"]),
+        (["service", ""], ["print"]),
+        (["completion", ""], ["bash", "zsh", "fish"]),
+        (["dev-pool", "--misbehave", "f"], ["flood", "forget"]),
+        (["--config", "/et"], ["file /et"]),
+        (["history", "--state-dir", ""], ["dir "]),
+        (["--wallet", ""], []),
+    ],
+)
+def test_what_is_completed(words: list[str], found: list[str]) -> None:
+    environ = {
+        "_QUANTUS_MINER_COMPLETE": "bash_complete",
+        "COMP_WORDS": " ".join(["quantus-miner", *words]),
+        "COMP_CWORD": str(len(words)),
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "quantus_miner"],
+        env=os.environ | environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    items = [line.replace(",", " ").removeprefix("plain ") for line in ended.stdout.splitlines()]
+    assert [item for item in items if item] == found
 
 
 @pytest.mark.parametrize(

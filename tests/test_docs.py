@@ -8,19 +8,25 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import click
+import msgspec
 import pytest
 
 from quantus_miner import jobs, logs
 from quantus_miner.backends import table as backend_table
-from quantus_miner.cli import cli
+from quantus_miner.bench import BenchReport
+from quantus_miner.cli import cli, man
+from quantus_miner.devices import DevicesReport
+from quantus_miner.doctor import DoctorReport
 from quantus_miner.host.cpus import default_workers
 from quantus_miner.logs import formats, writer
 from quantus_miner.mining import rates
 from quantus_miner.model import Pow, Status
 from quantus_miner.parts import web
 from quantus_miner.settings import LOG_FORMATS, SETTINGS, load
+from quantus_miner.store.history import HistoryEntry
 from quantus_miner.web import connection, server
 from quantus_miner.web import job_api as http
 from quantus_miner.web.metrics import METRICS
@@ -378,6 +384,38 @@ def test_quoted_log_lines_and_errors_are_in_the_code(header: tuple[str, ...]) ->
     assert not [line for line in quoted if not any(re.fullmatch(template, line) for template in templates)]
 
 
+# --- what scripts read ---
+
+
+def _fields(kind: Any, prefix: str = "") -> list[str]:
+    """The paths of the fields of a report: those of a struct, of what a list holds, of what may be None."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        dot = "." if prefix else ""
+        return [
+            path for each in msgspec.structs.fields(kind) for path in _fields(each.type, f"{prefix}{dot}{each.name}")
+        ]
+    if get_origin(kind) is list:
+        return _fields(get_args(kind)[0], f"{prefix}[]")
+    if type(None) in get_args(kind):
+        (present,) = (part for part in get_args(kind) if part is not type(None))
+        return _fields(present, prefix)
+    return [prefix]
+
+
+def test_every_field_of_json_is_documented() -> None:
+    reports = {"devices": DevicesReport, "doctor": DoctorReport, "bench": BenchReport, "history": HistoryEntry}
+    expected = [(command, path) for command, report in reports.items() for path in _fields(report)]
+    rows = table("docs/operator.md", "command", "field", "what it is")
+    assert [(code(command), code(field)) for command, field, _ in rows] == expected
+    with_json = {name for name, command in cli.commands.items() if any("--json" in p.opts for p in command.params)}
+    assert with_json == set(reports)
+
+
+def test_the_exit_codes_of_the_man_page_are_those_of_the_guide() -> None:
+    rows = table("docs/operator.md", "code", "meaning")
+    assert {int(number): meaning.replace("`", "") for number, meaning in rows} == man.EXIT_CODES
+
+
 # --- fuzzing ---
 
 
@@ -497,7 +535,7 @@ def test_the_readme_names_the_two_commands(target: str) -> None:
 def test_flags_and_commands_in_examples_exist(page: str) -> None:
     """In every shell line that calls quantus-miner, the subcommand and its flags are the command line's own."""
     for line in re.findall(r"^(?:\$ )?(?:\S+=\S* )*(?:\S*/)?quantus-miner( .*)?$", _shell(page), re.MULTILINE):
-        words = line.split("#")[0].split()
+        words = re.split(r"[#|]", line)[0].split()
         name = words[0] if words and not words[0].startswith("-") else "serve"
         assert name in cli.commands, f"{page}: {line}"
         command = cli.commands[name]

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from quantus_miner import doctor
@@ -481,3 +482,15 @@ def test_a_port_that_gives_a_byte_now_and_then_holds_up_nothing(
         done.set()
         serving.join()
     assert found["job API"] == f"cannot listen on 127.0.0.1:{port}: Address already in use"
+
+
+def test_json_says_the_same(tmp_path: Path) -> None:
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("MINER_")}
+    command = [sys.executable, "-m", "quantus_miner", "doctor", "--json", "--port", "0", "--workers", "many"]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr, ended.stdout.count("\n")) == (1, "", 1)
+    report = msgspec.json.decode(ended.stdout, type=doctor.DoctorReport)
+    by_verdict = {finding.verdict: finding for finding in report.findings}
+    assert by_verdict["ok"].advice == ""
+    assert (by_verdict["wrong"].about, by_verdict["wrong"].advice != "") == ("settings", True)
+    assert by_verdict["wrong"].found.startswith("--workers: 'many' (command line) is not allowed")

@@ -26,7 +26,7 @@ from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.backends.gpu import GpuEngine
 from quantus_miner.backends.registry import create_engines, unavailable_reason, update_engines
 from quantus_miner.backoff import Backoff
-from quantus_miner.devices import describe
+from quantus_miner.devices import lines, look
 from quantus_miner.errors import DeviceLostError, DevicePausedError, EngineUnavailableError, SettingError
 from quantus_miner.gpu import binaries, drivers, telemetry, tuning
 from quantus_miner.gpu.device import IN_FLIGHT, Device, DriverError, Launcher, Readout, number_equals
@@ -990,7 +990,7 @@ def test_devices_are_chosen_by_index_or_address() -> None:
 
 
 def test_devices_lists_them(cpu: Device) -> None:
-    assert f"    {cpu.index}: {cpu.name} (cpu, PCI ?, driver {cpu.driver})" in list(describe())
+    assert f"    {cpu.index}: {cpu.name} (cpu, PCI ?, driver {cpu.driver})" in list(lines(look()))
 
 
 # --- other options while it works ---

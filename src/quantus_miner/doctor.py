@@ -13,7 +13,9 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
 
 from quantus_miner.backends import table
 from quantus_miner.backends.registry import create_engines, unavailable_reason
@@ -23,7 +25,7 @@ from quantus_miner.host.deadline import within
 from quantus_miner.unit import ENV_FILES, FILES, UNIT, credentials, service_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from quantus_miner.settings import Settings
     from quantus_miner.unit import Host
@@ -48,12 +50,37 @@ class Finding:
     advice: str = ""
     wrong: bool = True
 
+    @property
+    def verdict(self) -> Literal["ok", "note", "wrong"]:
+        """Whether there is something to do, and whether it affects the service."""
+        return "ok" if not self.advice else "wrong" if self.wrong else "note"
+
     def lines(self) -> Iterator[str]:
         """Yield the lines to print."""
-        verdict = "ok" if not self.advice else "WRONG" if self.wrong else "note"
-        yield f"{verdict:5}  {self.about}: {self.found}"
+        shown = "WRONG" if self.verdict == "wrong" else self.verdict
+        yield f"{shown:5}  {self.about}: {self.found}"
         for line in self.advice.splitlines():
             yield f"       {line}"
+
+
+class FindingEntry(msgspec.Struct, frozen=True):
+    """A finding as ``--json`` prints it. ``advice``: one or more lines, empty if there is nothing to do."""
+
+    verdict: Literal["ok", "note", "wrong"]
+    about: str
+    found: str
+    advice: str
+
+
+class DoctorReport(msgspec.Struct, frozen=True):
+    """What ``--json`` prints."""
+
+    findings: list[FindingEntry]
+
+
+def report(findings: Iterable[Finding]) -> DoctorReport:
+    """Return the findings as ``--json`` prints them."""
+    return DoctorReport([FindingEntry(each.verdict, each.about, each.found, each.advice) for each in findings])
 
 
 def examine(host: Host, load: Callable[[], Settings]) -> Iterator[Finding]:

@@ -9,12 +9,13 @@ import os
 import sys
 import threading
 from contextlib import suppress
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 import click
 
 from quantus_miner import __version__, logs
 from quantus_miner.cli.bench import bench
+from quantus_miner.cli.completion import PROGRAM, VARIABLE, completion
 from quantus_miner.cli.dev_node import dev_node
 from quantus_miner.cli.dev_pool import dev_pool
 from quantus_miner.cli.devices import devices
@@ -25,15 +26,27 @@ from quantus_miner.cli.service import service
 from quantus_miner.cli.verify import verify
 from quantus_miner.errors import MinerError, explain
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 
 class _Group(click.Group):
     """Runs ``serve`` if no subcommand is given, so that the command line of a service needs none."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = {*self.commands, "--help", "--version"}
-        if not args or (args[0].startswith("-") and args[0] not in own):
+        own = {*self.commands, *ctx.help_option_names, "--version"}
+        # Without any word, a shell that completes the line looks for a command.
+        if (not args and not ctx.resilient_parsing) or (args and args[0].startswith("-") and args[0] not in own):
             args = ["serve", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete commands, and options of ``serve``, which needs no command."""
+        found = super().shell_complete(ctx, incomplete)
+        with serve.make_context("serve", [], parent=ctx, resilient_parsing=True) as context:
+            more = serve.shell_complete(context, incomplete)
+        known = {item.value for item in found}
+        return [*found, *(item for item in more if item.value not in known)]
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -43,13 +56,13 @@ class _Group(click.Group):
             ctx.exit(0)
 
 
-@click.group(cls=_Group, context_settings={"max_content_width": 120})
-@click.version_option(__version__, prog_name="quantus-miner")
+@click.group(cls=_Group, context_settings={"max_content_width": 120, "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name=PROGRAM)
 def cli() -> None:
     """External proof-of-work miner for the Quantus network. Without a command, run the mining service (serve)."""
 
 
-for command in (serve, bench, verify, devices, doctor, service, history, dev_node, dev_pool):
+for command in (serve, bench, verify, devices, doctor, service, history, completion, dev_node, dev_pool):
     cli.add_command(command)
 
 
@@ -60,7 +73,7 @@ def main() -> None:
         # Escape characters that the locale cannot show, as on stderr.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = cli(standalone_mode=False) or 0
+        code = cli(standalone_mode=False, prog_name=PROGRAM, complete_var=VARIABLE) or 0
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except SystemExit as stop:

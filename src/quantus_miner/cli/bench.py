@@ -9,6 +9,7 @@ import click
 
 from quantus_miner import units
 from quantus_miner.backends import table
+from quantus_miner.cli.completion import complete_path
 from quantus_miner.cli.options import load_settings, pow_option
 from quantus_miner.model import Pow
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @pow_option
 @click.option("--workers", metavar="N", help="Number of CPU workers.  [default: as the service]")
 @click.option("--gpu-devices", metavar="ID[,ID]", help="GPUs to measure: indices or PCI addresses.  [default: all]")
-@click.option("--state-dir", metavar="DIR", help="State folder.  [default: the user's]")
+@click.option("--state-dir", metavar="DIR", shell_complete=complete_path, help="State folder.  [default: the user's]")
 @click.option(
     "--seconds", type=click.FloatRange(0.1, 86400), default=5.0, show_default=True, help="Seconds for each engine."
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from quantus_miner.cli.options import load_settings, settings_options
+from quantus_miner.cli.output import echo_json, json_option
 from quantus_miner.cli.serve import serve
 from quantus_miner.errors import SettingError
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
 
 @click.command("doctor")
+@json_option
 @settings_options
-def doctor(**given: str | None) -> None:
+def doctor(as_json: bool, **given: str | None) -> None:
     """Check for common faults of the service. The exit code is 1 if something is wrong."""
     from quantus_miner import doctor as doctor_
     from quantus_miner import unit
@@ -35,7 +37,9 @@ def doctor(**given: str | None) -> None:
         return load_settings({"log": "warn"} | flags, environ)
 
     findings = list(doctor_.examine(unit.Host(environ, properties), settings))
-    for finding in findings:
-        for line in finding.lines():
+    if as_json:
+        echo_json(doctor_.report(findings))
+    else:
+        for line in (line for finding in findings for line in finding.lines()):
             click.echo(line)
-    sys.exit(any(finding.advice and finding.wrong for finding in findings))
+    sys.exit(any(finding.verdict == "wrong" for finding in findings))

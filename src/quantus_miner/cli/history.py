@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from quantus_miner.cli.completion import complete_path
 from quantus_miner.cli.options import load_settings
 
 
 @click.command("history")
-@click.option("--state-dir", metavar="DIR", help="State folder.  [default: the user's]")
+@click.option("--state-dir", metavar="DIR", shell_complete=complete_path, help="State folder.  [default: the user's]")
 @click.option(
     "--last", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Number of entries to show."
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from quantus_miner import logs
+from quantus_miner.cli.completion import complete_path
 from quantus_miner.model import Pow
 from quantus_miner.settings import SETTINGS, Settings, load
 
@@ -40,9 +41,12 @@ def settings_options(command: Command) -> Command:
             multiple=setting.many,
             is_flag=setting.switch,
             flag_value="on" if setting.switch else None,
+            shell_complete=complete_path,
             help=f"{setting.help}  [env: {', '.join(setting.environment)}; default: {default}]",
         )(command)
-    return click.option("--config", metavar="FILE", help="TOML file with settings, named like the flags.")(command)
+    return click.option(
+        "--config", metavar="FILE", shell_complete=complete_path, help="TOML file with settings, named like the flags."
+    )(command)
 
 
 def load_settings(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:

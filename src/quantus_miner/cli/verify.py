@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from quantus_miner.cli.completion import complete_path
 from quantus_miner.model import Pow
 
 
@@ -21,7 +22,12 @@ from quantus_miner.model import Pow
 @click.option("--nonce", metavar="HEX", help="Nonce, 1 to 128 hex digits.")
 @click.option("--difficulty", metavar="N", help="qpow-poseidon2: decimal; valid if hash < (2^512 - 1) / difficulty.")
 @click.option("--threshold", metavar="N", help="qpow-sha3: decimal; valid if distance <= threshold.")
-@click.option("--block", metavar="FILE", help="JSON file with a sealed block or its header, as returned by a node.")
+@click.option(
+    "--block",
+    metavar="FILE",
+    shell_complete=complete_path,
+    help="JSON file with a sealed block or its header, as returned by a node.",
+)
 @click.option("--rpc", metavar="URL", help="Fetch the block from this JSON-RPC server of a node, http or https.")
 @click.option("--height", metavar="N", type=click.IntRange(0, 2**32 - 1), help="With --rpc: number of the block.")
 def verify(**given: Any) -> None:  # noqa: ANN401 - click's values

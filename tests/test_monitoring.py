@@ -175,6 +175,8 @@ def test_the_compose_file_and_what_it_mounts_fit_together() -> None:
     assert {kind: each["url"] for kind, each in sources.items()} == {
         name: f"http://{address}" for name, address in listens.items()
     }
+    (alerts,) = (panel for panel in DASHBOARDS["fleet"]["panels"] if panel["type"] == "alertlist")
+    assert alerts["options"]["datasource"] == sources["prometheus"]["name"]
     config = load("prometheus/prometheus.yml")
     (alertmanager,) = config["alerting"]["alertmanagers"]
     assert alertmanager["static_configs"] == [{"targets": [listens["alertmanager"]]}]

@@ -187,8 +187,7 @@ class LiveSource:
         """Handle a new job. If this link is the one that is mined, all workers begin it within milliseconds."""
         first, upstream.job = upstream.job is None, job
         upstream.stats.jobs += 1
-        upstream.stats.job_at = self._clock()
-        upstream.stats.difficulty = job.difficulty
+        upstream.stats.job_at, upstream.stats.difficulty = self._clock(), job.difficulty
         upstream.stats.refusal = ""
         self._failover.job(upstream, self._clock())
         self._apply()

@@ -415,15 +415,21 @@ def test_an_error_of_ours_in_a_link_costs_the_other_nothing(caplog: pytest.LogCa
 
 def test_verdicts_are_counted_and_the_work_of_accepted_shares_is_added_up() -> None:
     async def test() -> None:
-        link = ScriptedLink("pool a")
-        async with mining(link) as (source, _):
+        link, clock = ScriptedLink("pool a"), Clock()
+        async with mining(link, clock=clock) as (source, _):
             listener = await link.connected()
+            (stats,) = source.stats()
+            assert (stats.latency_s, stats.difficulty, stats.job_age_s, stats.accepted_age_s) == (None,) * 4
+            link.give(listener, job("1", difficulty=MAX))
+            clock.now += 2.0
             listener.on_verdict(Verdict(True, False, "", 0.1, 1, 100))
             listener.on_verdict(Verdict(True, False, "", 0.1, 1, 2**100))
             listener.on_verdict(Verdict(False, True, "Stale share", 0.2, 1, 100))
             listener.on_verdict(Verdict(False, False, "Invalid nonce", 0.3, 1, 100))
+            clock.now += 1.0
             (stats,) = source.stats()
             assert (stats.accepted, stats.stale, stats.rejected, stats.latency_s) == (2, 1, 1, 0.3)
+            assert (stats.difficulty, stats.job_age_s, stats.accepted_age_s) == (MAX, 3.0, 1.0)
             assert stats.work == 2**100 + 100
 
     run(test())

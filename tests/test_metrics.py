@@ -49,7 +49,22 @@ API = ApiStats(
     ),
 )
 
-LINK = LinkStats("node a", connected=True, sent=5, late=2, work=MAX, hashes=600)
+LINK = LinkStats(
+    "node a",
+    connected=True,
+    jobs=1,
+    job_at=70.0,
+    difficulty=9,
+    sent=5,
+    late=2,
+    accepted=1,
+    accepted_at=80.0,
+    work=MAX,
+    hashes=600,
+    latency_s=0.25,
+    now=100.0,
+)
+RATES = Rates(850.0, 850.0, 700.0, None, 900.0)
 SNAPSHOT = Snapshot(
     time=1.7e9,
     uptime_s=70.0,
@@ -59,13 +74,13 @@ SNAPSHOT = Snapshot(
     api=API,
     store_ok=True,
     readings={CARD.id: READINGS},
-    rates=Rates(850.0, 850.0, 700.0, None, 900.0),
+    rates=RATES,
     worker_rates={
         0: Rates(10.0, 10.0, 11.0, None, 12.0),
         1: Rates(840.0, 840.0, 689.0, None, 890.0),
         2: Rates(0.0, None, None, None, None),
     },
-    source_rates={LINK.name: Rates(850.0, 850.0, 700.0, None, 900.0)},
+    source_rates={LINK.name: RATES},
     failures={"heartbeat": 2},
     part_failures={"miner": 0},
 )
@@ -114,6 +129,19 @@ def test_every_row_of_the_table_has_samples(monkeypatch: pytest.MonkeyPatch) -> 
     assert samples["miner_gpu_hashes_per_joule"] == {("0000:01:00.0",): 2.0}
     assert samples["miner_source_connected"] == {("node a",): 1}
     assert samples["miner_source_solutions_total"]["node a", "late"] == 2
+    assert samples["miner_source_job_age_seconds"] == {("node a",): 30.0}
+    assert samples["miner_source_accepted_age_seconds"] == {("node a",): 20.0}
+
+
+def test_what_a_source_has_not_had_yet_has_no_series() -> None:
+    samples = scrape(
+        MinerCollector(replace(SNAPSHOT, sources=(LINK, LinkStats("b")), source_rates={"node a": RATES, "b": RATES}))
+    )
+    assert samples["miner_source_rank"] == {("node a",): 1, ("b",): 2}
+    assert samples["miner_source_difficulty"] == {("node a",): 9}
+    assert samples["miner_source_latency_seconds"] == {("node a",): 0.25}
+    for name in ("miner_source_job_age_seconds", "miner_source_accepted_age_seconds"):
+        assert samples[name].keys() == {("node a",)}
 
 
 def test_a_part_that_is_missing_or_fails_costs_its_own_series_only(caplog: pytest.LogCaptureFixture) -> None:

@@ -131,20 +131,24 @@ class LinkStats:
     """True if its job is the one being searched."""
     connects: int = 0
     jobs: int = 0
-    difficulty: int = 0
-    """Difficulty of its last job; 0 before the first."""
+    job_at: float | None = None
+    """When its last job came, on its owner's clock. None before the first."""
+    difficulty: int | None = None
+    """Difficulty of its last job. None before the first."""
     sent: int = 0
     late: int = 0
     """Solutions not sent, because they no longer counted or a node had enough of them for that job."""
     accepted: int = 0
+    accepted_at: float | None = None
+    """When its last share was accepted, on its owner's clock. None before the first."""
     rejected: int = 0
     stale: int = 0
     work: int = 0
     """Sum of the difficulties of its accepted shares. On average, finding them takes that many nonces."""
     hashes: int = 0
     """Nonces tested for its jobs. ``work / hashes`` is the luck, 1 on average."""
-    latency_s: float = 0.0
-    """Seconds between sending the last judged share and its verdict."""
+    latency_s: float | None = None
+    """Seconds between sending the last judged share and its verdict. None before the first verdict."""
     failing: str = ""
     """Why it counts as failing, so that the next source is used. Empty if it does not."""
     refusals: int = 0
@@ -152,6 +156,19 @@ class LinkStats:
     refusal: str = ""
     """Reason of the last refusal. Empty once it has sent a job again."""
 
-    def copy(self) -> LinkStats:
-        """Return a copy that does not change."""
-        return replace(self)
+    now: float = 0.0
+    """When this copy was made, on its owner's clock."""
+
+    def copy(self, now: float) -> LinkStats:
+        """Return a copy, made at ``now``, that does not change."""
+        return replace(self, now=now)
+
+    @property
+    def job_age_s(self) -> float | None:
+        """Seconds between its last job and this copy. None before the first job."""
+        return None if self.job_at is None else self.now - self.job_at
+
+    @property
+    def accepted_age_s(self) -> float | None:
+        """Seconds between its last accepted share and this copy. None before the first."""
+        return None if self.accepted_at is None else self.now - self.accepted_at

@@ -165,7 +165,7 @@ class LiveSource:
 
     def stats(self) -> tuple[LinkStats, ...]:
         """Return a snapshot of each link, in the user's order."""
-        copies = {upstream: upstream.stats.copy() for upstream in self._upstreams}
+        copies = {upstream: upstream.stats.copy(self._clock()) for upstream in self._upstreams}
         if self._mined is not None and self._mined.upstream in copies:
             copies[self._mined.upstream].hashes += self._miner.hashes(self._mined.search)
         return tuple(copies.values())
@@ -187,7 +187,7 @@ class LiveSource:
         """Handle a new job. If this link is the one that is mined, all workers begin it within milliseconds."""
         first, upstream.job = upstream.job is None, job
         upstream.stats.jobs += 1
-        upstream.stats.difficulty = job.difficulty
+        upstream.stats.job_at, upstream.stats.difficulty = self._clock(), job.difficulty
         upstream.stats.refusal = ""
         self._failover.job(upstream, self._clock())
         self._apply()
@@ -232,6 +232,7 @@ class LiveSource:
         fields: dict[str, object] = {"difficulty": verdict.difficulty, "latency_ms": round(latency_ms, 1)}
         if verdict.accepted:
             stats.accepted += 1
+            stats.accepted_at = self._clock()
             stats.work += verdict.difficulty
             self._failover.share_accepted(upstream, self._clock())
             upstream.log.info("Share accepted by %s in %.0f ms", name, latency_ms, extra=fields)

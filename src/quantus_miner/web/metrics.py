@@ -93,6 +93,9 @@ METRICS: Final = (
     Row("miner_source_mined", "gauge", ("source",), "1 for the node or pool whose job is searched, else 0."),
     Row("miner_source_failing", "gauge", ("source",), "1 for a node or pool that counts as failing, else 0."),
     Row(
+        "miner_source_rank", "gauge", ("source",), "Place of a node or pool in the order of preference; 1 is the first."
+    ),
+    Row(
         "miner_source_refusals_total",
         "counter",
         ("source",),
@@ -100,6 +103,7 @@ METRICS: Final = (
     ),
     Row("miner_source_connects_total", "counter", ("source",), "Connections made to a node or pool."),
     Row("miner_source_jobs_total", "counter", ("source",), "Jobs from a node or pool."),
+    Row("miner_source_job_age_seconds", "gauge", ("source",), "Time since the last job from a node or pool."),
     Row("miner_source_difficulty", "gauge", ("source",), "Difficulty of the last job of a node or pool."),
     Row(
         "miner_source_solutions_total",
@@ -108,6 +112,7 @@ METRICS: Final = (
         "Solutions for a node or pool: sent; late, not sent as they could no longer count; and of those sent, what a "
         "pool said: accepted, rejected, stale.",
     ),
+    Row("miner_source_accepted_age_seconds", "gauge", ("source",), "Time since a pool last accepted a share."),
     Row(
         "miner_source_accepted_work_total",
         "counter",
@@ -320,13 +325,16 @@ class MinerCollector(Collector):
             "miner_source_connected": {(link.name,): link.connected for link in links},
             "miner_source_mined": {(link.name,): link.mined for link in links},
             "miner_source_failing": {(link.name,): link.failing != "" for link in links},
+            "miner_source_rank": {(link.name,): number for number, link in enumerate(links, start=1)},
             "miner_source_refusals_total": {(link.name,): link.refusals for link in links},
             "miner_source_connects_total": {(link.name,): link.connects for link in links},
             "miner_source_jobs_total": {(link.name,): link.jobs for link in links},
+            "miner_source_job_age_seconds": {(link.name,): link.job_age_s for link in links},
             "miner_source_difficulty": {(link.name,): link.difficulty for link in links},
             "miner_source_solutions_total": {
                 (link.name, result): getattr(link, result) for link in links for result in results
             },
+            "miner_source_accepted_age_seconds": {(link.name,): link.accepted_age_s for link in links},
             "miner_source_accepted_work_total": {(link.name,): link.work for link in links},
             "miner_source_hashes_total": {(link.name,): link.hashes for link in links},
             "miner_source_latency_seconds": {(link.name,): link.latency_s for link in links},

@@ -28,10 +28,12 @@ from quantus_miner.parts import web
 from quantus_miner.settings import LOG_FORMATS, SETTINGS, load
 from quantus_miner.store.history import HistoryEntry
 from quantus_miner.web import connection, server
-from quantus_miner.web import job_api as http
+from quantus_miner.web import routes as http
 from quantus_miner.web.metrics import METRICS
 from quantus_miner.wire import api
 from quantus_miner.wire.openapi import DOCUMENT
+from quantus_miner.wire.status import State
+from quantus_miner.wire.status import Status as Status_
 
 from .fuzz.hunt import NAMES
 
@@ -217,6 +219,12 @@ def test_every_field_of_a_job_is_documented() -> None:
     assert {name for row in rows for name in codes(row[0])} == set(api.FIELDS)
 
 
+def test_every_field_of_a_status_is_documented() -> None:
+    rows = table("docs/http-api.md", "field", "meaning")
+    assert [name for row in rows for name in codes(row[0])] == list(Status_.__struct_fields__)
+    assert codes(dict(rows)["`state`"])[:4] == [*get_args(State)]
+
+
 def test_the_limits_are_those_of_the_code() -> None:
     documented = [value for _, value, _ in table("docs/http-api.md", "limit", "value", "past it")]
     assert documented == [
@@ -269,15 +277,20 @@ def test_every_call_and_status_code_is_documented() -> None:
     assert {(code(row[0]), row[1]) for row in rows if codes(row[0])} == described
     # And what is no call's own: these are in no description.
     documented = {int(row[1]) for row in rows}
-    assert documented == _status_codes(SOURCE / "web" / "job_api.py") | {MISDIRECTED}
+    assert documented == _status_codes() | {MISDIRECTED}
 
 
-def _status_codes(path: Path) -> set[int]:
-    """Whole numbers from 100 to 599 in the first argument of every reply that the file makes."""
+CALLS = [SOURCE / "web" / f"{name}.py" for name in ("routes", "job_api", "control", "status")]
+"""The files that reply to calls of the job API."""
+
+
+def _status_codes() -> set[int]:
+    """Whole numbers from 100 to 599 in the first argument of every reply that the calls make."""
     replies = [
         node.args[0]
+        for path in CALLS
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("_json", "_error")
+        if _is_call(node, ("json_reply", "error")) and isinstance(node, ast.Call)
     ]
     return {
         node.value
@@ -333,10 +346,11 @@ def test_no_message_of_the_parser_is_left_out() -> None:
 
 
 def test_messages_beyond_the_body_are_those_of_the_service() -> None:
-    templates = [*_templates(SOURCE / "web" / "job_api.py"), *_templates(SOURCE / "wire" / "hosts.py")]
+    others = (SOURCE / "wire" / "hosts.py", SOURCE / "mining" / "pauses.py")
+    templates = [template for path in (*CALLS, *others) for template in _templates(path)]
     for status, cell in table("docs/http-api.md", "code", "message"):
         assert any(re.fullmatch(template, code(cell)) for template in templates), cell
-        assert int(status) in _status_codes(SOURCE / "web" / "job_api.py") | {MISDIRECTED}
+        assert int(status) in _status_codes() | {MISDIRECTED}
 
 
 def test_the_example_requests_parse() -> None:

@@ -18,9 +18,11 @@ from quantus_miner import pow as reference
 from quantus_miner.backends.base import EngineStatus
 from quantus_miner.backends.cpu import CpuEngine, baseline_kernels, fast_kernels
 from quantus_miner.backoff import Backoff
-from quantus_miner.errors import DeviceLostError, DevicePausedError
+from quantus_miner.errors import DeviceLostError, DevicePausedError, MinerError
+from quantus_miner.events import DeviceChanged, PauseChanged
 from quantus_miner.gpu.device import Device
 from quantus_miner.mining.miner import Miner
+from quantus_miner.mining.pauses import CPU, SCHEDULE, USER, Pause, Pauses
 from quantus_miner.mining.ranges import NonceRanges
 from quantus_miner.mining.search import Search
 from quantus_miner.mining.thread import WorkerThread
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
     from quantus_miner.backends.backend import EngineOptions
     from quantus_miner.backends.base import Control, Engine
-    from quantus_miner.events import DeviceChanged
 
 HEADER = bytes(range(32))
 WAIT_S = 30.0
@@ -826,13 +827,14 @@ def test_a_device_that_is_lost_and_comes_back_is_told(
                 raise fault
             return Outcome(1, None)
 
-    def on_device(event: DeviceChanged) -> None:
+    def publish(event: DeviceChanged | PauseChanged) -> None:
+        assert isinstance(event, DeviceChanged)
         told.append(event)
-        raise RuntimeError("of on_device")
+        raise RuntimeError("of publish")
 
     told: list[DeviceChanged] = []
     ends = Ends()
-    miner = Miner([Toy(1)], chunk_s=0.05, on_device=on_device)
+    miner = Miner([Toy(1)], chunk_s=0.05, publish=publish)
     with caplog.at_level(logging.INFO, "miner"):
         miner.start()
         miner.submit(job([NonceRange(1, 1000)]), ends)
@@ -848,3 +850,72 @@ def test_a_device_that_is_lost_and_comes_back_is_told(
     assert told[2].reason.startswith("ValueError: a bug")
     fields = [record.__dict__.get("device") for record in caplog.records if record.message.startswith("Worker 0")]
     assert fields == ["0000:0a:00.0"] * 3
+
+
+# --- pauses ---
+
+
+def test_a_pause_frees_the_workers_and_keeps_the_job() -> None:
+    told: list[DeviceChanged | PauseChanged] = []
+    engine, ends = BlockingEngine(2), Ends()
+    miner = Miner([engine], chunk_s=0.05, publish=told.append)
+    miner.start()
+    search = miner.submit(job([NonceRange(1, 10**9)]), ends)
+    for _ in range(2):
+        assert engine.begun.acquire(timeout=WAIT_S)
+    assert miner.pause(USER)
+    assert not miner.pause(USER)
+    assert miner.stats().paused
+    while miner.stats().busy_workers:
+        pass
+    assert miner.healthy
+    assert search.status is Status.RUNNING
+    assert search.todo.size == 10**9
+    miner.submit(job([NonceRange(1, 10)], job_id="b"), ends)
+    assert not engine.begun.acquire(blocking=False)
+    assert miner.resume(USER)
+    assert not miner.resume(USER)
+    for _ in range(2):
+        assert engine.begun.acquire(timeout=WAIT_S)
+    assert not miner.stats().pauses
+    assert told == [PauseChanged(None, True, USER), PauseChanged(None, False, USER)]
+    assert miner.close(WAIT_S)
+
+
+def test_pauses_survive_a_change_of_engines_and_the_end_does_not_wait_for_them() -> None:
+    miner = Miner([BlockingEngine(1)], chunk_s=0.05)
+    miner.pause(USER, CPU)
+    miner.start()
+    later = BlockingEngine(3)
+    miner.set_engines([later])
+    miner.submit(job([NonceRange(1, 10**9)]), Ends())
+    assert [worker.paused for worker in miner.stats().workers] == [True] * 3
+    assert not later.begun.acquire(blocking=False)
+    assert miner.close(WAIT_S)
+
+
+def test_a_device_that_is_not_there_cannot_be_paused() -> None:
+    miner = Miner([BlockingEngine(1)], chunk_s=0.05)
+    with pytest.raises(MinerError, match=r"there is no device '0000:01:00\.0'; allowed: cpu"):
+        miner.pause(USER, "0000:01:00.0")
+    assert miner.stats().pauses == ()
+
+
+DEVICES = ("cpu", "a", "b")
+
+
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.sampled_from([None, *DEVICES]), st.sampled_from([USER, SCHEDULE])), max_size=12
+    )
+)
+def test_a_device_mines_if_no_reason_pauses_it(steps: list[tuple[bool, str | None, str]]) -> None:
+    pauses, paused = Pauses(), {(reason, device): False for reason in (USER, SCHEDULE) for device in DEVICES}
+    for pause, device, reason in steps:
+        before = dict(paused)
+        for one in DEVICES if device is None else (device,):
+            paused[reason, one] = pause
+        changed = pauses.add(Pause(device, reason)) if pause else pauses.remove(Pause(device, reason), DEVICES)
+        assert changed or before == paused
+        for one in DEVICES:
+            assert pauses.cover(one) == (paused[USER, one] or paused[SCHEDULE, one])

@@ -456,12 +456,14 @@ def test_why_a_start_failed_has_a_priority_in_the_journal(journal: bool, prefix:
 # --- signals ---
 
 
-def test_signals_that_mean_nothing_here_do_not_end_the_service() -> None:
+def test_signals_pause_and_resume_the_service_and_others_do_not_end_it() -> None:
     with MinerProcess("--port=0", "--workers=1") as miner:
         assert miner.port
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
+        for number, doing, state in ((signal.SIGUSR1, "pausing", "paused"), (signal.SIGUSR2, "resuming", "idle")):
             miner.process.send_signal(number)
-            miner.wait_for_line(f"Received {number.name}: ")
+            miner.wait_for_line(f"Received {number.name}: {doing}")
+            code, status = miner.call("GET", "/status")
+            assert (code, status["state"]) == (200, state)
         miner.process.send_signal(signal.SIGPIPE)
         assert miner.call("GET", "/health")[0] == 200
         assert miner.stop() == 0

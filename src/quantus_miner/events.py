@@ -50,6 +50,15 @@ class DeviceChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseChanged:
+    """Mining was paused or resumed for ``reason``: user, schedule or busy. ``device``: its id; None means all."""
+
+    device: str | None
+    paused: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobEnded:
     """A job of the HTTP API ended after ``hashes`` nonces and ``seconds``. ``status``: as in the API."""
 
@@ -67,4 +76,4 @@ class SettingsChanged:
     names: tuple[str, ...]
 
 
-Event = SolutionSent | ShareJudged | SourceChanged | DeviceChanged | JobEnded | SettingsChanged
+Event = SolutionSent | ShareJudged | SourceChanged | DeviceChanged | PauseChanged | JobEnded | SettingsChanged

@@ -5,12 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import ssl
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from quantus_miner.errors import MinerError, SettingError
-from quantus_miner.host.deadline import within
+from quantus_miner.host.http_server import HttpServer, reason
 
 TIMEOUT_S: Final = 15.0
 """Seconds for one call, from the name look-up to the last byte."""
@@ -34,46 +32,30 @@ class NodeRpc:
     def __init__(self, url: str) -> None:
         self.url = url
         try:
-            parts = urlsplit(url)
-            self._host, self._port = parts.hostname or "", parts.port
+            self._server = HttpServer(url)
         except ValueError:
-            parts, self._host = urlsplit(""), ""
-        printable = re.fullmatch(r"[\x21-\x7e]+", url)
-        if parts.scheme not in ("http", "https") or not self._host or "@" in parts.netloc or not printable:
             raise SettingError(
                 f"--rpc: {url[:MAX_REASON]!r} is not allowed; allowed: http://HOST:PORT or https://HOST:PORT, "
                 "which a node serves on the port that it names for ws:// and wss://"
-            )
-        self._tls = parts.scheme == "https"
-        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            ) from None
 
     def call(self, method: str, *params: object) -> Any:  # noqa: ANN401 - any JSON value
         """Make a call and return its result. Raises RpcError if the node answers with an error."""
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         try:
-            return parse_result(within(TIMEOUT_S, lambda: self._post(body)))
+            return parse_result(self._post(body))
         except RpcError as error:
             raise RpcError(f"--rpc: {self.url}: {method}: {error}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            raise MinerError(f"--rpc: {self.url} does not answer {method}: {reason}") from None
+            raise MinerError(f"--rpc: {self.url} does not answer {method}: {reason(error)}") from None
 
     def _post(self, body: str) -> bytes:
-        connection = (
-            http.client.HTTPSConnection(self._host, self._port, timeout=TIMEOUT_S, context=ssl.create_default_context())
-            if self._tls
-            else http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        headers = {"Content-Type": "application/json"}
+        status, reply = self._server.request(
+            "POST", self._server.path, body, headers, timeout_s=TIMEOUT_S, max_reply=MAX_REPLY
         )
-        try:
-            connection.request("POST", self._path, body, {"Content-Type": "application/json", "Connection": "close"})
-            response = connection.getresponse()
-            if response.status != http.HTTPStatus.OK:
-                raise ValueError(f"HTTP status {response.status}")
-            reply = response.read(MAX_REPLY + 1)
-        finally:
-            connection.close()
-        if len(reply) > MAX_REPLY:
-            raise ValueError(f"the reply is larger than {MAX_REPLY} bytes")
+        if status != http.HTTPStatus.OK:
+            raise ValueError(f"HTTP status {status}")
         return reply
 
     def block_hash(self, height: int) -> str:

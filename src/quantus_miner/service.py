@@ -7,6 +7,7 @@ import faulthandler
 import gc
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,17 +18,22 @@ from quantus_miner.gpu.telemetry import Telemetry
 from quantus_miner.host.notify import Notifier
 from quantus_miner.jobs import Jobs
 from quantus_miner.mining.miner import Miner
+from quantus_miner.mining.pauses import USER
 from quantus_miner.monitor import Monitor
 from quantus_miner.parts.engines import Engines, affinity, count_workers, make_engines
 from quantus_miner.parts.live import PRIORITIES, Live
 from quantus_miner.parts.part import Components
+from quantus_miner.parts.pauses import AutomaticPauses
 from quantus_miner.parts.supervisor import Supervisor
 from quantus_miner.parts.upkeep import Log, SignsOfLife, StateFolder, Watch
 from quantus_miner.parts.web import Exporter, JobList, JobServer
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.store.writer import Store
 from quantus_miner.web import server
+from quantus_miner.web.control import Control
 from quantus_miner.web.job_api import JobApi
+from quantus_miner.web.routes import Access, Routes
+from quantus_miner.web.status import StatusApi
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +52,7 @@ PARTS: Final[list[type[Part]]] = [
     JobList,
     Live,
     Engines,
+    AutomaticPauses,
     Exporter,
     JobServer,
     Watch,
@@ -86,7 +93,16 @@ async def _serve(
         components.notifier,
         lambda names: monitor.publish(SettingsChanged(names)),
     )
-    signals.hand_over(asyncio.get_running_loop(), supervisor.end, supervisor.reload)
+    signals.hand_over(
+        asyncio.get_running_loop(),
+        {
+            signal.SIGTERM: supervisor.end,
+            signal.SIGINT: supervisor.end,
+            signal.SIGHUP: supervisor.reload,
+            signal.SIGUSR1: lambda: components.miner.pause(USER),
+            signal.SIGUSR2: lambda: components.miner.resume(USER),
+        },
+    )
     if components.notifier.watchdog and sys.stderr is not None:
         # The manager ends a stuck service with SIGABRT. The log then shows where each thread was.
         faulthandler.enable()
@@ -113,7 +129,7 @@ def _connect(
         chunk_s=settings.progress_chunk_ms / 1000,
         affinity=affinity(workers, effective),
         on_job_solved=on_job_solved,
-        on_device=lambda event: monitor.publish(event),
+        publish=lambda event: monitor.publish(event),
     )
     store = Store(settings.state_dir, history_days=settings.history_days)
     jobs = Jobs(
@@ -124,7 +140,9 @@ def _connect(
         call_soon=asyncio.get_running_loop().call_soon_threadsafe,
         priority=http_priority,
     )
-    api = JobApi(jobs, miner, token=settings.api_token)
+    routes, access = Routes(), Access(settings.api_token)
+    api = JobApi(jobs, miner, routes, access)
+    Control(miner, routes, access)
     live = LiveSource(miner, (), priority=live_priority, publish=lambda event: monitor.publish(event))
     monitor = Monitor(
         miner.stats,
@@ -134,7 +152,10 @@ def _connect(
         readings=Telemetry().read,
         effective_cpus=effective.count,
     )
-    return Components(engines, on_job_solved, miner, store, live, jobs, api, Notifier(os.environ), monitor)
+    StatusApi(monitor.look, routes)
+    return Components(
+        engines, on_job_solved, miner, store, live, jobs, api, routes, access, Notifier(os.environ), monitor
+    )
 
 
 def _keep_imports() -> None:

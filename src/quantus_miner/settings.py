@@ -18,6 +18,7 @@ from quantus_miner.backends.backend import EngineOptions
 from quantus_miner.errors import SettingError
 from quantus_miner.host.cpus import LARGEST_CPU
 from quantus_miner.logs import parse_filter
+from quantus_miner.schedule import Schedule, parse_schedule
 from quantus_miner.setting_sources import read_config, read_value, without_service_links
 from quantus_miner.wire.address import parse_wallet, parse_worker
 from quantus_miner.wire.hosts import parse_names
@@ -163,6 +164,20 @@ SETTINGS: Final = (
         "MS",
     ),
     Setting(
+        "schedule",
+        parse_schedule,
+        None,
+        'Times at which to mine, such as 22:00-06:00 or "Sat-Sun 00:00-24:00"; unset: always.',
+        "TIMES",
+    ),
+    Setting(
+        "pause_when_busy",
+        units.integer(1, 100),
+        None,
+        "Pause while other programs use more than this percentage of the CPUs; unset: never.",
+        "PERCENT",
+    ),
+    Setting(
         "job_expiry_s",
         units.integer(1, 31_536_000),
         "600",
@@ -280,6 +295,8 @@ class Settings(EngineOptions):
     metrics_port: int | None
     metrics_bind: str
     progress_chunk_ms: int
+    schedule: Schedule | None
+    pause_when_busy: int | None
     job_expiry_s: int
     node_addr: tuple[str, int] | None
     auth_token: str | None

@@ -47,6 +47,7 @@ from quantus_miner.store.rows import Find, StoredJob
 from quantus_miner.store.writer import Store
 from quantus_miner.web.connection import BoundedProtocol
 from quantus_miner.web.job_api import JobApi
+from quantus_miner.web.routes import Access, Routes
 from quantus_miner.web.server import Server
 from quantus_miner.wire import (
     address,
@@ -159,10 +160,10 @@ class _HttpService(logging.Handler):
         self._owner = Database(folder, history_days=1)
         self._store = Store(folder, history_days=1)
         assert self._store.start() == []
-        self._api: JobApi
+        self._routes: Routes
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            await self._api.app(scope, receive, send)
+            await self._routes(scope, receive, send)
 
         self._server = Server(app, socket.socket())
         self._server.config.load()
@@ -175,8 +176,9 @@ class _HttpService(logging.Handler):
         jobs = Jobs(
             self._miner, self._store, expiry_s=600, clock=time.monotonic, call_soon=self.loop.call_soon_threadsafe
         )
-        self._api = JobApi(jobs, self._miner, token=None)
-        self._api.accepting = True
+        self._routes = Routes()
+        api = JobApi(jobs, self._miner, self._routes, Access(None))
+        api.accepting = True
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         loop, state = self.loop, self._server.server_state
@@ -194,7 +196,7 @@ class _HttpService(logging.Handler):
             await asyncio.sleep(0)
         for entry in jobs.entries:
             jobs.cancel(entry)
-        assert not any(code == 500 for _, code in self._api.stats().requests)
+        assert not any(code == 500 for _, code in self._routes.requests)
         return replies
 
     async def _read(self, ours: socket.socket) -> bytes:

@@ -16,6 +16,7 @@ import click
 from quantus_miner import __version__, logs
 from quantus_miner.cli.bench import bench
 from quantus_miner.cli.completion import PROGRAM, VARIABLE, completion
+from quantus_miner.cli.control import pause, resume
 from quantus_miner.cli.dev_node import dev_node
 from quantus_miner.cli.dev_pool import dev_pool
 from quantus_miner.cli.devices import devices
@@ -62,7 +63,7 @@ def cli() -> None:
     """External proof-of-work miner for the Quantus network. Without a command, run the mining service (serve)."""
 
 
-for command in (serve, bench, verify, devices, doctor, service, history, completion, dev_node, dev_pool):
+for command in (serve, pause, resume, bench, verify, devices, doctor, service, history, completion, dev_node, dev_pool):
     cli.add_command(command)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -12,7 +13,7 @@ import click
 from quantus_miner import logs
 from quantus_miner.cli.completion import complete_path
 from quantus_miner.model import Pow
-from quantus_miner.settings import SETTINGS, Settings, load
+from quantus_miner.settings import BY_NAME, SETTINGS, Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,16 @@ pow_option: Final = click.option(
 
 def settings_options(command: Command) -> Command:
     """Add every row of the settings table as an option, and --config."""
-    for setting in reversed(SETTINGS):
+    return setting_options(*BY_NAME)(command)
+
+
+def setting_options(*names: str) -> Callable[[Command], Command]:
+    """Return a decorator that adds these rows of the settings table as options, and --config."""
+    return partial(_add_options, names)
+
+
+def _add_options(names: Sequence[str], command: Command) -> Command:
+    for setting in (BY_NAME[name] for name in reversed(names)):
         default = "unset" if setting.default is None else setting.default
         command = click.option(
             *filter(None, (setting.short, setting.flag)),

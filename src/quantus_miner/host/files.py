@@ -64,15 +64,17 @@ def _check_kind(mode: int) -> None:
         raise OSError(errno.EINVAL, f"{kind}; give the name of a regular file")
 
 
-def replace(path: Path, content: str | bytes) -> None:
+def replace(path: Path, content: str | bytes, mode: int = 0o666) -> None:
     """Write ``content`` (text: ASCII) to ``path`` in one step: a reader sees the old file or the new one.
 
-    Makes the folder if it is missing. Raises OSError.
+    ``mode``: permission bits, minus those of the umask. Makes the folder if it is missing. Raises OSError.
     """
     temporary = path.with_name(path.name + ".new")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)  # one that a crash has left may have other permissions
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content.encode("ascii") if isinstance(content, str) else content)
             file.flush()
             # Without this, a power failure may leave an empty file under the new name.

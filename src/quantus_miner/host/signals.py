@@ -1,4 +1,4 @@
-"""Handle signals: two end the service in order, one reloads its settings, and none kills it by accident."""
+"""Handle signals: they end, reload, pause or resume the service, and none kills it by accident."""
 
 from __future__ import annotations
 
@@ -10,42 +10,44 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
 log = logging.getLogger("miner")
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT)
-RELOADING: Final = signal.SIGHUP
-IGNORED: Final = (signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that would end a process that does not handle them. (Python already ignores SIGPIPE.)"""
+OTHERS: Final = {
+    signal.SIGHUP: "reloading the settings",
+    signal.SIGUSR1: "pausing",
+    signal.SIGUSR2: "resuming",
+}
+"""Signals that the service also handles, and what it then does. (Python already ignores SIGPIPE.)"""
 
 
 class Signals:
     """Handles signals from its creation to the end of the process.
 
     Before ``hand_over``, a signal of ENDING ends the process at once with exit code 0, because there is nothing to save
-    yet, and RELOADING waits. The event loop's own handlers would not suffice: they end with the loop, and a second
+    yet, and the others wait. The event loop's own handlers would not suffice: they end with the loop, and a second
     SIGTERM would then kill the process.
     """
 
     def __init__(self) -> None:
         self._loop: AbstractEventLoop | None = None
-        self._stop: Callable[[], None] | None = None
-        self._reload: Callable[[], None] | None = None
-        self._reload_waits = False
-        for number in (*ENDING, RELOADING, *IGNORED):
+        self._handlers: Mapping[int, Callable[[], object]] = {}
+        self._waiting: dict[int, None] = {}
+        for number in (*ENDING, *OTHERS):
             signal.signal(number, self._on_signal)
 
-    def hand_over(self, loop: AbstractEventLoop, stop: Callable[[], None], reload: Callable[[], None]) -> None:
-        """Make signals of ENDING call ``stop``, and RELOADING call ``reload``, on the thread of ``loop``."""
-        self._stop, self._reload, self._loop = stop, reload, loop
-        if self._reload_waits:
-            self._handle(RELOADING)
+    def hand_over(self, loop: AbstractEventLoop, handlers: Mapping[int, Callable[[], object]]) -> None:
+        """Have ``handlers``, one for each signal of ENDING and OTHERS, called on the thread of ``loop``."""
+        self._handlers, self._loop = handlers, loop
+        for number in tuple(self._waiting):
+            self._handle(number)
 
     def ignore(self) -> None:
         """Ignore all signals. Called when the service has ended: they would kill the process while Python ends."""
-        for number in (*ENDING, RELOADING, *IGNORED):
+        for number in (*ENDING, *OTHERS):
             signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
@@ -65,16 +67,10 @@ class Signals:
                 os._exit(0)
 
     def _handle(self, number: int) -> None:
-        name = signal.Signals(number).name
-        if number == RELOADING:
-            if self._reload is None:
-                self._reload_waits = True
-                return
-            log.info("Received %s: reloading the settings", name)
-            self._reload()
-        elif number in IGNORED:
-            log.warning("Received %s: ignored, the miner does not use this signal", name)
-        else:
-            log.info("Received %s: stopping", name)
-            if self._stop is not None:
-                self._stop()
+        handler = self._handlers.get(number)
+        if handler is None and number not in ENDING:
+            self._waiting[number] = None
+            return
+        log.info("Received %s: %s", signal.Signals(number).name, OTHERS.get(signal.Signals(number), "stopping"))
+        if handler is not None:
+            handler()

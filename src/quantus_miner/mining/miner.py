@@ -15,6 +15,8 @@ from collections import Counter, deque
 from functools import partial
 from typing import TYPE_CHECKING
 
+from quantus_miner.events import PauseChanged
+from quantus_miner.mining.pauses import Pause, Pauses, check_device
 from quantus_miner.mining.search import Search
 from quantus_miner.mining.stats import MinerStats, ThreadStats
 from quantus_miner.mining.thread import WorkerThread
@@ -36,8 +38,8 @@ class Miner:
     """Owns the active jobs and the workers. All methods may be called from any thread.
 
     ``chunk_s``: seconds a slice should take. ``affinity``: see set_engines. ``on_job_solved``: called for every solved
-    job, and for every solution of a search that continues after it; the list may grow. ``on_device``: called when a
-    device is lost or comes back. Both are called from any thread.
+    job, and for every solution of a search that continues after it; the list may grow. ``publish``: called with each
+    DeviceChanged and PauseChanged. Both are called from any thread.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class Miner:
         chunk_s: float,
         affinity: Sequence[frozenset[int]] = (),
         on_job_solved: Sequence[Callable[[], None]] = (),
-        on_device: Callable[[DeviceChanged], None] | None = None,
+        publish: Callable[[DeviceChanged | PauseChanged], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.chunk_s = chunk_s
@@ -58,10 +60,12 @@ class Miner:
         self._turns: deque[Search] = deque()  # the active searches, next one first
         self._started = self._closing = False
         self._on_job_solved = on_job_solved
-        self._on_device = (lambda _: None) if on_device is None else partial(_call, on_device)
+        self._publish: Callable[[DeviceChanged | PauseChanged], None]
+        self._publish = (lambda _: None) if publish is None else partial(_call, publish)
         self._rejected = self._stale = 0
         self._solved_by: Counter[str] = Counter()
         self._workers = Workers()
+        self._pauses = Pauses()
         self.set_engines(engines, affinity=affinity)
 
     @property
@@ -100,6 +104,7 @@ class Miner:
                 if self._closing:
                     return
                 new, unused = self._workers.change(engines, affinity, self._clock())
+                self._apply_pauses()
                 self._solved_by.update({engine.name: 0 for engine in engines})
                 abandoned = self._end_abandoned()
                 self._work.notify_all()
@@ -152,6 +157,21 @@ class Miner:
             if search.status is Status.RUNNING:
                 self._end(search, Status.CANCELLED)
 
+    def pause(self, reason: str, device: str | None = None) -> bool:
+        """Stop mining on ``device``, an id or CPU; None means all. Return False if that changes nothing.
+
+        Jobs stay active and wait. Pauses with different ``reason`` are independent: a device mines when no pause covers
+        it. Raises MinerError if there is no such device.
+        """
+        return self._change_pauses(Pause(device, reason), paused=True)
+
+    def resume(self, reason: str, device: str | None = None) -> bool:
+        """End the pause of ``device``, or all with this ``reason``. Return False if that changes nothing.
+
+        Raises MinerError if there is no such device.
+        """
+        return self._change_pauses(Pause(device, reason), paused=False)
+
     def close(self, timeout: float) -> bool:
         """Stop all workers. Return True if they all ended within ``timeout`` seconds."""
         with self._changing, self._lock:
@@ -199,6 +219,7 @@ class Miner:
                 rejected_solutions=self._rejected,
                 stale_solutions=self._stale,
                 solved_by_engine=dict(self._solved_by),
+                pauses=tuple(self._pauses),
                 kernels=frozenset(
                     (engine.name, str(pow_), kernel)
                     for engine in self._workers.engines
@@ -219,13 +240,13 @@ class Miner:
         with self._lock:
             while not self._closing and not worker.leaving:
                 able = [search for search in self._turns if search.todo.size and worker.can(search.job.pow)]
-                if not able:
+                if worker.paused or not able:
                     self._work.wait()
                     continue
                 search = max(able, key=lambda search: search.priority)  # the first of several
                 self._turns.remove(search)
                 self._turns.append(search)
-                even_share = -(-search.todo.size // len(self._workers))
+                even_share = -(-search.todo.size // sum(not other.paused for other in self._workers))
                 start, count = search.todo.take(worker.slice_size(search.job.pow, self.chunk_s, even_share))
                 now = self._clock()
                 worker.begin(search, NonceRange(start, start + count - 1), now)
@@ -293,8 +314,20 @@ class Miner:
         if unused:
             _call(worker.engine.close)
 
+    def _change_pauses(self, pause: Pause, *, paused: bool) -> bool:
+        with self._lock:
+            devices = {worker.device_id for worker in self._workers}
+            if pause.device is not None:
+                check_device(pause.device, devices)
+            changed = self._pauses.add(pause) if paused else self._pauses.remove(pause, devices)
+            self._apply_pauses()
+            self._work.notify_all()
+        if changed:
+            self._publish(PauseChanged(pause.device, paused, pause.reason))
+        return changed
+
     def _thread(self, worker: Worker) -> WorkerThread:
-        worker.thread = WorkerThread(self, worker, self._on_device)
+        worker.thread = WorkerThread(self, worker, self._publish)
         return worker.thread
 
     # --- under the lock ---
@@ -313,6 +346,12 @@ class Miner:
             )
             self._end(search, Status.FAILED)
         return abandoned
+
+    def _apply_pauses(self) -> None:
+        for worker in self._workers:
+            worker.paused = self._pauses.cover(worker.device_id)
+            if worker.paused and worker.search is not None:
+                worker.interrupt()
 
     def _leave(self, worker: Worker, search: Search, tested: int) -> None:
         worker.search = worker.slice = None

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from quantus_miner.mining.pauses import CPU
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from quantus_miner.mining.pauses import Pause
     from quantus_miner.model import Status
 
 
@@ -45,7 +48,7 @@ class GpuStats:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStats:
-    """One worker. ``works``: it can take work now. ``gpu``: the device that it drives; None for a CPU thread."""
+    """One worker. ``works``: it can take work now, unless ``paused``. ``gpu``: its device; None for a CPU thread."""
 
     index: int
     engine: str
@@ -56,12 +59,18 @@ class WorkerStats:
     """True if an error ended it."""
     stalled: bool = False
     """True if it has work but had not advanced for STALL_S at the last tick."""
+    paused: bool = False
     gpu: GpuStats | None = None
 
     @property
     def key(self) -> tuple[int, str, str]:
         """A key that distinguishes it from a later worker with the same number."""
         return self.index, self.engine, self.gpu.id if self.gpu else ""
+
+    @property
+    def device(self) -> str:
+        """Id of the device that it drives, CPU for a CPU thread."""
+        return self.gpu.id if self.gpu else CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,12 @@ class MinerStats:
     solved_by_engine: Mapping[str, int]
     kernels: frozenset[tuple[str, str, str]]
     """(engine, proof of work, kernel)"""
+    pauses: tuple[Pause, ...] = ()
+
+    @property
+    def paused(self) -> bool:
+        """True if all workers are paused."""
+        return bool(self.pauses) and all(worker.paused for worker in self.workers)
 
     @property
     def busy_workers(self) -> int:

@@ -27,15 +27,15 @@ PAUSE_S: Final = 1.0
 class WorkerThread(threading.Thread):
     """Searches slices of ``miner`` for ``worker`` until the worker must end.
 
-    ``on_device``: called when the worker's device is lost or comes back. It must not raise.
+    ``publish``: called when the worker's device is lost or comes back. It must not raise.
     """
 
-    def __init__(self, miner: Miner, worker: Worker, on_device: Callable[[DeviceChanged], None]) -> None:
+    def __init__(self, miner: Miner, worker: Worker, publish: Callable[[DeviceChanged], None]) -> None:
         super().__init__(name=f"miner-{worker.index}", daemon=True)
         self._miner = miner
         self._worker = worker
         self._engine = worker.engine
-        self._on_device = on_device
+        self._publish = publish
         self._pinned: frozenset[int] | None = None
 
     def run(self) -> None:
@@ -121,4 +121,4 @@ class WorkerThread(threading.Thread):
     def _tell(self, *, up: bool, reason: str = "") -> None:
         device = self._worker.device
         if device is not None:
-            self._on_device(DeviceChanged(device.id, self._engine.name, up, reason))
+            self._publish(DeviceChanged(device.id, self._engine.name, up, reason))

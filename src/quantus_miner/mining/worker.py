@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner.backends.base import Control, Engine
 from quantus_miner.backoff import Backoff
+from quantus_miner.mining.pauses import CPU
 from quantus_miner.mining.stats import GpuStats, WorkerStats
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Worker:
         self.thread: WorkerThread | None = None
         self.ended = False  # its thread has ended and no longer calls the engine
         self.leaving = False  # takes no more slices
+        self.paused = False  # takes no slices for now
         self.affinity: frozenset[int] | None = None  # the CPUs to use from its next slice on; None: any
         self.search: Search | None = None
         self.slice: NonceRange | None = None  # under way
@@ -52,6 +54,11 @@ class Worker:
     def key(self) -> tuple[str, int]:
         """What it is in the statistics of jobs. No two that search have the same one."""
         return self.engine.name, self.index
+
+    @property
+    def device_id(self) -> str:
+        """Id of the device that it drives, CPU for a CPU thread."""
+        return CPU if self.device is None else self.device.id
 
     @property
     def hashes(self) -> int:
@@ -93,6 +100,7 @@ class Worker:
             works=self.works,
             failed=not self.alive,
             stalled=self.stalled(now),
+            paused=self.paused,
             gpu=gpu,
         )
 
@@ -112,5 +120,5 @@ class Worker:
 
     @property
     def works(self) -> bool:
-        """True if it can take work now."""
+        """True if it can take work now, unless it is paused."""
         return self.alive and not self.lost and not self.leaving

@@ -102,7 +102,7 @@ class Workers:
 
     def make_way_for(self, search: Search) -> None:
         """Interrupt the workers that the new ``search`` should get: all of a lower priority, or otherwise one."""
-        able = [worker for worker in self if worker.works and worker.can(search.job.pow)]
+        able = [worker for worker in self if worker.works and not worker.paused and worker.can(search.job.pow)]
         # Leave out interrupted workers, so that two new searches at once interrupt two of them.
         busy = [(worker, worker.search) for worker in able if worker.search and not worker.interrupted]
         lower = [worker for worker, other in busy if other.priority < search.priority]

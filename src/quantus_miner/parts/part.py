@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quantus_miner.sources.live import LiveSource
     from quantus_miner.store.writer import Store
     from quantus_miner.web.job_api import JobApi
+    from quantus_miner.web.routes import Access, Routes
 
 
 @dataclass(slots=True)
@@ -32,6 +33,10 @@ class Components:
     live: LiveSource
     jobs: Jobs
     api: JobApi
+    routes: Routes
+    """The calls of the job API's port."""
+    access: Access
+    """Who may make them."""
     notifier: Notifier
     monitor: Monitor
     exporter_files: int = 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
+from quantus_miner.host.deadline import in_thread
 from quantus_miner.parts.live import PRIORITIES, count_links
 from quantus_miner.parts.part import Part
-from quantus_miner.web import metrics, server
+from quantus_miner.web import control, metrics, server
 
 if TYPE_CHECKING:
     from quantus_miner.parts.part import Components
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("miner")
 
+TOKEN_S: Final = 2.0
+"""Seconds to wait for the disk with the token for pauses."""
 GRACE_S: Final = 0.3
 """Seconds that requests under way may take when the service ends."""
 
@@ -103,10 +107,13 @@ class JobServer(_Port):
 
     async def start(self, settings: Settings) -> None:
         """Accept requests. Raises MinerError if the port is taken, or too few file descriptors are left."""
-        api = self.components.api
+        api, access = self.components.api, self.components.access
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TOKEN_S):
+                access.own_token = await in_thread(lambda: control.create_token(settings.state_dir))
         sock = server.listen(settings.bind, settings.port, "--port")
         (most,) = server.share_connections(count_links(settings), 1, self.components.exporter_files)
-        await self.serve(server.Server(api.app, sock, most), settings.bind, settings)
+        await self.serve(server.Server(self.components.routes, sock, most), settings.bind, settings)
         api.accepting = True
         log.info("Server starting on %s", server.endpoint(sock))
 
@@ -117,7 +124,7 @@ class JobServer(_Port):
 
     def _use(self, settings: Settings) -> None:
         super()._use(settings)
-        self.components.api.token = settings.api_token
+        self.components.access.token = settings.api_token
         bind = settings.bind
         if not bind.startswith("127.") and bind != "::1" and settings.api_token is None:
             log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", bind)

@@ -69,20 +69,20 @@ def encode_result(job_id: str, status: Status, solution: Solution | None, hashes
     """Return the MiningResult of a known job. ``elapsed``: seconds."""
     nonce = None if solution is None else f"{solution.nonce:x}"
     work = None if solution is None else f"{solution.nonce:0128x}"
-    return _encode(MiningResult(status, job_id, nonce, work, hashes, float(elapsed)))
+    return encode(MiningResult(status, job_id, nonce, work, hashes, float(elapsed)))
 
 
 def encode_unknown_result(job_id: str) -> bytes:
     """Return the MiningResult of a job that is not known."""
-    return _encode(MiningResult("not_found", job_id, None, None, 0, 0.0))
+    return encode(MiningResult("not_found", job_id, None, None, 0, 0.0))
 
 
 def encode_reply(status: str, job_id: str, message: str | None = None) -> bytes:
     """Return the reply of /mine and /cancel, and of errors elsewhere."""
-    return _encode(MineResponse(status, job_id, message))
+    return encode(MineResponse(status, job_id, message))
 
 
-def _encode(reply: MiningResult | MineResponse) -> bytes:
+def encode(reply: msgspec.Struct) -> bytes:
     r"""Return the JSON of a reply, with all escaped as \uXXXX that could steer a terminal: ids are the client's."""
     text = msgspec.json.encode(reply).decode()
     if not text.isprintable():

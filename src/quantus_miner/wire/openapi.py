@@ -8,6 +8,7 @@ import msgspec
 
 from quantus_miner import __version__
 from quantus_miner.wire.api import MAX_JOB_ID, MineResponse, MiningResult
+from quantus_miner.wire.status import PauseReply, PauseRequest, Status
 
 _HEX: Final = "[0-9a-fA-F]"
 
@@ -52,7 +53,7 @@ _JOB_ID: Final = {"name": "job_id", "in": "path", "required": True, "schema": {"
 _TOKEN: Final[list[dict[str, list[str]]]] = [{}, {"token": []}]
 
 _, _COMPONENTS = msgspec.json.schema_components(
-    [MiningResult, MineResponse], ref_template="#/components/schemas/{name}"
+    [MiningResult, MineResponse, Status, PauseRequest, PauseReply], ref_template="#/components/schemas/{name}"
 )
 
 
@@ -62,6 +63,20 @@ def _plain(path: str, summary: str, **descriptions: str) -> dict[str, Any]:
         for code, text in descriptions.items()
     }
     return {path: {"get": {"summary": summary, "responses": responses}}}
+
+
+def _pausing(path: str, summary: str) -> dict[str, Any]:
+    body = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/PauseRequest"}}}}
+    replies = _replies("PauseReply", _200="Done, or it was so already.") | _replies(
+        "MineResponse",
+        _400="The body is not valid, or there is no such device.",
+        _401="A token is required.",
+        _403="The request comes from a web page, or no token exists.",
+        _408="The body did not arrive in time.",
+        _413="The body is too large.",
+    )
+    security: list[dict[str, list[str]]] = [{"token": []}]
+    return {path: {"post": {"summary": summary, "security": security, "requestBody": body, "responses": replies}}}
 
 
 DOCUMENT: Final[dict[str, Any]] = {
@@ -112,6 +127,11 @@ DOCUMENT: Final[dict[str, Any]] = {
                     _404="No such job.",
                 ),
             }
+        },
+        **_pausing("/pause", "Stop mining until resume, on all devices or one"),
+        **_pausing("/resume", "Mine again"),
+        "/status": {
+            "get": {"summary": "The miner at this moment", "responses": _replies("Status", _200="The status.")},
         },
         **_plain("/health", "Check that the miner accepts jobs", _200="Ready.", _503="Not ready."),
         **_plain("/openapi.json", "This document", _200="This document."),

@@ -1,0 +1,65 @@
+"""A client of a running miner, for the commands that show or steer one."""
+
+from __future__ import annotations
+
+import http.client
+from typing import Final, TypeVar
+
+import msgspec
+
+from quantus_miner.errors import MinerError, SettingError
+from quantus_miner.host.http_server import HttpServer, reason
+from quantus_miner.wire.api import MineResponse
+from quantus_miner.wire.status import PauseReply, PauseRequest, Status
+
+TIMEOUT_S: Final = 10.0
+"""Seconds for one call, from the name look-up to the last byte."""
+MAX_REPLY: Final = 4_000_000
+"""Bytes of the largest accepted reply."""
+
+Reply = TypeVar("Reply", bound=msgspec.Struct)
+
+
+class Client:
+    """The miner whose job API is at ``url``. ``token``: what it requires, None if it requires nothing.
+
+    Every method raises MinerError, one line, without a usable reply. Raises SettingError if ``url`` is not allowed.
+    """
+
+    def __init__(self, url: str, token: str | None) -> None:
+        self.url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            self._server = HttpServer(self.url)
+        except ValueError:
+            raise SettingError(f"{url[:200]!r} is not the URL of a miner; allowed: http://HOST:PORT") from None
+
+    def status(self) -> Status:
+        """Return the status of the miner."""
+        return self._call("GET", "/status", "", Status)
+
+    def pause(self, device: str | None = None) -> PauseReply:
+        """Pause a device, or all."""
+        return self._call("POST", "/pause", msgspec.json.encode(PauseRequest(device)).decode(), PauseReply)
+
+    def resume(self, device: str | None = None) -> PauseReply:
+        """Resume a device, or all."""
+        return self._call("POST", "/resume", msgspec.json.encode(PauseRequest(device)).decode(), PauseReply)
+
+    def _call(self, method: str, path: str, body: str, expected: type[Reply]) -> Reply:
+        path = self._server.path.rstrip("/") + path
+        try:
+            code, reply = self._server.request(
+                method, path, body, self._headers, timeout_s=TIMEOUT_S, max_reply=MAX_REPLY
+            )
+            if code == http.client.OK:
+                return msgspec.json.decode(reply, type=expected)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise MinerError(f"no miner answers at {self.url}: {reason(error)}") from None
+        if code == http.client.UNAUTHORIZED:
+            raise MinerError(f"the miner at {self.url} requires its token; give it with --api-token-file")
+        try:
+            message = msgspec.json.decode(reply, type=MineResponse).message or ""
+        except ValueError:
+            message = ""
+        raise MinerError(f"the miner at {self.url} refuses {method} {path}: {message or f'HTTP status {code}'}")

@@ -250,6 +250,9 @@ def test_replies_are_as_the_served_openapi_says(miner: MinerProcess) -> None:
         "/mine",
         "/result/{job_id}",
         "/cancel/{job_id}",
+        "/pause",
+        "/resume",
+        "/status",
         "/health",
         "/version",
     }

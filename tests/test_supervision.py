@@ -262,6 +262,7 @@ def test_every_part_may_raise_when_settings_change(tmp_path: Path) -> None:
         assert miner.port
         config.write_text(
             "log = 'debug'\nhistory-days = 1\npriority = 'http'\nprogress-chunk-ms = 9\napi-token = 'x'\n"
+            "schedule = '00:00-24:00'\n"
         )
         miner.process.send_signal(signal.SIGHUP)
         for part in service.PARTS:

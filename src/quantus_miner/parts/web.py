@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner.host.deadline import in_thread
 from quantus_miner.parts.live import PRIORITIES, count_links
 from quantus_miner.parts.part import Part
 from quantus_miner.web import control, metrics, server
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("miner")
 
-TOKEN_S: Final = 2.0
-"""Seconds to wait for the disk with the token for pauses."""
 GRACE_S: Final = 0.3
 """Seconds that requests under way may take when the service ends."""
 
@@ -108,9 +104,7 @@ class JobServer(_Port):
     async def start(self, settings: Settings) -> None:
         """Accept requests. Raises MinerError if the port is taken, or too few file descriptors are left."""
         api, access = self.components.api, self.components.access
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(TOKEN_S):
-                access.own_token = await in_thread(lambda: control.create_token(settings.state_dir))
+        access.own_token = control.create_token(settings.state_dir)
         sock = server.listen(settings.bind, settings.port, "--port")
         (most,) = server.share_connections(count_links(settings), 1, self.components.exporter_files)
         await self.serve(server.Server(self.components.routes, sock, most), settings.bind, settings)

@@ -5,9 +5,8 @@ Precedence: flag, environment, file, default. An empty environment value counts 
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,7 +18,7 @@ from quantus_miner.errors import SettingError
 from quantus_miner.host.cpus import LARGEST_CPU
 from quantus_miner.logs import parse_filter
 from quantus_miner.schedule import Schedule, parse_schedule
-from quantus_miner.setting_sources import read_config, read_value, without_service_links
+from quantus_miner.setting_sources import read_config, read_value, user_state_dir, without_service_links
 from quantus_miner.wire.address import parse_wallet, parse_worker
 from quantus_miner.wire.hosts import parse_names
 from quantus_miner.wire.messages import parse_fingerprint, parse_token
@@ -311,8 +310,14 @@ class Settings(EngineOptions):
     log: str
     log_format: str
 
-    def summary(self) -> str:
-        """Return ``port=9833, bind=127.0.0.1, …`` for the log. Secrets are named but not shown."""
+    @property
+    def changed(self) -> list[str]:
+        """Names of the settings that differ from their defaults, in the order of the table."""
+        defaults = {row.name: None if row.default is None else row.parse(row.default) for row in SETTINGS}
+        return [name for name in BY_NAME if hasattr(self, name) and getattr(self, name) != defaults[name]]
+
+    def summary(self, names: Iterable[str] = BY_NAME) -> str:
+        """Return ``port=9833, bind=127.0.0.1, …`` of all settings, or of ``names``. Secrets are named but not shown."""
 
         def show(name: str) -> str:
             value = getattr(self, name)
@@ -326,7 +331,7 @@ class Settings(EngineOptions):
                 return value.hex()
             return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
-        return ", ".join(f"{name}={show(name)}" for name in BY_NAME if hasattr(self, name))
+        return ", ".join(f"{name}={show(name)}" for name in names if hasattr(self, name))
 
 
 def load(
@@ -357,7 +362,7 @@ def load(
             values[name] = _parse(BY_NAME[name], text, f"file {path}")
     _check_live(values)
     if values["state_dir"] is None:
-        values["state_dir"] = _user_state_dir(environ)
+        values["state_dir"] = user_state_dir(environ)
     return Settings(**values)
 
 
@@ -398,15 +403,3 @@ def _check_live(values: Mapping[str, Any]) -> None:
                 flag = BY_NAME[other].flag
                 also = f" or {flag}-file" if other in FROM_FILES else ""
                 raise SettingError(f"{BY_NAME[name].flag} needs {flag}{also}")
-
-
-def _user_state_dir(environ: Mapping[str, str]) -> Path:
-    base = environ.get("XDG_STATE_HOME", "")
-    if os.path.isabs(base):  # noqa: PTH117
-        return Path(base) / "quantus-miner"
-    try:
-        return Path.home() / ".local" / "state" / "quantus-miner"
-    except RuntimeError:
-        raise SettingError(
-            "--state-dir must be set: this user has no home folder (HOME is unset, and there is no passwd entry)"
-        ) from None

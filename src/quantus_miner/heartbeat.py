@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from quantus_miner import wording
 from quantus_miner.mining.worker import STALL_S
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from quantus_miner.monitor import Snapshot
 
 log = logging.getLogger("miner")
-
-MAX_STATUS: Final = 1_000
-"""Characters of a status. Service managers accept at most 4,096 bytes."""
 
 
 class Heartbeat:
@@ -54,7 +51,7 @@ class Heartbeat:
         elif now >= self._next or changed:
             # Snapshots come a second apart: the next one could be too late.
             self._next = now + self._notifier.interval_s - 1.0
-            self._notifier.send("WATCHDOG=1", f"STATUS={wording.status(snapshot)[:MAX_STATUS]}")
+            self._notifier.send("WATCHDOG=1", f"STATUS={wording.status(snapshot)}")
         self._well = not trouble
 
     def stopping(self) -> None:

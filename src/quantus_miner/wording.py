@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from quantus_miner.monitor import Snapshot, Tally
 
 MAX_REASON: Final = 200
-"""Characters of a peer's reason."""
+MAX_STATUS: Final = 1_000
+"""Characters of a peer's reason, and of a whole status. Service managers accept at most 4,096 bytes."""
 ROW: Final = 8
 """Workers in a line."""
 HTTP_ONLY: Final = "no node or pool is set; jobs come over HTTP"
@@ -80,7 +81,7 @@ def status(snapshot: Snapshot) -> str:
     first = f"idle: {reason}" if reason else speed(snapshot.rates)
     line = " | ".join((first, *totals(snapshot), f"up {units.duration(snapshot.uptime_s)}"))
     links = () if reason else link_faults(snapshot.sources)
-    return "; ".join((line, *links, *_faults(snapshot)))
+    return "; ".join((line, *links, *_faults(snapshot)))[:MAX_STATUS]
 
 
 def idle(snapshot: Snapshot) -> str:

@@ -29,13 +29,13 @@ IDLE_S: Final = 3.0
 """Seconds without work after which the console says why. HTTP clients leave short gaps between their jobs."""
 IDLE_AGAIN_S: Final = 600.0
 """Seconds after which it repeats that."""
-SHARES: Final = (6, 6.0)
-JOBS: Final = (3, 20.0)
+SHARES: Final = (5, 8.0)
+JOBS: Final = (3, 30.0)
 """Lines about shares and solutions, and about jobs: how many at once, and seconds until there may be one more.
 
-However often a pool sends jobs and gets shares, two minutes have at most 6 + 120 / 6 + 3 + 120 / 20 = 35 such lines, so
-that they fit on a screen with what else is said. The counts in each line show how many shares were left out; these are
-logged at debug. Pools usually aim at a share every 6 s or less often: then each share has its line.
+However often a pool sends jobs and gets shares, two minutes have at most 5 + 120 / 8 + 3 + 120 / 30 = 27 such lines,
+which fit on a screen with what else is said. The counts in each line show how many shares were left out; these are
+logged at debug. Pools usually aim at a share every 8 s or less often: then almost every share has its line.
 """
 GREEN, RED, YELLOW, CYAN, MAGENTA = 32, 31, 33, 36, 35
 

@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantus_miner import units, wording
-from quantus_miner.events import ShareJudged, SolutionSent, SourceChanged
+from quantus_miner.events import PauseChanged, ShareJudged, SolutionSent, SourceChanged
+from quantus_miner.mining.pauses import Pause
 from quantus_miner.mining.rates import WINDOWS_S, Rates
 from quantus_miner.mining.stats import ApiStats, JobStats, LinkStats, MinerStats, WorkerStats
 from quantus_miner.model import MAX, LiveJob, Solution, Status
 from quantus_miner.monitor import Monitor, Snapshot, Tally
 from quantus_miner.parts.console import IDLE_AGAIN_S, IDLE_S, JOBS, SHARES, SPEED_S, Narrator
 
-from .test_metrics import SNAPSHOT
+from .test_metrics import CARD, SNAPSHOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +138,7 @@ def test_the_status_is_one_line() -> None:
 )
 def test_it_says_why_it_is_idle(links: tuple[LinkStats, ...], reason: str) -> None:
     snapshot = Snapshot(0.0, 5.0, 2, replace(BUSY, active_jobs=0), links, rates=MIDDLE)
-    assert wording.idle(snapshot) == f"no source has work: {reason}"
+    assert wording.idle(snapshot) == f"idle: no source has work: {reason}"
     assert wording.status(snapshot).startswith(f"idle: no source has work: {reason} | ")
     assert wording.idle(replace(snapshot, miner=BUSY)) == wording.idle(replace(snapshot, miner=None)) == ""
 
@@ -162,6 +163,24 @@ def test_every_device_has_its_rate_and_so_have_the_workers() -> None:
         "speed 10s/60s/15m 3.00 0.00 n/a MH/s max 2.00 H/s | cpu-baseline",
         "speed 10s/60s/15m 3.00 0.00 n/a MH/s | cpu-fast, 3 workers",
     ]
+
+
+def test_a_pause_is_said_with_its_reasons() -> None:
+    both = replace(BUSY.workers[0], paused=True), replace(BUSY.workers[0], index=1, engine="gpu-cuda", gpu=CARD)
+    one = replace(BUSY, workers=both, pauses=(Pause("cpu", "user"),))
+    every = replace(one, workers=both[:1], pauses=(Pause(None, "schedule"), Pause(None, "user")))
+    snapshot = Snapshot(0.0, 5.0, 2, one, (LinkStats(POOL),), rates=MIDDLE)
+    assert wording.paused(snapshot) == ""
+    assert wording.devices(snapshot)[0].endswith(" | cpu-fast, paused")
+    fault = f"{POOL} not connected for 0 s"
+    assert wording.status(snapshot).endswith(f" | up 5 s; {fault}; cpu is paused (user)")
+    assert wording.pause(PauseChanged("cpu", True, "user"), snapshot) == "paused cpu (user)"
+    snapshot = replace(snapshot, miner=every)
+    assert wording.status(snapshot) == f"paused (schedule, user) | shares 0/0/0 | up 5 s; {fault}"
+    assert wording.pause(PauseChanged(None, True, "user"), snapshot) == "paused (user)"
+    assert wording.pause(PauseChanged(None, False, "busy"), snapshot) == "resumed (busy), still paused (schedule, user)"
+    assert wording.pause(PauseChanged(None, False, "user"), replace(snapshot, miner=BUSY)) == "resumed (user)"
+    assert wording.paused(replace(snapshot, miner=None)) == ""
 
 
 def test_sources_and_connections_have_a_line_each() -> None:
@@ -336,6 +355,26 @@ def test_without_work_it_says_why_after_a_while_and_not_every_minute(caplog: pyt
     live(check)
     assert said(caplog, "idle") == [f"idle: no source has work: {POOL} not connected for 24 s | shares 0/0/0 | up 24 s"]
     assert [line.rpartition(" | ")[2] for line in said(caplog, "speed ")] == ["up 10 s", "up 10 min"]
+
+
+def test_a_pause_is_said_once_and_then_every_ten_minutes(caplog: pytest.LogCaptureFixture) -> None:
+    pause = Pause(None, "user")
+
+    def check(life: Life) -> None:
+        life.miner = replace(BUSY, workers=(replace(BUSY.workers[0], paused=True),), pauses=(pause,))
+        life.monitor.publish(PauseChanged(None, True, "user"))
+        life.pass_(int(IDLE_AGAIN_S) + 1)
+        life.miner = replace(BUSY, active_jobs=0)
+        life.monitor.publish(PauseChanged(None, False, "user"))
+        life.pass_(int(IDLE_S) + 1)
+
+    live(check)
+    assert [line for line in said(caplog) if not line.startswith("new job")] == [
+        "paused (user)",
+        "paused (user) | shares 0/0/0 | up 10 min",
+        "resumed (user)",
+        "idle: no source has work: no node or pool is set; jobs come over HTTP | shares 0/0/0 | up 10 min",
+    ]
 
 
 def test_the_allowances_are_what_they_say() -> None:

@@ -173,9 +173,17 @@ def test_every_key_is_answered_and_q_ends_in_order(pool: str) -> None:
         terminal.see(
             rf"miner: pool stratum\+tcp://{address}: connected for \d+ s, last job .* ago, diff .*latency \d+ ms"
         )
+        terminal.press("p")
+        terminal.see(r"\x1b\[33mpaused \(user\)\x1b\[0m")
+        terminal.press("p")
+        terminal.see("miner: Already paused by the user")
+        terminal.press("r")
+        terminal.see(r"resumed \(user\)")
+        terminal.press("r")
+        terminal.see("miner: Not paused by the user")
         for other in ("x", "\x1b[A", "pasted text with a q in it"):
             terminal.press(other)
-            terminal.see("miner: Keys: h hash rate, ")
+            terminal.see("miner: Keys: h hash rate, p pause, r resume, ")
         terminal.press("q")
         terminal.see("miner: Received SIGTERM: stopping")
         terminal.see(r"miner: Stopped: \d+ hashes, \d+ solutions in \d+ s, .*H/s on average \| shares \d+/\d+/\d+")

@@ -29,6 +29,7 @@ from quantus_miner.parts.pauses import AutomaticPauses
 from quantus_miner.parts.supervisor import Supervisor
 from quantus_miner.parts.upkeep import Log, SignsOfLife, StateFolder, Watch
 from quantus_miner.parts.web import Exporter, JobList, JobServer
+from quantus_miner.settings import SETTINGS
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.store.writer import Store
 from quantus_miner.web import server
@@ -77,7 +78,7 @@ def run(settings: Settings, signals: Signals, load: Callable[[], Settings]) -> N
     sys.unraisablehook = _on_unraisable
     server.check_files()
     log.info("Starting external miner service...")
-    own = ("port", "bind", *(name for name in settings.changed if name not in ("port", "bind")))
+    own = [row.name for row in SETTINGS if row.name in ("port", "bind") or settings.differs(row)]
     log.info("Effective config: %s; the others are the defaults", settings.summary(own))
     log.debug("All settings: %s", settings.summary())
     effective, workers = count_workers(settings)

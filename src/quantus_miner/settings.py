@@ -22,7 +22,7 @@ from quantus_miner.setting_sources import read_config, read_value, user_state_di
 from quantus_miner.wire.address import parse_wallet, parse_worker
 from quantus_miner.wire.hosts import parse_names
 from quantus_miner.wire.messages import parse_fingerprint, parse_token
-from quantus_miner.wire.pool_url import PoolUrl, parse_pool_url
+from quantus_miner.wire.pool_url import PoolUrl, parse_pool_urls
 
 LOG_FORMATS: Final = ("auto", "text", "journald", "json")
 PRIORITIES: Final = ("live", "equal", "http")
@@ -52,11 +52,6 @@ def _devices(text: str) -> tuple[str, ...]:
     if names != ("all",) and not all(known.fullmatch(name) for name in names):
         raise ValueError("all, or indices and PCI addresses as `quantus-miner devices` lists them, separated by commas")
     return tuple(f"0000:{name}" if name.count(":") == 1 else name for name in names)
-
-
-def _pools(text: str) -> tuple[PoolUrl, ...]:
-    """Return the pools, each only once: using a failed pool a second time would be of no use."""
-    return tuple(dict.fromkeys(parse_pool_url(part.strip()) for part in text.split(",")))
 
 
 def _token(text: str) -> str:
@@ -218,7 +213,7 @@ SETTINGS: Final = (
     Setting("tls_cert_sha256_file", _path, None, "File with the SHA-256 of the node's certificate.", "FILE"),
     Setting(
         "pool",
-        _pools,
+        parse_pool_urls,
         None,
         "Mine in this pool. May be repeated: each pool is used when those before it fail.",
         "URL",
@@ -310,11 +305,10 @@ class Settings(EngineOptions):
     log: str
     log_format: str
 
-    @property
-    def changed(self) -> list[str]:
-        """Names of the settings that differ from their defaults, in the order of the table."""
-        defaults = {row.name: None if row.default is None else row.parse(row.default) for row in SETTINGS}
-        return [name for name in BY_NAME if hasattr(self, name) and getattr(self, name) != defaults[name]]
+    def differs(self, setting: Setting) -> bool:
+        """Return True if the value of ``setting`` is not its default."""
+        default = None if setting.default is None else setting.parse(setting.default)
+        return getattr(self, setting.name, default) != default
 
     def summary(self, names: Iterable[str] = BY_NAME) -> str:
         """Return ``port=9833, bind=127.0.0.1, …`` of all settings, or of ``names``. Secrets are named but not shown."""

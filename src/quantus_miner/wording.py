@@ -12,7 +12,7 @@ from quantus_miner.mining.rates import Rates
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from quantus_miner.events import ShareJudged, SolutionSent
+    from quantus_miner.events import PauseChanged, ShareJudged, SolutionSent
     from quantus_miner.mining.stats import LinkStats, MinerStats, WorkerStats
     from quantus_miner.monitor import Snapshot, Tally
 
@@ -76,19 +76,33 @@ def totals(snapshot: Snapshot) -> Iterator[str]:
 
 
 def status(snapshot: Snapshot) -> str:
-    """Return the speed, or why the miner is idle, then the totals, then what is wrong."""
-    reason = idle(snapshot)
-    first = f"idle: {reason}" if reason else speed(snapshot.rates)
-    line = " | ".join((first, *totals(snapshot), f"up {units.duration(snapshot.uptime_s)}"))
-    links = () if reason else link_faults(snapshot.sources)
+    """Return the speed, or why there is none, then the totals, then what is wrong."""
+    reason = paused(snapshot) or idle(snapshot)
+    line = " | ".join((reason or speed(snapshot.rates), *totals(snapshot), f"up {units.duration(snapshot.uptime_s)}"))
+    links = () if reason.startswith("idle") else link_faults(snapshot.sources)
     return "; ".join((line, *links, *_faults(snapshot)))[:MAX_STATUS]
 
 
 def idle(snapshot: Snapshot) -> str:
-    """Return why no worker has anything to do. Empty if that is not so, or not known."""
+    """Return that no worker has anything to do, and why. Empty if that is not so, or not known."""
     if snapshot.miner is None or snapshot.miner.active_jobs:
         return ""
-    return f"no source has work: {', '.join(link_faults(snapshot.sources)) or HTTP_ONLY}"
+    return f"idle: no source has work: {', '.join(link_faults(snapshot.sources)) or HTTP_ONLY}"
+
+
+def paused(snapshot: Snapshot) -> str:
+    """Return ``paused (schedule, user)``. Empty if not all devices are paused, or that is not known."""
+    miner = snapshot.miner
+    if miner is None or not miner.paused:
+        return ""
+    return f"paused ({', '.join(sorted({pause.reason for pause in miner.pauses}))})"
+
+
+def pause(event: PauseChanged, snapshot: Snapshot) -> str:
+    """Return ``paused (user)``, or of a device ``paused cpu (user)``; ``resumed (user)``."""
+    still = "" if event.paused or not (reason := paused(snapshot)) else f", still {reason}"
+    device = "" if event.device is None else f" {event.device}"
+    return f"{'paused' if event.paused else 'resumed'}{device} ({event.reason}){still}"
 
 
 def summary(snapshot: Snapshot) -> str:
@@ -127,8 +141,12 @@ def _state(link: LinkStats) -> str:
 
 
 def _faults(snapshot: Snapshot) -> Iterator[str]:
-    if snapshot.miner is not None and (failed := snapshot.miner.failed):
-        yield f"worker {', '.join(map(str, failed))} has failed"
+    if snapshot.miner is not None:
+        if not snapshot.miner.paused:
+            for device, reason in snapshot.miner.pauses:
+                yield f"{device} is paused ({reason})"
+        if failed := snapshot.miner.failed:
+            yield f"worker {', '.join(map(str, failed))} has failed"
     if snapshot.store_ok is False:
         yield "jobs are kept in memory only"
 
@@ -201,9 +219,10 @@ def _total(averages: Iterable[float | None]) -> float | None:
 
 def _device(snapshot: Snapshot, group: list[WorkerStats]) -> str:
     engine, gpu = group[0].engine, group[0].gpu
+    state = ["paused"] if all(worker.paused for worker in group) else []
     if gpu is None:
-        return f"{engine}, {len(group)} workers" if group[1:] else engine
-    parts = [f"{engine} {gpu.id}", gpu.name]
+        return ", ".join((engine, *([f"{len(group)} workers"] if group[1:] else []), *state))
+    parts = [f"{engine} {gpu.id}", gpu.name, *state]
     if (readings := snapshot.readings.get(gpu.id)) is not None:
         parts += [] if readings.temperature is None else [f"{readings.temperature:.0f} °C"]
         parts += [] if readings.power is None else [f"{readings.power:.0f} W"]

@@ -7,8 +7,9 @@ import signal
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import wording
-from quantus_miner.events import ShareJudged, SolutionSent, SourceChanged
+from quantus_miner.events import PauseChanged, ShareJudged, SolutionSent, SourceChanged
 from quantus_miner.host.terminal import Keys
+from quantus_miner.mining.pauses import USER
 from quantus_miner.parts.part import Part
 from quantus_miner.sources.source_log import SourceLog, job_fields
 
@@ -73,19 +74,23 @@ class Narrator:
         self._idle_at = 0.0  # when to say that it is idle
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
-        """Log a new difficulty, the speed if it is due, or that there is no work."""
+        """Log a new difficulty, the speed if it is due, or why nothing is mined."""
         self._now = snapshot.uptime_s
         self._tell_job(snapshot)
-        if wording.idle(snapshot):
+        if wording.paused(snapshot) or wording.idle(snapshot):
             self._tell_idle(snapshot)
         else:
             self._idle_since = None
             self._tell_speed(snapshot)
 
     def on_event(self, event: Event) -> None:
-        """Log a share, a solution, or the first job of another source."""
+        """Log a share, a solution, a pause, or the first job of another source."""
         if isinstance(event, SourceChanged) and event.state == "mined":
             self._tell_job(self._monitor.look())
+        elif isinstance(event, PauseChanged):
+            self._idle_since = self._now if event.paused else None
+            self._idle_at = self._now + IDLE_AGAIN_S
+            log.info("%s", wording.pause(event, self._monitor.look()), extra={"colour": YELLOW, "device": event.device})
         elif isinstance(event, SolutionSent):
             if not wording.judges(event.source):
                 self._tell(wording.solution(event, self._monitor.tally), GREEN, event.source, job_fields(event.job))
@@ -142,6 +147,8 @@ class Console(Part):
         self._keys = Keys(self._on_key)
         self._commands: dict[str, Callable[[], Iterable[str]]] = {
             "h": self._rates,
+            "p": self._pause,
+            "r": self._resume,
             "s": lambda: wording.sources(components.monitor.look()),
             "c": lambda: wording.connections(components.monitor.look()),
             "q": self._quit,
@@ -162,7 +169,7 @@ class Console(Part):
     def _on_key(self, key: str) -> None:
         command = self._commands.get(key.lower())
         if command is None:
-            log.info("Keys: h hash rate, s shares and sources, c connections, q quit")
+            log.info("Keys: h hash rate, p pause, r resume, s shares and sources, c connections, q quit")
             return
         for line in command():
             log.info("%s", line)
@@ -170,6 +177,12 @@ class Console(Part):
     def _rates(self) -> list[str]:
         snapshot = self.components.monitor.look()
         return [wording.speed(snapshot.rates), *wording.devices(snapshot), *wording.workers(snapshot)]
+
+    def _pause(self) -> list[str]:
+        return [] if self.components.miner.pause(USER) else ["Already paused by the user"]
+
+    def _resume(self) -> list[str]:
+        return [] if self.components.miner.resume(USER) else ["Not paused by the user"]
 
     def _quit(self) -> list[str]:
         signal.raise_signal(signal.SIGTERM)

@@ -140,6 +140,7 @@ def test_it_says_why_it_is_idle(links: tuple[LinkStats, ...], reason: str) -> No
     snapshot = Snapshot(0.0, 5.0, 2, replace(BUSY, active_jobs=0), links, rates=MIDDLE)
     assert wording.idle(snapshot) == f"idle: no source has work: {reason}"
     assert wording.status(snapshot).startswith(f"idle: no source has work: {reason} | ")
+    assert wording.idle(replace(snapshot, sources=(LinkStats(POOL, mined=True),))) == "idle: no source has work"
     assert wording.idle(replace(snapshot, miner=BUSY)) == wording.idle(replace(snapshot, miner=None)) == ""
 
 
@@ -364,7 +365,7 @@ def test_a_pause_is_said_once_and_then_every_ten_minutes(caplog: pytest.LogCaptu
         life.miner = replace(BUSY, workers=(replace(BUSY.workers[0], paused=True),), pauses=(pause,))
         life.monitor.publish(PauseChanged(None, True, "user"))
         life.pass_(int(IDLE_AGAIN_S) + 1)
-        life.miner = replace(BUSY, active_jobs=0)
+        life.miner, life.link.mined = replace(BUSY, active_jobs=0), False
         life.monitor.publish(PauseChanged(None, False, "user"))
         life.pass_(int(IDLE_S) + 1)
 
@@ -373,7 +374,7 @@ def test_a_pause_is_said_once_and_then_every_ten_minutes(caplog: pytest.LogCaptu
         "paused (user)",
         "paused (user) | shares 0/0/0 | up 10 min",
         "resumed (user)",
-        "idle: no source has work: no node or pool is set; jobs come over HTTP | shares 0/0/0 | up 10 min",
+        f"idle: no source has work: {POOL} has not sent a job yet | shares 0/0/0 | up 10 min",
     ]
 
 

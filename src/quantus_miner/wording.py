@@ -48,10 +48,9 @@ def speed(rates: Rates | None) -> str:
 
 def share(event: ShareJudged, tally: Tally) -> str:
     """Return ``accepted (12/0) diff 1.0G 31 ms pool.example:3333``. The counts: accepted, and all others."""
-    counts = f"({tally.accepted}/{tally.rejected + tally.stale})"
-    figures = f"diff {units.difficulty(event.difficulty)} {1000 * event.latency_s:.0f} ms"
-    reason = f": {event.reason[:MAX_REASON]}" if event.reason else ""
-    return f"{event.judgement} {counts} {figures} {short(event.source)}{reason}"
+    counts, difficulty = f"{tally.accepted}/{tally.rejected + tally.stale}", units.difficulty(event.difficulty)
+    where = ": ".join((short(event.source), *([event.reason[:MAX_REASON]] if event.reason else [])))
+    return f"{event.judgement} ({counts}) diff {difficulty} {1000 * event.latency_s:.0f} ms {where}"
 
 
 def solution(event: SolutionSent, tally: Tally) -> str:
@@ -87,7 +86,8 @@ def idle(snapshot: Snapshot) -> str:
     """Return that no worker has anything to do, and why. Empty if that is not so, or not known."""
     if snapshot.miner is None or snapshot.miner.active_jobs:
         return ""
-    return f"idle: no source has work: {', '.join(link_faults(snapshot.sources)) or HTTP_ONLY}"
+    reason = ", ".join(link_faults(snapshot.sources)) if snapshot.sources else HTTP_ONLY
+    return ": ".join(("idle: no source has work", *([reason] if reason else [])))
 
 
 def paused(snapshot: Snapshot) -> str:

@@ -38,6 +38,11 @@ class Keys:
         self._ours: list[Any] = []  # and as they are while keys are read
         self._handlers: dict[int, Any] = {}  # of signals, as they were
 
+    @property
+    def reading(self) -> bool:
+        """True while keys are read."""
+        return self._loop is not None
+
     def update(self) -> None:
         """Read keys if the process is in the foreground now, and not otherwise. Call it about once a second."""
         foreground = self._in_foreground()

@@ -38,6 +38,7 @@ However often a pool sends jobs and gets shares, two minutes have at most 5 + 12
 which fit on a screen with what else is said. The counts in each line show how many shares were left out; these are
 logged at debug. Pools usually aim at a share every 8 s or less often: then almost every share has its line.
 """
+HELP: Final = "Keys: h hash rate, p pause, r resume, s shares and sources, c connections, q quit"
 GREEN, RED, YELLOW, CYAN, MAGENTA = 32, 31, 33, 36, 35
 
 
@@ -157,6 +158,8 @@ class Console(Part):
     async def start(self, settings: Settings) -> None:  # noqa: ARG002 - of none
         """Read keys, if there is a terminal."""
         self._keys.update()
+        if self._keys.reading:
+            log.info("%s", HELP)
 
     def tick(self) -> None:
         """Read keys only while the process is in the foreground of its terminal."""
@@ -169,7 +172,7 @@ class Console(Part):
     def _on_key(self, key: str) -> None:
         command = self._commands.get(key.lower())
         if command is None:
-            log.info("Keys: h hash rate, p pause, r resume, s shares and sources, c connections, q quit")
+            log.info("%s", HELP)
             return
         for line in command():
             log.info("%s", line)

@@ -358,6 +358,18 @@ def test_without_work_it_says_why_after_a_while_and_not_every_minute(caplog: pyt
     assert [line.rpartition(" | ")[2] for line in said(caplog, "speed ")] == ["up 10 s", "up 10 min"]
 
 
+def test_work_that_comes_and_goes_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    def check(life: Life) -> None:
+        for _ in range(30):
+            life.link.mined, life.miner = True, BUSY
+            life.pass_(1)
+            life.link.mined, life.miner = False, replace(BUSY, active_jobs=0)
+            life.pass_(int(IDLE_S) + 1)
+
+    live(check)
+    assert len(said(caplog, "idle")) == 5
+
+
 def test_a_pause_is_said_once_and_then_every_ten_minutes(caplog: pytest.LogCaptureFixture) -> None:
     pause = Pause(None, "user")
 

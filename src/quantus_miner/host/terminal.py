@@ -115,7 +115,8 @@ class Keys:
         if not self._handlers:
 
             def on_suspend(number: int, _: FrameType | None) -> None:
-                loop.call_soon_threadsafe(self._suspend, number, on_suspend)
+                with contextlib.suppress(RuntimeError):  # the loop is closed: the process is about to end
+                    loop.call_soon_threadsafe(self._suspend, number, on_suspend)
 
             self._handlers = {
                 signal.SIGTSTP: signal.signal(signal.SIGTSTP, on_suspend),

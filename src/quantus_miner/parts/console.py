@@ -30,6 +30,8 @@ IDLE_S: Final = 3.0
 """Seconds without work after which the console says why. HTTP clients leave short gaps between their jobs."""
 IDLE_AGAIN_S: Final = 600.0
 """Seconds after which it repeats that."""
+IDLES: Final = (3, 60.0)
+"""How often it may say so at once, and seconds until it may once more: work may come and go."""
 SHARES: Final = (5, 8.0)
 JOBS: Final = (3, 30.0)
 """Lines about shares and solutions, and about jobs: how many at once, and seconds until there may be one more.
@@ -71,6 +73,7 @@ class Narrator:
         self._refusals: dict[str, SourceLog] = {}
         self._job: tuple[str, str] | None = None  # the source and the job that were told last
         self._speed_at: float | None = None  # when the next speed is due; None before the first
+        self._idles = Allowance(*IDLES)
         self._idle_since: float | None = None
         self._idle_at = 0.0  # when to say that it is idle
 
@@ -122,7 +125,7 @@ class Narrator:
         if self._idle_since is None:
             self._idle_since = self._now
             self._idle_at = self._now + IDLE_S
-        if self._now >= self._idle_at:
+        if self._now >= self._idle_at and self._idles.take(self._now):
             self._idle_at = self._now + IDLE_AGAIN_S
             log.info("%s", wording.status(snapshot), extra={"colour": YELLOW})
 

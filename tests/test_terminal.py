@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import pty
 import re
@@ -14,7 +13,7 @@ import sys
 import tempfile
 import termios
 import time
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -28,66 +27,64 @@ WAIT_S = 30.0
 WALLET = "qzjTEwCDN6vQ6g4C5dq2NBJ2yxkZ9XtJzprerRgPpmj3ay16V"
 SERVICE = ("-m", "quantus_miner", "--port=0", "--workers=1")
 
+LEAD = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""Makes the terminal that of the session, and becomes another program."""
 SHELL = """
 import os, signal, subprocess, sys
+commands, answers, command, *args = sys.argv[1:]
 signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-miner = subprocess.Popen([sys.executable, *sys.argv[2:]], process_group=0)
-if sys.argv[1] == "fg":
+miner = subprocess.Popen([sys.executable, *args], process_group=0)
+if command == "fg":
     os.tcsetpgrp(0, miner.pid)
-control = os.fdopen(3)
+control = os.fdopen(int(commands))
 while True:
-    if sys.argv[1] == "fg":
+    if command == "fg":
         _, status = os.waitpid(miner.pid, os.WUNTRACED)
         os.tcsetpgrp(0, os.getpgrp())
         if not os.WIFSTOPPED(status):
-            os.write(4, b"ended %d\\n" % os.waitstatus_to_exitcode(status))
+            os.write(int(answers), b"ended %d\\n" % os.waitstatus_to_exitcode(status))
             break
-        os.write(4, b"stopped\\n")
+        os.write(int(answers), b"stopped\\n")
     command = control.readline().strip()
     if command == "bg":
         os.killpg(miner.pid, signal.SIGCONT)
     else:  # as a shell does with a job that runs: no SIGCONT
         os.tcsetpgrp(0, miner.pid)
-    sys.argv[1] = command
 """
-"""What an interactive shell does with a job, told over descriptor 3, telling over descriptor 4."""
+"""What an interactive shell does with a job. It gets commands over one descriptor and answers over another."""
 
 
 class OnTerminal:
     """A program that leads a session on a terminal of its own, and the one who sits there."""
 
-    def __init__(self, *args: str, control: bool = False) -> None:
+    def __init__(self, *args: str, job: str = "") -> None:
+        """``job``: make it a job of a shell, in the foreground (fg) or background (bg)."""
         self.master, self.slave = pty.openpty()
         self.before = termios.tcgetattr(self.slave)
         self.shown = ""
         environ = {key: value for key, value in os.environ.items() if not key.startswith("MINER_")}
         environ |= {"MINER_STATE_DIR": tempfile.mkdtemp(dir=os.environ["XDG_STATE_HOME"]), "TERM": "xterm"}
         environ.pop("NO_COLOR", None)
-        pipes = [os.pipe(), os.pipe()] if control else []
-
-        def attach() -> None:
-            """In the new process: make the terminal its own."""
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-            if pipes:
-                os.dup2(fcntl.fcntl(pipes[0][0], fcntl.F_DUPFD, 10), 3)
-                os.dup2(fcntl.fcntl(pipes[1][1], fcntl.F_DUPFD, 10), 4)
-
+        commands, control = os.pipe()
+        told, answers = os.pipe()
+        if job:
+            args = ("-c", SHELL, str(commands), str(answers), job, *args)
         self.process = subprocess.Popen(
-            [sys.executable, *args],
+            [sys.executable, "-c", LEAD, *args],
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
             env=environ,
             start_new_session=True,
-            close_fds=not control,
-            preexec_fn=attach,
+            pass_fds=(commands, answers),
         )
-        self.control: IO[str] | None = None
-        self.told: IO[str] | None = None
-        if control:
-            os.close(pipes[0][0])
-            os.close(pipes[1][1])
-            self.control, self.told = os.fdopen(pipes[0][1], "w"), os.fdopen(pipes[1][0])
+        os.close(commands)
+        os.close(answers)
+        self.control, self.told = os.fdopen(control, "w"), os.fdopen(told)
 
     @property
     def modes(self) -> list[Any]:
@@ -107,13 +104,11 @@ class OnTerminal:
 
     def say(self, command: str) -> None:
         """To the shell."""
-        assert self.control is not None
         self.control.write(f"{command}\n")
         self.control.flush()
 
     def hear(self) -> str:
         """From the shell."""
-        assert self.told is not None
         return self.told.readline().strip()
 
     def end(self) -> int:
@@ -133,9 +128,8 @@ class OnTerminal:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.kill()
         self.process.wait(WAIT_S)
-        for pipe in (self.control, self.told):
-            if pipe is not None:
-                pipe.close()
+        self.control.close()
+        self.told.close()
         os.close(self.master)
         os.close(self.slave)
 
@@ -218,7 +212,7 @@ def test_the_terminal_is_as_before_if_the_console_could_not_be_stopped() -> None
 
 
 def test_a_job_of_a_shell_is_stopped_and_goes_on() -> None:
-    with OnTerminal("-c", SHELL, "fg", *SERVICE, control=True) as terminal:
+    with OnTerminal(*SERVICE, job="fg") as terminal:
         terminal.press("c")
         terminal.see("jobs come over HTTP")
         terminal.press("\x1a")  # Ctrl-Z
@@ -242,7 +236,7 @@ def test_a_job_of_a_shell_is_stopped_and_goes_on() -> None:
 
 
 def test_a_job_that_starts_in_the_background_reads_keys_once_it_is_in_the_foreground() -> None:
-    with OnTerminal("-c", SHELL, "start", *SERVICE, control=True) as terminal:
+    with OnTerminal(*SERVICE, job="bg") as terminal:
         terminal.press("c")
         terminal.see("Server starting on ")
         terminal.see("idle: no source has work")
@@ -277,11 +271,13 @@ def test_without_a_terminal_there_are_no_keys_and_no_colours(pool: str) -> None:
 
 
 def test_a_terminal_for_input_alone_is_left_alone(tmp_path: Path) -> None:
-    """The answers would go to a file."""
-    run = f"exec {sys.executable} -m quantus_miner --port=0 --workers=1 2>{tmp_path / 'log'}"
+    """The answers would go elsewhere."""
+    fifo = tmp_path / "log"
+    os.mkfifo(fifo)
+    run = f"exec {sys.executable} -m quantus_miner --port=0 --workers=1 2>{fifo}"
     with OnTerminal("-c", f"import os; os.execv('/bin/sh', ['sh', '-c', {run!r}])") as terminal:
-        while "idle: " not in ((tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""):
-            assert terminal.process.poll() is None
+        with fifo.open() as log:
+            assert any("idle: " in line for line in log)
         assert terminal.modes == terminal.before
         terminal.process.terminate()
         assert terminal.end() == 0

@@ -19,7 +19,7 @@ def test_it_is_installed_enabled_and_running_under_its_own_name(machine: Machine
     assert machine.run("getent passwd quantus").endswith(":/usr/sbin/nologin")
     assert machine.run("stat -c '%U:%G %a' /var/lib/quantus-miner") == "quantus:quantus 750"
     assert re.search(
-        r'Status: "idle: no source has work: no node or pool is set; jobs come over HTTP \| up \d+ s"',
+        r'Status: "idle: no source has work: no node or pool is set; jobs come over HTTP \| up \d+ \w+"',
         machine.run(f"systemctl status {UNIT}"),
     )
     assert machine.call("/health")["status"] == "ready"

@@ -94,11 +94,19 @@ def pool(port: int, *flags: str) -> subprocess.Popen[str]:
 def play(name: str, scenario: Scenario, state: Path) -> None:
     """Run one scenario. ``state``: the state folder of the miner."""
     first, second = free_port(), free_port()
-    names = {f"stratum+tcp://127.0.0.1:{first}": "FIRST", f"stratum+tcp://127.0.0.1:{second}": "SECOND"}
+    names = {f"127.0.0.1:{first}": "FIRST", f"127.0.0.1:{second}": "SECOND"}
     pools = [pool(first, *scenario.first), pool(second, *EASY)]
-    urls = [f"--pool={url}" for url in names]
+    urls = [f"--pool=stratum+tcp://{address}" for address in names]
     print(f"\n{name}: {scenario.what}", flush=True)
-    flags = ("--port=0", "--workers=1", f"--state-dir={state}", f"--wallet={WALLET}", "--worker-name=rig")
+    # At info, not every share has a line.
+    flags = (
+        "--port=0",
+        "--workers=1",
+        "--log=info,miner.live=debug",
+        f"--state-dir={state}",
+        f"--wallet={WALLET}",
+        "--worker-name=rig",
+    )
     miner = command("serve", *flags, *urls)
     assert miner.stderr is not None
     ready = threading.Event()
@@ -106,8 +114,8 @@ def play(name: str, scenario: Scenario, state: Path) -> None:
     shown = 0
 
     def tell(text: str) -> None:
-        for url, pool_name in names.items():
-            text = text.replace(f"pool {url}", pool_name)
+        for address, pool_name in names.items():
+            text = text.replace(f"pool stratum+tcp://{address}", pool_name)
         print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
 
     def follow(log: IO[str]) -> None:
@@ -115,12 +123,11 @@ def play(name: str, scenario: Scenario, state: Path) -> None:
         for line in log:
             if "Server starting" in line:
                 ready.set()
-            if found := re.search(
-                r"(Share accepted by|Share rejected by|Connected to) pool ([^ :]+://[^ :]+:\d+)", line
-            ):
-                count = f"{found[1].lower()} {names[found[2]]}"
+            if found := re.search(r": (accepted|rejected|Connected to) .*?(127\.0\.0\.1:\d+)", line):
+                share = f"share {found[1]} by" if found[1].endswith("ed") else "connected to"
+                count = f"{share} {names[found[2]]}"
                 counts[count] += 1
-                if found[1].startswith("Share") and counts[count] == 1:
+                if count.startswith("share") and counts[count] == 1:
                     tell(f"the first share is {count.removeprefix('share ')}")
             if SHOWN.search(line):
                 shown += 1

@@ -413,7 +413,8 @@ def test_what_is_completed(words: list[str], found: list[str]) -> None:
         (999.6, "1.00 kH/s"),
         (12_345, "12.3 kH/s"),
         (1.5e6, "1.50 MH/s"),
-        (1e15, "1000 TH/s"),
+        (1e15, "1.00 PH/s"),
+        (1e33, "1000 QH/s"),
     ],
 )
 def test_hash_rates_have_three_digits(rate: float, text: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantus_miner.backends.base import EngineStatus
-from quantus_miner.heartbeat import MAX_STATUS, Heartbeat
+from quantus_miner.heartbeat import Heartbeat
 from quantus_miner.host.notify import STATUS_S, Notifier
 from quantus_miner.mining.miner import Miner
 from quantus_miner.mining.rates import Rates
@@ -22,6 +22,7 @@ from quantus_miner.mining.worker import STALL_S
 from quantus_miner.model import Job, NonceRange, Pow
 from quantus_miner.monitor import Snapshot
 from quantus_miner.native import Outcome
+from quantus_miner.wording import MAX_STATUS
 
 from .conftest import MinerProcess
 
@@ -112,7 +113,7 @@ class StuckEngine:
 
 def look(miner: Miner, links: tuple[LinkStats, ...] = (), *, store_ok: bool = True) -> Snapshot:
     rates = Rates(0.0, None, None, None, None)
-    return Snapshot(0.0, 0.0, 2, miner.stats(), links, store_ok=store_ok, rates=rates)
+    return Snapshot(0.0, 8000.0, 2, miner.stats(), links, store_ok=store_ok, rates=rates)
 
 
 def job() -> Job:
@@ -176,7 +177,7 @@ def test_the_dog_is_fed_only_while_workers_with_work_advance(tmp_path: Path, cap
     ready, first = manager.waiting()
     assert ready == {"READY": "1"}
     assert first["WATCHDOG"] == "1"
-    assert first["STATUS"] == "0.00 H/s, 0 active jobs, 0 of 2 workers busy"
+    assert first["STATUS"] == "idle: no source has work: no node or pool is set; jobs come over HTTP | up 2 h 13 min"
     # Without work nothing has to advance.
     assert [message["WATCHDOG"] for message in tick(100)] == ["1"]
     search = miner.submit(job(), lambda _: None)
@@ -241,16 +242,19 @@ def test_a_miner_that_cannot_be_asked_is_no_sign_of_life(tmp_path: Path) -> None
 def test_the_status_says_which_source_is_down_and_since_when(tmp_path: Path) -> None:
     manager, clock, engine = Manager(str(tmp_path / "notify")), Clock(), StuckEngine()
     miner = Miner([engine], chunk_s=1.0, clock=clock)
-    first, second, third = (LinkStats(f"pool {letter}", connected=True) for letter in "abc")
+    first, second, third = (LinkStats(f"pool {letter}", connected=True, jobs=1) for letter in "abc")
     third.connected = False  # not needed
     first.mined = True
     store_ok = True
     links = (first, second, third)
     heartbeat = Heartbeat(Notifier(manager.environ(WATCHDOG_USEC="4000000")), clock)
-    workers = "0.00 H/s, 0 active jobs, 0 of 2 workers busy"
+    search = miner.submit(job(), lambda _: None)
+    speed, ended = "speed 10s/60s/15m n/a n/a n/a H/s | up 2 h 13 min", "idle: no source has work: "
 
     def status(seconds: float) -> str:
         clock.now += seconds
+        for link in links:
+            link.now = clock.now
         miner.tick()
         heartbeat.on_snapshot(look(miner, links, store_ok=store_ok))
         (message,) = manager.waiting()
@@ -258,46 +262,55 @@ def test_the_status_says_which_source_is_down_and_since_when(tmp_path: Path) -> 
         return message["STATUS"]
 
     heartbeat.ready(look(miner, links))
-    assert manager.waiting()[-1]["STATUS"] == workers
+    assert manager.waiting()[-1]["STATUS"] == speed
     # At once, not with the next sign of life.
-    first.mined = first.connected = second.connected = False
-    down = "; ".join(f"pool {letter} not connected for 0 s" for letter in "abc")
-    assert status(0.25) == f"{workers}; {down}"
+    miner.cancel(search)
+    for link in links:
+        link.mined = link.connected = False
+        link.changed_at = clock.now
+    down = ", ".join(f"pool {letter} not connected for 0 s" for letter in "abc")
+    assert status(0.25) == f"{ended}{down} | up 2 h 13 min"
     second.connected, second.failing = True, "no job"
-    assert status(90).startswith(f"{workers}; pool a not connected for 90 s; pool b is failing (no job); pool c not ")
+    assert status(90).startswith(f"{ended}pool a not connected for 90 s, pool b is failing (no job), pool c not ")
+    search = miner.submit(job(), lambda _: None)
     second.mined, second.failing = True, ""
-    assert status(150) == f"{workers}; pool a not connected for 4 min; mining for pool b instead"
+    assert status(150) == f"{speed}; pool a not connected for 4 min; mining for pool b instead"
     first.connected, first.failing = True, "shares refused"
-    assert status(90) == f"{workers}; pool a is failing (shares refused); mining for pool b instead"
+    assert status(90) == f"{speed}; pool a is failing (shares refused); mining for pool b instead"
     first.failing = ""
-    assert status(90) == f"{workers}; pool a is not mined yet; mining for pool b instead"
+    assert status(90) == f"{speed}; pool a is not mined yet; mining for pool b instead"
+    first.jobs = 0
+    assert status(90) == f"{speed}; pool a has not sent a job yet; mining for pool b instead"
     first.refusal = "it refuses the login: Invalid\nMAINPID=1 address" + "!" * 1000
     refused = status(8000).removeprefix(
-        f"{workers}; pool a refuses us: it refuses the login: Invalid\\nMAINPID=1 address"
+        f"{speed}; pool a refuses us: it refuses the login: Invalid\\nMAINPID=1 address"
     )
     assert set(refused.partition(";")[0]) == {"!"}
     assert len(refused) < 250
     first.refusal, first.connected = "", True
     first.mined, second.mined = True, False
-    assert status(1) == workers
+    assert status(1) == speed
     first.failing = "old job"
-    assert status(90) == f"{workers}; pool a is failing (old job)"
+    assert status(90) == f"{speed}; pool a is failing (old job)"
     first.failing = ""
     store_ok = False
     next(worker for worker in miner._workers if worker.index == 1).alive = False
-    assert status(100) == f"{workers}; worker 1 has failed; jobs are kept in memory only"
+    assert status(100) == f"{speed}; worker 1 has failed; jobs are kept in memory only"
+    miner.cancel(search)
     manager.socket.close()
 
 
 def test_a_status_names_days_and_stays_short(tmp_path: Path) -> None:
     manager, clock, engine = Manager(str(tmp_path / "notify")), Clock(), StuckEngine()
-    links = tuple(LinkStats(f"pool {number} {'x' * 250}") for number in range(100))
+    links = tuple(LinkStats(f"pool {number} {'x' * 250}", changed_at=clock.now) for number in range(100))
     miner = Miner([engine], chunk_s=1.0, clock=clock)
     heartbeat = Heartbeat(Notifier(manager.environ()), clock)
     heartbeat.on_snapshot(look(miner, links))
     manager.waiting()
-    for seconds, words in ((119, "119 s"), (1, "2 min"), (7079, "119 min"), (1, "2 h"), (165_600, "2 days")):
+    for seconds, words in ((119, "119 s"), (1, "2 min"), (7079, "119 min"), (1, "2 h 0 min"), (165_600, "2 days 0 h")):
         clock.now += seconds
+        for link in links:
+            link.now = clock.now
         miner.tick()
         heartbeat._next = 0.0
         heartbeat.on_snapshot(look(miner, links))

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantus_miner import logs
-from quantus_miner.logs import writer
+from quantus_miner.logs import formats, writer
 
 OFF = logging.CRITICAL + 1
 ISO = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -330,6 +330,17 @@ def test_terminal(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, li
     monkeypatch.setenv(variable, value)
     read, write = pty.openpty()
     assert re.fullmatch(line, through(write, read, monkeypatch, None))
+
+
+def test_a_record_may_name_its_colour_and_hostile_text_still_steers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    values: dict[str, object] = {"msg": HOSTILE, "levelname": "INFO", "levelno": logging.INFO, "name": "miner"}
+    record = logging.makeLogRecord(values | {"colour": 36})
+    text = formats.Terminal().format(record)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d \x1b\[32mINFO \x1b\[0m miner: \x1b\[36mjob.* end é\x1b\[0m", text)
+    assert "colour" not in json.loads(formats.Json().format(record))
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert formats.Terminal().format(record).isprintable()
 
 
 # --- a log that peers cannot fill ---

@@ -388,7 +388,7 @@ def test_a_signal_during_hashing_ends_the_service_in_order(number: signal.Signal
             assert miner.stop(number) == 0
             assert idle.recv(1) == b""
     assert f"Received {number.name}: stopping" in miner.log[-2]
-    assert re.search(r"Stopped: \d+ hashes, 0 solutions$", miner.log[-1])
+    assert re.search(r"Stopped: \d+ hashes, 0 solutions in ", miner.log[-1])
 
 
 def test_a_signal_ends_the_service_whatever_clients_are_doing() -> None:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from quantus_miner import units
+from quantus_miner import wording
 from quantus_miner.mining.worker import STALL_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from quantus_miner.host.notify import Notifier
-    from quantus_miner.mining.stats import LinkStats, MinerStats
+    from quantus_miner.mining.stats import MinerStats
     from quantus_miner.monitor import Snapshot
 
 log = logging.getLogger("miner")
-
-MAX_REASON: Final = 200
-MAX_STATUS: Final = 1_000
-"""Characters of a peer's reason, and of a whole status. Service managers accept at most 4,096 bytes."""
 
 
 class Heartbeat:
@@ -35,7 +31,7 @@ class Heartbeat:
         self._ready = False
         self._next = 0.0
         self._well = True
-        self._down: dict[str, float] = {}  # for each link without a connection: since when
+        self._down: set[str] = set()  # names of the links without a connection
 
     def ready(self, snapshot: Snapshot) -> None:
         """Report that the service is ready: it answers requests and its workers run."""
@@ -45,9 +41,8 @@ class Heartbeat:
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
         """Send a sign of life if it is due. Called about once a second."""
-        now, links = self._clock(), snapshot.sources
-        down = {link.name: self._down.get(link.name, now) for link in links if not link.connected}
-        changed, self._down = down.keys() != self._down.keys(), down
+        now, down = self._clock(), {link.name for link in snapshot.sources if not link.connected}
+        changed, self._down = down != self._down, down
         if trouble := _trouble(snapshot.miner):
             if self._well:
                 log.error("%s", trouble)
@@ -56,30 +51,13 @@ class Heartbeat:
         elif now >= self._next or changed:
             # Snapshots come a second apart: the next one could be too late.
             self._next = now + self._notifier.interval_s - 1.0
-            status = "; ".join((_working(snapshot), *self._link_faults(links, now), *_faults(snapshot)))
-            self._notifier.send("WATCHDOG=1", f"STATUS={status[:MAX_STATUS]}")
+            self._notifier.send("WATCHDOG=1", f"STATUS={wording.status(snapshot)}")
         self._well = not trouble
 
     def stopping(self) -> None:
         """Report that the service is stopping."""
         if self._ready:
             self._notifier.send("STOPPING=1", "STATUS=Stopping")
-
-    def _link_faults(self, links: tuple[LinkStats, ...], now: float) -> Iterator[str]:
-        """Yield what is wrong with the live sources up to the one that is mined. Those after it are not needed."""
-        for number, link in enumerate(links):
-            if link.mined:
-                if number:
-                    yield f"mining for {link.name} instead"
-                if link.failing:
-                    yield f"{link.name} is failing ({link.failing})"
-                return
-            if link.refusal:
-                yield f"{link.name} refuses us: {link.refusal[:MAX_REASON]}"
-            elif link.connected:
-                yield f"{link.name} {f'is failing ({link.failing})' if link.failing else 'is not mined yet'}"
-            else:
-                yield f"{link.name} not connected for {units.duration(now - self._down[link.name])}"
 
 
 def _trouble(miner: MinerStats | None) -> str:
@@ -89,18 +67,3 @@ def _trouble(miner: MinerStats | None) -> str:
     if stalled := miner.stalled:
         return f"Worker {', '.join(map(str, stalled))} has work and has not advanced for {STALL_S:g} s"
     return "" if miner.healthy else "No worker is left"
-
-
-def _working(snapshot: Snapshot) -> str:
-    miner, rates = snapshot.miner, snapshot.rates
-    if miner is None or rates is None:
-        return ""
-    rate = units.hash_rate(rates.current)
-    return f"{rate}, {miner.active_jobs} active jobs, {miner.busy_workers} of {len(miner.workers)} workers busy"
-
-
-def _faults(snapshot: Snapshot) -> Iterator[str]:
-    if snapshot.miner is not None and (failed := snapshot.miner.failed):
-        yield f"worker {', '.join(map(str, failed))} has failed"
-    if snapshot.store_ok is False:
-        yield "jobs are kept in memory only"

@@ -181,7 +181,7 @@ class Jobs:
         # This thread handles the end of the search later, when the entry has been added.
         entry = Entry(stored, self._search(job), polled=self._clock(), commit=self._store.put(stored))
         self._add(entry)
-        log.info("Job %s accepted: %s, header %s", job.id, job.pow, job.header.hex(), extra=_fields(job))
+        log.debug("Job %s accepted: %s, header %s", job.id, job.pow, job.header.hex(), extra=_fields(job))
         return entry
 
     def get(self, job_id: str) -> Entry | None:

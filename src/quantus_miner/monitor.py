@@ -8,10 +8,11 @@ import logging
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from quantus_miner.events import ShareJudged, SolutionSent
 from quantus_miner.mining.rates import RateBook
 
 if TYPE_CHECKING:
@@ -26,6 +27,19 @@ log = logging.getLogger("miner")
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts since the start, including those of sources that were removed from the settings.
+
+    ``accepted``, ``rejected``, ``stale``: shares, by the verdict of their pools. ``blocks``: solutions sent to nodes.
+    """
+
+    accepted: int = 0
+    rejected: int = 0
+    stale: int = 0
+    blocks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,7 @@ class Snapshot:
     api: ApiStats | None = None
     store_ok: bool | None = None
     readings: Mapping[str, Readings] = field(default_factory=dict)
+    tally: Tally = Tally()
     rates: Rates | None = None
     worker_rates: Mapping[int, Rates] = field(default_factory=dict)
     source_rates: Mapping[str, Rates] = field(default_factory=dict)
@@ -92,6 +107,7 @@ class Monitor:
         self._failures: Counter[str] = Counter()
         self._part_failures: Counter[str] = Counter(dict.fromkeys(("miner", "sources", "api", "store", "readings"), 0))
         self._failing: set[str] = set()
+        self.tally = Tally()
         self._total: RateBook[None] = RateBook()
         self._workers: RateBook[tuple[int, str, str]] = RateBook()
         self._links: RateBook[str] = RateBook()
@@ -129,6 +145,10 @@ class Monitor:
                 self._pass_on(subscriber, "a snapshot", partial(subscriber.on_snapshot, snapshot))
 
     def _deliver(self, event: Event) -> None:
+        if isinstance(event, ShareJudged):
+            self.tally = replace(self.tally, **{event.judgement: getattr(self.tally, event.judgement) + 1})
+        elif isinstance(event, SolutionSent) and event.source.startswith("node "):
+            self.tally = replace(self.tally, blocks=self.tally.blocks + 1)
         for subscriber in self._subscribers:
             if subscriber.on_event is not None:
                 self._pass_on(subscriber, "an event", partial(subscriber.on_event, event))
@@ -153,6 +173,7 @@ class Monitor:
             api=self._ask("api", self._api, None),
             store_ok=self._ask("store", self._store_ok, None),
             readings=self._ask("readings", partial(self._read, miner.gpus if miner else ()), {}),
+            tally=self.tally,
             rates=total.get(None),
             worker_rates={key[0]: rates for key, rates in workers.items()},
             source_rates=links,

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from quantus_miner import wording
 from quantus_miner.events import SettingsChanged
 from quantus_miner.gpu.telemetry import Telemetry
 from quantus_miner.host.notify import Notifier
@@ -20,6 +21,7 @@ from quantus_miner.jobs import Jobs
 from quantus_miner.mining.miner import Miner
 from quantus_miner.mining.pauses import USER
 from quantus_miner.monitor import Monitor
+from quantus_miner.parts.console import Console
 from quantus_miner.parts.engines import Engines, affinity, count_workers, make_engines
 from quantus_miner.parts.live import PRIORITIES, Live
 from quantus_miner.parts.part import Components
@@ -27,6 +29,7 @@ from quantus_miner.parts.pauses import AutomaticPauses
 from quantus_miner.parts.supervisor import Supervisor
 from quantus_miner.parts.upkeep import Log, SignsOfLife, StateFolder, Watch
 from quantus_miner.parts.web import Exporter, JobList, JobServer
+from quantus_miner.settings import SETTINGS
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.store.writer import Store
 from quantus_miner.web import server
@@ -57,6 +60,7 @@ PARTS: Final[list[type[Part]]] = [
     JobServer,
     Watch,
     SignsOfLife,
+    Console,
 ]
 """The parts in the order in which they start. They stop in reverse order.
 
@@ -74,7 +78,9 @@ def run(settings: Settings, signals: Signals, load: Callable[[], Settings]) -> N
     sys.unraisablehook = _on_unraisable
     server.check_files()
     log.info("Starting external miner service...")
-    log.info("Effective config: %s", settings.summary())
+    own = [row.name for row in SETTINGS if row.name in ("port", "bind") or settings.differs(row)]
+    log.info("Effective config: %s; the others are the defaults", settings.summary(own))
+    log.debug("All settings: %s", settings.summary())
     effective, workers = count_workers(settings)
     on_job_solved: list[Callable[[], None]] = []
     engines = make_engines(settings, workers, on_job_solved.append)
@@ -110,9 +116,7 @@ async def _serve(
         await supervisor.run(on_started=_keep_imports)
     finally:
         await supervisor.stop()
-        miner = monitor.look().miner
-        hashes, solutions = (miner.hashes, sum(miner.solved_by_engine.values())) if miner else (0, 0)
-        log.info("Stopped: %d hashes, %d solutions", hashes, solutions)
+        log.info("%s", wording.summary(monitor.look()))
 
 
 def _connect(

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.errors import SettingError
@@ -14,7 +16,6 @@ from quantus_miner.host.files import Content, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
-    from pathlib import Path
 
 MAX_CONFIG: Final = 1_000_000
 MAX_VALUE_FILE: Final = 4_096
@@ -82,3 +83,16 @@ def _read(path: Path, flag: str, max_bytes: int) -> Content:
 def _check_mode(path: Path, mode: int, flag: str, warn: Callable[[str], None]) -> None:
     if mode & EXPOSED:
         warn(f"{flag}: other users can read or change {path} (mode {mode:04o}); run: chmod g-w,o= {path}")
+
+
+def user_state_dir(environ: Mapping[str, str]) -> Path:
+    """Return the user's state folder. Raises SettingError if the user has no home folder."""
+    base = environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(base):  # noqa: PTH117
+        return Path(base) / "quantus-miner"
+    try:
+        return Path.home() / ".local" / "state" / "quantus-miner"
+    except RuntimeError:
+        raise SettingError(
+            "--state-dir must be set: this user has no home folder (HOME is unset, and there is no passwd entry)"
+        ) from None

@@ -5,9 +5,8 @@ Precedence: flag, environment, file, default. An empty environment value counts 
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,11 +18,11 @@ from quantus_miner.errors import SettingError
 from quantus_miner.host.cpus import LARGEST_CPU
 from quantus_miner.logs import parse_filter
 from quantus_miner.schedule import Schedule, parse_schedule
-from quantus_miner.setting_sources import read_config, read_value, without_service_links
+from quantus_miner.setting_sources import read_config, read_value, user_state_dir, without_service_links
 from quantus_miner.wire.address import parse_wallet, parse_worker
 from quantus_miner.wire.hosts import parse_names
 from quantus_miner.wire.messages import parse_fingerprint, parse_token
-from quantus_miner.wire.pool_url import PoolUrl, parse_pool_url
+from quantus_miner.wire.pool_url import PoolUrl, parse_pool_urls
 
 LOG_FORMATS: Final = ("auto", "text", "journald", "json")
 PRIORITIES: Final = ("live", "equal", "http")
@@ -53,11 +52,6 @@ def _devices(text: str) -> tuple[str, ...]:
     if names != ("all",) and not all(known.fullmatch(name) for name in names):
         raise ValueError("all, or indices and PCI addresses as `quantus-miner devices` lists them, separated by commas")
     return tuple(f"0000:{name}" if name.count(":") == 1 else name for name in names)
-
-
-def _pools(text: str) -> tuple[PoolUrl, ...]:
-    """Return the pools, each only once: using a failed pool a second time would be of no use."""
-    return tuple(dict.fromkeys(parse_pool_url(part.strip()) for part in text.split(",")))
 
 
 def _token(text: str) -> str:
@@ -219,7 +213,7 @@ SETTINGS: Final = (
     Setting("tls_cert_sha256_file", _path, None, "File with the SHA-256 of the node's certificate.", "FILE"),
     Setting(
         "pool",
-        _pools,
+        parse_pool_urls,
         None,
         "Mine in this pool. May be repeated: each pool is used when those before it fail.",
         "URL",
@@ -311,8 +305,13 @@ class Settings(EngineOptions):
     log: str
     log_format: str
 
-    def summary(self) -> str:
-        """Return ``port=9833, bind=127.0.0.1, …`` for the log. Secrets are named but not shown."""
+    def differs(self, setting: Setting) -> bool:
+        """Return True if the value of ``setting`` is not its default."""
+        default = None if setting.default is None else setting.parse(setting.default)
+        return getattr(self, setting.name, default) != default
+
+    def summary(self, names: Iterable[str] = BY_NAME) -> str:
+        """Return ``port=9833, bind=127.0.0.1, …`` of all settings, or of ``names``. Secrets are named but not shown."""
 
         def show(name: str) -> str:
             value = getattr(self, name)
@@ -326,7 +325,7 @@ class Settings(EngineOptions):
                 return value.hex()
             return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
-        return ", ".join(f"{name}={show(name)}" for name in BY_NAME if hasattr(self, name))
+        return ", ".join(f"{name}={show(name)}" for name in names if hasattr(self, name))
 
 
 def load(
@@ -357,7 +356,7 @@ def load(
             values[name] = _parse(BY_NAME[name], text, f"file {path}")
     _check_live(values)
     if values["state_dir"] is None:
-        values["state_dir"] = _user_state_dir(environ)
+        values["state_dir"] = user_state_dir(environ)
     return Settings(**values)
 
 
@@ -398,15 +397,3 @@ def _check_live(values: Mapping[str, Any]) -> None:
                 flag = BY_NAME[other].flag
                 also = f" or {flag}-file" if other in FROM_FILES else ""
                 raise SettingError(f"{BY_NAME[name].flag} needs {flag}{also}")
-
-
-def _user_state_dir(environ: Mapping[str, str]) -> Path:
-    base = environ.get("XDG_STATE_HOME", "")
-    if os.path.isabs(base):  # noqa: PTH117
-        return Path(base) / "quantus-miner"
-    try:
-        return Path.home() / ".local" / "state" / "quantus-miner"
-    except RuntimeError:
-        raise SettingError(
-            "--state-dir must be set: this user has no home folder (HOME is unset, and there is no passwd entry)"
-        ) from None

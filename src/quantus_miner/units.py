@@ -7,21 +7,50 @@ import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 NODE_PORT: Final = 9833
 """Port of a node, if none is given."""
 
 
+PREFIXES: Final = ("", "k", "M", "G", "T", "P", "E", "Z", "Y", "R", "Q")
+
+
 def hash_rate(hashes_per_second: float) -> str:
     """Return a hash rate with three significant digits and an SI prefix, such as ``1.23 MH/s``."""
-    value = hashes_per_second
-    prefixes = iter(("", "k", "M", "G", "T"))
-    prefix = next(prefixes)
-    while value >= 999.5 and (larger := next(prefixes, None)):
-        value, prefix = value / 1000, larger
-    decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
-    return f"{value:.{decimals}f} {prefix}H/s"
+    return hash_rates((hashes_per_second,))
+
+
+def hash_rates(rates: Iterable[float | None]) -> str:
+    """Return hash rates in the unit that suits the largest, such as ``3.26 3.25 n/a MH/s``. None is ``n/a``."""
+    known = list(rates)
+    power = _power(max((rate for rate in known if rate is not None), default=0.0))
+    return f"{' '.join(_three_digits(rate, power) for rate in known)} {PREFIXES[power]}H/s"
+
+
+def _power(value: float) -> int:
+    """Return the power of 1000 after division by which ``value`` has at most three digits before the point."""
+    power = 0
+    while value >= 999.5 and power < len(PREFIXES) - 1:
+        value, power = value / 1000, power + 1
+    return power
+
+
+def _three_digits(rate: float | None, power: int) -> str:
+    if rate is None:
+        return "n/a"
+    value = rate / 1000**power
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2}f}"
+
+
+def difficulty(value: int) -> str:
+    """Return a difficulty as people write it, such as ``512``, ``12.3k`` or ``1.0G``; from 1000 Q on, ``1.3e154``."""
+    if value < 1000:
+        return str(value)
+    scaled, power = value / 1000, 1
+    while scaled >= 999.95 and power < len(PREFIXES) - 1:
+        scaled, power = scaled / 1000, power + 1
+    return f"{scaled:.1f}{PREFIXES[power]}" if scaled < 999.95 else f"{value:.1e}".replace("+", "")
 
 
 def endpoint(host: str, port: int) -> str:
@@ -39,12 +68,14 @@ def parse_endpoint(text: str) -> tuple[str, int]:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration, rounded down, such as ``119 s``, ``119 min``, ``47 h`` or ``3 days``."""
+    """Return a duration, rounded down, such as ``119 s``, ``119 min``, ``2 h 14 min`` or ``3 days 4 h``."""
     if seconds < 120:
         return f"{int(seconds)} s"
-    if seconds < 7_200:
-        return f"{int(seconds // 60)} min"
-    return f"{int(seconds // 3_600)} h" if seconds < 172_800 else f"{int(seconds // 86_400)} days"
+    minutes = int(seconds // 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:

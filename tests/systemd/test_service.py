@@ -19,7 +19,8 @@ def test_it_is_installed_enabled_and_running_under_its_own_name(machine: Machine
     assert machine.run("getent passwd quantus").endswith(":/usr/sbin/nologin")
     assert machine.run("stat -c '%U:%G %a' /var/lib/quantus-miner") == "quantus:quantus 750"
     assert re.search(
-        r'Status: "0.00 H/s, 0 active jobs, 0 of \d workers busy"', machine.run(f"systemctl status {UNIT}")
+        r'Status: "idle: no source has work: no node or pool is set; jobs come over HTTP \| up \d+ \w+"',
+        machine.run(f"systemctl status {UNIT}"),
     )
     assert machine.call("/health")["status"] == "ready"
 
@@ -93,7 +94,7 @@ def test_both_environment_files_count_and_the_second_wins(machine: Machine) -> N
     machine.run(f"systemctl restart {UNIT}")
     (config,) = [entry["MESSAGE"] for entry in machine.journal(cursor) if "Effective config" in entry["MESSAGE"]]
     assert "port=9835," in config
-    assert "metrics_port=unset" in config
+    assert "metrics_port" not in config  # the default
     assert "progress_chunk_ms=1111" in config
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 START_TIMEOUT_S: Final = 60.0
 STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+LEFT_OUT: Final = re.compile(r" miner\.(?:http|live): (?:Job|new job|Solution|solution|accepted|rejected|stale) ")
+"""Matches lines about jobs and shares: the node or pool prints the same."""
 NOT_INHERITED: Final = (
     *("MINER_API_TOKEN", "MINER_AUTH_TOKEN", "MINER_TLS_CERT_SHA256"),
     *("MINER_NODE_ADDR", "MINER_POOL", "MINER_WALLET"),
@@ -99,9 +102,8 @@ def _await_ready(process: subprocess.Popen[str]) -> str:
 
 
 def _copy_log(stderr: Any) -> None:  # noqa: ANN401 - a text stream
-    # Lines about jobs and shares are left out: the node prints the same, and there is one for every block.
     for line in stderr:
-        if not any(word in line for word in (" Job ", " for job ", " Share ")):
+        if not LEFT_OUT.search(line):
             sys.stderr.write(f"miner | {line}")
 
 

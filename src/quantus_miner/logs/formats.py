@@ -51,14 +51,27 @@ class Text(logging.Formatter):
 
 
 class Terminal(Text):
-    """As text, with the local time of day and, unless NO_COLOR is set, colour."""
+    """As text, with the local time of day and, unless NO_COLOR is set, colour.
+
+    A record may name the colour of its message, as ``extra={"colour": …}``: one of ANSI's, 30 to 37.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line, or as several with a traceback."""
+        name, _, message = _indented(record).partition(": ")
+        colour = record.__dict__.get("colour")
+        return f"{self.prefix(record)} {name}: {message if colour is None else _coloured(message, colour)}"
 
     def prefix(self, record: logging.LogRecord) -> str:
         """Return the time and the level."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         shown = _shown(record)
-        plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-        return f"{clock} {shown.name:5}" if plain else f"{clock} \x1b[{shown.colour}m{shown.name:5}\x1b[0m"
+        return f"{clock} {_coloured(f'{shown.name:5}', shown.colour)}"
+
+
+def _coloured(text: str, colour: int) -> str:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain else f"\x1b[{colour}m{text}\x1b[0m"
 
 
 class Journald(logging.Formatter):

@@ -142,6 +142,8 @@ class LinkStats:
 
     name: str
     connected: bool = False
+    changed_at: float = 0.0
+    """When ``connected`` last changed, or when it was added, on its owner's clock."""
     mined: bool = False
     """True if its job is the one being searched."""
     connects: int = 0
@@ -177,6 +179,11 @@ class LinkStats:
     def copy(self, now: float) -> LinkStats:
         """Return a copy, made at ``now``, that does not change."""
         return replace(self, now=now)
+
+    @property
+    def state_age_s(self) -> float:
+        """Seconds for which it has been connected, or not connected, until this copy."""
+        return self.now - self.changed_at
 
     @property
     def job_age_s(self) -> float | None:

@@ -125,7 +125,9 @@ class LiveSource:
             if known is not None:
                 gone.remove(known)
             source_log = SourceLog(log, link.name, self._clock)
-            self._upstreams.append(known or _Upstream(self, link, LinkStats(link.name), source_log))
+            self._upstreams.append(
+                known or _Upstream(self, link, LinkStats(link.name, changed_at=self._clock()), source_log)
+            )
         self._exit_on_refusal = exit_on_refusal
         self._failover.set_sources(self._upstreams, self._clock())
         before, self._priority = self._priority, priority
@@ -174,7 +176,7 @@ class LiveSource:
 
     def on_open(self, upstream: _Upstream) -> None:
         """Handle a new connection. See ``Listener.on_open``."""
-        upstream.stats.connected = True
+        upstream.stats.connected, upstream.stats.changed_at = True, self._clock()
         upstream.stats.connects += 1
         upstream.log.info("Connected to %s", upstream.link.name)
         self._publish(SourceChanged(upstream.link.name, "connected"))
@@ -185,16 +187,15 @@ class LiveSource:
 
     def on_job(self, upstream: _Upstream, job: LiveJob) -> None:
         """Handle a new job. If this link is the one that is mined, all workers begin it within milliseconds."""
-        first, upstream.job = upstream.job is None, job
+        upstream.job = job
         upstream.stats.jobs += 1
         upstream.stats.job_at, upstream.stats.difficulty = self._clock(), job.difficulty
         upstream.stats.refusal = ""
         self._failover.job(upstream, self._clock())
         self._apply()
-        # Only the first is info, as it shows that there is work: a node may send several a second for years.
-        level, name = logging.INFO if first else logging.DEBUG, upstream.link.name
-        text = "Job %s from %s: header %s, difficulty %d"
-        upstream.log.log(level, text, job.id, name, job.header.hex(), job.difficulty, extra=job_fields(job))
+        # A node may send several a second for years. The console tells of a new difficulty.
+        text, name = "Job %s from %s: header %s, difficulty %d", upstream.link.name
+        upstream.log.debug(text, job.id, name, job.header.hex(), job.difficulty, extra=job_fields(job))
 
     def on_no_job(self, upstream: _Upstream) -> None:
         """Handle the end of a link's job."""
@@ -209,11 +210,11 @@ class LiveSource:
         if handover is Handover.SENT:
             upstream.stats.sent += 1
             self._publish(SolutionSent(name, job, solution))
-            upstream.log.info("Solution for job %s sent to %s", job.id, name, extra=fields)
-            upstream.log.debug("Its nonce: %x", solution.nonce, extra=fields)
+            upstream.log.debug("Solution for job %s sent to %s: nonce %x", job.id, name, solution.nonce, extra=fields)
         elif handover is Handover.LATE:
             upstream.stats.late += 1
-            upstream.log.info("Solution for job %s came too late for %s", job.id, name, extra=fields)
+            text = "Solution for job %s came too late for %s"
+            upstream.log.warn_of("late", "", text, job.id, name, level=logging.INFO, extra=fields)
         elif handover is Handover.SURPLUS:
             upstream.stats.late += 1
             text = "Solution for job %s not sent to %s, which has enough of them for now"
@@ -221,28 +222,22 @@ class LiveSource:
 
     def on_verdict(self, upstream: _Upstream, verdict: Verdict) -> None:
         """Handle a pool's verdict on a share."""
-        stats, name = upstream.stats, upstream.link.name
+        stats = upstream.stats
         stats.latency_s = verdict.latency_s
         judgement: Literal["accepted", "stale", "rejected"]
         judgement = "accepted" if verdict.accepted else "stale" if verdict.stale else "rejected"
-        self._publish(
-            ShareJudged(name, verdict.nonce, judgement, verdict.reason, verdict.difficulty, verdict.latency_s)
-        )
-        latency_ms = 1000 * verdict.latency_s
-        fields: dict[str, object] = {"difficulty": verdict.difficulty, "latency_ms": round(latency_ms, 1)}
+        figures = (verdict.difficulty, verdict.latency_s)
+        self._publish(ShareJudged(upstream.link.name, verdict.nonce, judgement, verdict.reason, *figures))
         if verdict.accepted:
             stats.accepted += 1
             stats.accepted_at = self._clock()
             stats.work += verdict.difficulty
             self._failover.share_accepted(upstream, self._clock())
-            upstream.log.info("Share accepted by %s in %.0f ms", name, latency_ms, extra=fields)
             return
         if verdict.stale:
             stats.stale += 1
         else:
             stats.rejected += 1
-        text = "Share %s by %s: %s"
-        upstream.log.warn_of(judgement, verdict.reason, text, judgement, name, verdict.reason, extra=fields)
         if verdict.unanswered:
             # The end of the session shows whether the pool is to blame.
             upstream.unanswered += 1
@@ -292,7 +287,8 @@ class LiveSource:
             self._on_lost(upstream, f"internal error: {type(error).__name__}")
         finally:
             upstream.log_in_again, upstream.unanswered = "", 0
-            upstream.stats.connected = False
+            if upstream.stats.connected:
+                upstream.stats.connected, upstream.stats.changed_at = False, self._clock()
             upstream.job = None
             self._apply()
             # Wake the loop once this task is done.

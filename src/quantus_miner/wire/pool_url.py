@@ -43,6 +43,14 @@ class PoolUrl:
         return f"{self.scheme}://{units.endpoint(self.host, self.port)}"
 
 
+def parse_pool_urls(text: str) -> tuple[PoolUrl, ...]:
+    """Return the pools of a comma-separated list, each only once: using a failed pool again would be of no use.
+
+    Raises ValueError that says what is allowed.
+    """
+    return tuple(dict.fromkeys(parse_pool_url(part.strip()) for part in text.split(",")))
+
+
 def parse_pool_url(text: str) -> PoolUrl:
     """Return the pool that ``text`` names.
 

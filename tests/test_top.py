@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.server
 import json
-import os
-import subprocess
-import sys
+import re
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, get_args, get_origin
@@ -16,6 +14,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from textual.binding import Binding
 
 from quantus_miner.client import MAX_REASON, Client
 from quantus_miner.errors import MinerError
@@ -24,6 +23,8 @@ from quantus_miner.top import watch as watches
 from quantus_miner.top.app import HELP, MIN_HEIGHT, MIN_WIDTH, VIEWS, Top
 from quantus_miner.top.watch import Watch
 from quantus_miner.wire.status import Status
+
+from . import test_docs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -228,6 +229,12 @@ async def until(pilot: Pilot[None], *wanted: str) -> list[str]:
     return lines
 
 
+def colour(pilot: Pilot[None], shown: str) -> Any:
+    """The colour of a text on the screen."""
+    strips = pilot.app.screen._compositor.render_strips()
+    return next(part.style.color for strip in strips for part in strip if shown in part.text and part.style)
+
+
 @contextmanager
 def server(reply: Callable[[], bytes], code: int = 200) -> Iterator[str]:
     """The URL of an HTTP server that gives ``reply`` to every request."""
@@ -321,12 +328,14 @@ def test_a_miner_that_hangs_stops_nothing_but_its_figures(monkeypatch: pytest.Mo
         return msgspec.json.encode(status())
 
     async def steps(pilot: Pilot[None]) -> None:
-        figures = pilot.app.query_one("#figures")
         await until(pilot, "mining 1.23 kH/s")
+        figures = pilot.app.query_one("#figures")
+        bright = [colour(pilot, "cpu-fast"), colour(pilot, "accepted")]
         released.clear()
         monkeypatch.setattr(watches, "OLD_S", 0.0)
         await until(pilot, "has not answered for")
         assert figures.has_class("old")
+        assert not {colour(pilot, "cpu-fast"), colour(pilot, "accepted")} & set(bright)
         await pilot.press("p")
         await pilot.press("p")
         await until(pilot, "The miner has not answered the last")
@@ -364,51 +373,14 @@ def test_a_long_refusal_is_cut() -> None:
     assert len(str(error.value)) < 3 * MAX_REASON
 
 
-# --- the command ---
-
-
-def run(*args: str, before: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
-    """What the command does, with neither a terminal nor what ``before`` takes away."""
-    code = f"import sys\n{before}\nfrom quantus_miner.__main__ import main\nmain()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *args],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=os.environ | environ,
-        check=False,
-    )
-
-
-def test_once_prints_the_status_and_needs_no_extra(miner: MinerProcess) -> None:
-    without = "sys.modules['textual'] = sys.modules['rich'] = None"
-    url = f"http://127.0.0.1:{miner.port}"
-    done = run("top", url, "--once", before=without)
-    assert (done.returncode, done.stderr) == (0, "")
-    for part in ("idle (no source has work)", "\nDEVICE ", "\nWORKER ", "\nSOURCE ", "\nJOB "):
-        assert part in done.stdout
-    refused = run("top", url, before=without)
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr == (
-        "quantus-miner: top needs the extra top: pip install 'quantus-miner[top]'; --once works without it\n"
-    )
-
-
-def test_what_top_cannot_do_is_said_in_one_line() -> None:
-    needs = "quantus-miner: top needs a terminal that it can draw on; use --once to print the status as text\n"
-    both = "quantus-miner: URL and --url are both given; give one of them\n"
-    for args, code, said in (
-        (("top",), 2, needs),
-        (("top", "http://a", "--url=http://b"), 2, both),
-        (("top", "rig1:9833"), 2, "'rig1:9833' is not the URL of a miner; allowed: http://HOST:PORT\n"),
-        (("top", "--once", "http://127.0.0.1:1"), 1, "no miner answers at http://127.0.0.1:1: Connection refused\n"),
-    ):
-        done = run(*args)
-        assert (done.returncode, done.stdout, done.stderr.endswith(said)) == (code, "", True), done
-
-
-def test_other_commands_do_not_load_what_draws() -> None:
-    code = "import quantus_miner.cli, sys; print({'textual', 'rich'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == "set()\n"
+def test_the_keys_and_limits_are_documented() -> None:
+    rows = test_docs.table("docs/top.md", "key", "what it does")
+    bindings = [each for each in Top.BINDINGS if isinstance(each, Binding) and each.show]
+    assert [test_docs.code(row[0]) for row in rows] == [each.key_display or each.key for each in bindings]
+    page = test_docs.PAGES["docs/top.md"]
+    assert f"{text.MAX_ROWS} rows, texts after {text.MAX_CHARACTERS} characters" in " ".join(page.split())
+    assert f"at least {MIN_WIDTH} columns and {MIN_HEIGHT} lines" in page
+    screens = test_docs.fenced("docs/top.md", "text")
+    assert [len(screen.splitlines()) for screen in screens] == [MIN_HEIGHT] * 2
+    for screen, titles in ((screens[0], text.shares(status()).titles), (screens[1], text.connections(status()).titles)):
+        assert re.search(" +".join(titles), screen)

@@ -130,7 +130,7 @@ class Top(App[None]):
     #help { padding: 1 0 0 1; height: 1fr; overflow-y: auto; }
     #small { display: none; padding: 1; }
     Rows { height: auto; max-height: 1fr; min-height: 3; margin-top: 1; }
-    .old { text-opacity: 50%; }
+    .old Static, .old Rows, .old Sparkline { text-opacity: 50%; }
     .small #board { display: none; }
     .small #small { display: block; }
     """

@@ -16,6 +16,8 @@ TIMEOUT_S: Final = 10.0
 """Seconds for one call, from the name look-up to the last byte."""
 MAX_REPLY: Final = 4_000_000
 """Bytes of the largest accepted reply."""
+MAX_REASON: Final = 200
+"""Characters of a reason that the other side gives."""
 
 Reply = TypeVar("Reply", bound=msgspec.Struct)
 
@@ -54,12 +56,13 @@ class Client:
             )
             if code == http.client.OK:
                 return msgspec.json.decode(reply, type=expected)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise MinerError(f"no miner answers at {self.url}: {reason(error)}") from None
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+            raise MinerError(f"no miner answers at {self.url}: {reason(error)[:MAX_REASON]}") from None
         if code == http.client.UNAUTHORIZED:
             raise MinerError(f"the miner at {self.url} requires its token; give it with --api-token-file")
         try:
             message = msgspec.json.decode(reply, type=MineResponse).message or ""
-        except ValueError:
+            message = message[:MAX_REASON]
+        except (ValueError, RecursionError):
             message = ""
         raise MinerError(f"the miner at {self.url} refuses {method} {path}: {message or f'HTTP status {code}'}")

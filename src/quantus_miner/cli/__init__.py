@@ -24,6 +24,7 @@ from quantus_miner.cli.doctor import doctor
 from quantus_miner.cli.history import history
 from quantus_miner.cli.serve import serve
 from quantus_miner.cli.service import service
+from quantus_miner.cli.top import top
 from quantus_miner.cli.verify import verify
 from quantus_miner.errors import MinerError, explain
 
@@ -63,7 +64,10 @@ def cli() -> None:
     """External proof-of-work miner for the Quantus network. Without a command, run the mining service (serve)."""
 
 
-for command in (serve, pause, resume, bench, verify, devices, doctor, service, history, completion, dev_node, dev_pool):
+COMMANDS = (
+    serve, top, pause, resume, bench, verify, devices, doctor, service, history, completion, dev_node, dev_pool,
+)  # fmt: skip
+for command in COMMANDS:
     cli.add_command(command)
 
 

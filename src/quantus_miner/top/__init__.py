@@ -1,0 +1,1 @@
+"""``quantus-miner top``: a running miner in the terminal."""

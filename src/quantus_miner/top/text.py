@@ -1,0 +1,291 @@
+"""A status as lines and tables of text.
+
+Every text of the miner is bounded and has its control characters escaped: it may come from a hostile peer or be one.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from quantus_miner import units
+from quantus_miner.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from quantus_miner.wire.status import (
+        DeviceStatus,
+        JobStatus,
+        PauseStatus,
+        RatesStatus,
+        SourceStatus,
+        Status,
+        WorkerStatus,
+    )
+
+MAX_CHARACTERS: Final = 120
+"""Characters of the longest text in a cell or of one fault."""
+MAX_ROWS: Final = 300
+"""Rows of a table."""
+MAX_FAULTS: Final = 5
+"""Faults that are listed."""
+ALL: Final = "all"
+"""First row of the table of devices, for all of them."""
+UNKNOWN: Final = "-"
+STATE: Final = "STATE"
+"""Title of the column with a state, in every table."""
+PREFIXES: Final = ("", "k", "M", "G", "T", "P", "E")
+
+
+class Table(NamedTuple):
+    """Titles of columns, and rows of as many texts. The first text of a row names what it is about."""
+
+    titles: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+# --- lines ---
+
+
+def head(status: Status) -> str:
+    """Return which miner it is, such as ``rig1 | quantus-miner 0.1.0 | up 119 min``."""
+    return f"{_text(status.host)} | quantus-miner {_text(status.version)} | up {_duration(status.uptime_seconds)}"
+
+
+def speed(status: Status) -> str:
+    """Return the state and the rates, such as ``mining 3.26 MH/s | 60 s 3.25 MH/s | 15 min - | max 3.31 MH/s``."""
+    state = f"{status.state} ({_text(status.reason)})" if status.reason else status.state
+    current, minute, quarter, highest = _rates(status.hash_rate)
+    return f"{state} {current} | 60 s {minute} | 15 min {quarter} | max {highest}"
+
+
+def totals(status: Status) -> str:
+    """Return the counts of shares, solutions and jobs."""
+    shares = status.shares
+    counts = f"{shares.accepted:,} accepted, {shares.rejected:,} rejected, {shares.stale:,} stale"
+    return _text(f"shares: {counts} | solutions: {status.solutions:,} | active jobs: {status.active_jobs:,}")
+
+
+def faults(status: Status) -> list[str]:
+    """Return what is wrong, at most MAX_FAULTS lines."""
+    found = [_text(line) for line in _faults(status)]
+    left_out = len(found) - MAX_FAULTS
+    return found if left_out <= 0 else [*found[: MAX_FAULTS - 1], f"and {left_out + 1} more"]
+
+
+def _faults(status: Status) -> Iterator[str]:
+    if status.state == "failed":
+        yield "no worker is left; restart the miner"
+    for number, source in enumerate(status.sources):
+        if source.mined:
+            if source.failing:
+                yield f"{short(source.name)} is failing: {source.failing}"
+            if number:
+                yield f"mining for {short(source.name)} instead"
+            break  # those after it are not needed
+        if source.refusal:
+            yield f"{short(source.name)} refuses us: {source.refusal}"
+        elif not source.connected:
+            yield f"{short(source.name)} is not connected"
+        elif source.failing:
+            yield f"{short(source.name)} is failing: {source.failing}"
+    for device in status.devices:
+        if not device.up and not device.paused:
+            yield f"device {device.id} of engine {device.engine} is lost"
+    for worker in status.workers:
+        if worker.failed:
+            yield f"worker {worker.index} has failed; restart the miner"
+        elif worker.stalled:
+            yield f"worker {worker.index} has work and does not advance"
+    if status.solutions_rejected:
+        yield f"the reference has rejected {status.solutions_rejected:,} hits of the kernels"
+    if status.store_ok is False:
+        yield "jobs are kept in memory only, because the state folder cannot be written"
+
+
+# --- tables ---
+
+
+def devices(status: Status) -> Table:
+    """Return the devices, after a row for all of them."""
+    titles = ("DEVICE", "ENGINE", STATE, "RATE", "60 s", "TEMP", "POWER", "PER JOULE", "15 min", "MAX", "FAN", "CLOCK")
+    rates = status.hash_rate
+    total = (ALL, "", status.state, _rate(rates.current), _rate(rates.average_60s), "", "", "")
+    return _table(
+        (*titles, "NAME"),
+        [(*total, _rate(rates.average_15m), _rate(rates.highest), "", "", "")],
+        (_device(device, status.pauses) for device in status.devices),
+        len(status.devices),
+    )
+
+
+def _device(device: DeviceStatus, pauses: Sequence[PauseStatus]) -> tuple[str, ...]:
+    if device.paused:
+        state = f"paused ({', '.join(sorted({each.reason for each in pauses if each.device in (None, device.id)}))})"
+    elif not device.up:
+        state = "lost"
+    else:
+        state = "mining" if device.busy_workers else "idle"
+    rates, efficiency = device.hash_rate, device.hashes_per_joule
+    return (
+        device.id,
+        device.engine if device.workers == 1 else f"{device.engine} x{device.workers}",
+        state,
+        _rate(rates.current),
+        _rate(rates.average_60s),
+        _number(device.temperature_celsius, "{:.0f} °C"),
+        _number(device.power_watts, "{:.0f} W"),
+        UNKNOWN if efficiency is None else units.hash_rate(efficiency).replace("H/s", "H/J"),
+        _rate(rates.average_15m),
+        _rate(rates.highest),
+        _number(device.fan_ratio, "{:.0f} %", 100),
+        _number(device.sm_clock_hertz, "{:.0f} MHz", 1e-6),
+        device.name,
+    )
+
+
+def workers(status: Status) -> Table:
+    """Return the workers."""
+    titles = ("WORKER", "DEVICE", "ENGINE", STATE, "RATE", "60 s", "15 min", "MAX", "HASHES")
+    return _table(titles, [], map(_worker, status.workers), len(status.workers))
+
+
+def _worker(worker: WorkerStatus) -> tuple[str, ...]:
+    states = {"failed": worker.failed, "stalled": worker.stalled, "paused": worker.paused, "mining": worker.busy}
+    state = next((name for name, applies in states.items() if applies), "idle")
+    return str(worker.index), worker.device, worker.engine, state, *_rates(worker.hash_rate), f"{worker.hashes:,}"
+
+
+def shares(status: Status) -> Table:
+    """Return the sources with what was sent to them."""
+    titles = ("SOURCE", STATE, "SHARES", "LAST", "RATE", "DIFF", "LATENCY", "SENT", "LUCK")
+    return _table(titles, [], map(_shares, status.sources, _source_states(status)), len(status.sources))
+
+
+def _shares(source: SourceStatus, state: str) -> tuple[str, ...]:
+    return (
+        short(source.name),
+        state,
+        f"{source.accepted:,}/{source.rejected:,}/{source.stale:,}",
+        _duration(source.accepted_age_seconds),
+        _rate(source.hash_rate.current),
+        _difficulty(source.difficulty),
+        _number(source.latency_seconds, "{:.0f} ms", 1000),
+        f"{source.sent:,}",
+        _number(source.luck, "{:.0f} %", 100),
+    )
+
+
+def connections(status: Status) -> Table:
+    """Return the sources with how they are connected."""
+    titles = ("SOURCE", STATE, "CONNECTS", "JOBS", "LATE", "LAST JOB", "LATENCY", "REASON")
+    return _table(titles, [], map(_connection, status.sources, _source_states(status)), len(status.sources))
+
+
+def _connection(source: SourceStatus, state: str) -> tuple[str, ...]:
+    return (
+        short(source.name),
+        state,
+        f"{source.connects:,}",
+        f"{source.jobs:,}",
+        f"{source.late:,}",
+        _duration(source.job_age_seconds),
+        _number(source.latency_seconds, "{:.0f} ms", 1000),
+        source.refusal or source.failing or UNKNOWN,
+    )
+
+
+def _source_states(status: Status) -> Iterator[str]:
+    """Yield the state of each source. Those after the one that is mined need no connection."""
+    needed = True
+    for source in status.sources:
+        states = {
+            "refused": bool(source.refusal),
+            "failing": source.connected and bool(source.failing),
+            "mined": source.mined,
+            "down": needed and not source.connected,
+        }
+        yield next((name for name, applies in states.items() if applies), "standby")
+        needed = needed and not source.mined
+
+
+def jobs(status: Status) -> Table:
+    """Return the jobs of the job API."""
+    return _table(
+        ("JOB", STATE, "RATE", "HASHES", "ENGINE"),
+        [],
+        map(_job, status.jobs),
+        len(status.jobs) + max(status.jobs_left_out, 0),
+    )
+
+
+def _job(job: JobStatus) -> tuple[str, ...]:
+    return job.job_id, job.status, _rate(job.hash_rate), f"{job.hashes:,}", job.engine
+
+
+def _table(
+    titles: tuple[str, ...], first: list[tuple[str, ...]], found: Iterable[tuple[str, ...]], count: int
+) -> Table:
+    """Return a table of ``first`` and the first of ``found``. ``count``: how many of these there are altogether."""
+    rows = first + [tuple(map(_text, row)) for row, _ in zip(found, range(MAX_ROWS), strict=False)]
+    left_out = count - (len(rows) - len(first))
+    if left_out or not rows:
+        rows.append((_text(f"and {left_out:,} more") if left_out else "none", *[""] * (len(titles) - 1)))
+    return Table(titles, rows)
+
+
+# --- the status as plain text ---
+
+
+def plain(status: Status) -> str:
+    """Return everything, for a terminal without a view or a file."""
+    tables = (devices(status), workers(status), shares(status), connections(status), jobs(status))
+    lines = [head(status), speed(status), totals(status), *(f"! {line}" for line in faults(status))]
+    return "\n".join(lines) + "\n" + "".join(f"\n{_aligned(table)}" for table in tables)
+
+
+def _aligned(table: Table) -> str:
+    lines = [table.titles, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return "".join(f"{line}\n" for line in padded)
+
+
+# --- words ---
+
+
+def short(source: str) -> str:
+    """Return where a source is, such as ``pool.example:3333`` of ``pool stratum+tcp://pool.example:3333``."""
+    return re.sub(r"^(?:node|pool) (?:[a-z+]+://)?", "", source).partition("?")[0]
+
+
+def _text(value: str) -> str:
+    text = printable(value[:MAX_CHARACTERS])
+    return text if len(text) <= MAX_CHARACTERS and len(value) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 1]}…"
+
+
+def _rate(hashes_per_second: float | None) -> str:
+    return UNKNOWN if hashes_per_second is None else _text(units.hash_rate(hashes_per_second))
+
+
+def _rates(rates: RatesStatus) -> tuple[str, ...]:
+    return _rate(rates.current), _rate(rates.average_60s), _rate(rates.average_15m), _rate(rates.highest)
+
+
+def _duration(seconds: float | None) -> str:
+    return UNKNOWN if seconds is None else _text(units.duration(seconds))
+
+
+def _number(value: float | None, form: str, factor: float = 1) -> str:
+    return UNKNOWN if value is None else form.format(value * factor)
+
+
+def _difficulty(value: int | None) -> str:
+    """Return a difficulty as people write it, such as ``512``, ``12.3k`` or ``1.0G``; from 1000 E on, ``1.3e154``."""
+    if value is None or value < 1000:
+        return UNKNOWN if value is None else str(value)
+    scaled, power = min(value, 2**512) / 1000, 1
+    while scaled >= 999.95 and power < len(PREFIXES) - 1:
+        scaled, power = scaled / 1000, power + 1
+    return f"{scaled:.1f}{PREFIXES[power]}" if scaled < 999.95 else f"{min(value, 2**512):.1e}".replace("+", "")

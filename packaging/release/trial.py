@@ -1,0 +1,132 @@
+"""Try wheels where they will run: bare systems without a compiler or a network, other processors, musl."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from artefacts import run
+from source import ReleaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE: Final = Path(__file__).parent
+FOUND: Final = 1
+"""QM_FOUND of the native core."""
+
+INSTALL: Final = """
+set -eu
+export HOME=/root
+cd
+python3 -m venv venv
+venv/bin/pip install --quiet --no-index --find-links /artefacts --no-compile --only-binary :all: quantus-miner
+venv/bin/quantus-miner dev-node --quic --blocks 1
+"""
+
+
+def in_fresh_system(root: Path, artefacts: Path, script: str) -> float:
+    """Run ``script`` in a throw-away copy of ``root`` without network, with ``artefacts`` at /artefacts.
+
+    Returns the seconds until the first verified block of dev-node. Raises ReleaseError.
+    """
+    nspawn = (
+        *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--as-pid2", "--console=pipe"),
+        *("--volatile=overlay", "--private-network", f"--directory={root}", f"--bind-ro={artefacts}:/artefacts"),
+    )
+    # nspawn wants a /run of its own kind, which not every container or CI machine has.
+    own_run = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs /run && exec "$@"', "sh")
+    return first_block([*own_run, *nspawn, "sh", "-c", script], root.name)
+
+
+def first_block(command: list[str], name: str) -> float:
+    """Return the seconds until ``command`` prints the first block of dev-node. Raises ReleaseError."""
+    began, seconds, printed = time.monotonic(), None, []
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout or ():
+            printed.append(line)
+            if seconds is None and re.match(r"block +1 ", line):
+                seconds = time.monotonic() - began
+    if process.returncode or seconds is None:
+        print("".join(printed), file=sys.stderr)
+        raise ReleaseError(f"{name}: no block from dev-node, exit code {process.returncode}, see above")
+    return seconds
+
+
+@contextmanager
+def emulated(emulator: list[str], packages: Path) -> Iterator[tuple[str, str]]:
+    """Run a miner with ``emulator`` and an interpreter; yields its URL and the kernel that it chose."""
+    with tempfile.TemporaryDirectory() as state:
+        settings = ("--port", "0", "--metrics-port", "0", "--workers", "1", "--state-dir", state)
+        with subprocess.Popen(
+            [*emulator, "-m", "quantus_miner", *settings],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            try:
+                yield _started(process)
+            finally:
+                process.terminate()
+
+
+def _started(process: subprocess.Popen[str]) -> tuple[str, str]:
+    kernel, printed = None, []
+    for line in process.stdout or ():
+        printed.append(line)
+        if found := re.search(r"searches qpow-poseidon2 with kernel (\w+)", line):
+            kernel = found[1]
+        if kernel and (found := re.search(r"Server starting on (\S+)", line)):
+            return f"http://{found[1]}", kernel
+    print("".join(printed), file=sys.stderr)
+    raise ReleaseError("the miner did not start, see above")
+
+
+def on_processor(emulator: list[str], packages: Path, python: Path, expected: str) -> float:
+    """Have an emulated miner find a block, which a dev-node that is not emulated checks. ``expected``: the kernel.
+
+    Returns the seconds until the block. Raises ReleaseError.
+    """
+    began = time.monotonic()
+    with emulated(emulator, packages) as (url, kernel):
+        if kernel != expected:
+            raise ReleaseError(f"{' '.join(emulator)} chose the kernel {kernel} instead of {expected}")
+        node = [python, "-m", "quantus_miner", "dev-node", "--miner", url, "--difficulty", "2000", "--blocks", "1"]
+        first_block([str(word) for word in node], " ".join(emulator))
+    return time.monotonic() - began
+
+
+def install(wheels: Path, folder: Path, python: str, platform: str) -> None:
+    """Install from ``wheels`` into ``folder`` for another Python or platform than this one."""
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", wheels, "--no-compile")
+    run(*pip, "--only-binary=:all:", "--python-version", python, *platform.split(), "--target", folder, "quantus-miner")
+
+
+def with_musl(core: Path) -> str:
+    """Load the core with musl's own loader and search with every kernel; glibc has to give the same.
+
+    Returns what was found. Raises ReleaseError.
+    """
+    if not shutil.which("musl-gcc"):
+        raise ReleaseError("'musl-gcc' is missing; on Debian: apt install musl-tools")
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "load"
+        for compiler in ("musl-gcc", "gcc"):
+            run(compiler, f"-I{HERE.parent.parent / 'native/include'}", HERE / "load.c", "-o", program)
+            found.append(run(program, core))
+    if found[0] != found[1] or f" {FOUND} " not in found[0]:
+        raise ReleaseError(f"With musl the kernels find {found[0]!r}, with glibc {found[1]!r}")
+    return found[0]

@@ -1,0 +1,47 @@
+"""Download the wheels of the locked dependencies for a Python and a platform that need not be this one's."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from typing import TYPE_CHECKING, Final
+
+from artefacts import run
+from source import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
+
+
+def pins(python: str, platform: str, extras: list[str]) -> str:
+    """Return what an installation with ``extras`` consists of, as requirements with the hashes of the lock."""
+    lock = ROOT / "requirements" / ("gpu.txt" if extras else "run.txt")
+    resolve = ("uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--constraints", lock)
+    target = ("--python-version", python, "--python-platform", platform)
+    wanted = run(*resolve, *target, *(f"--extra={extra}" for extra in extras), ROOT / "pyproject.toml").split()
+    # A block of the lock: NAME==VERSION, a marker, the hashes. uv has evaluated the markers for the target.
+    blocks = re.findall(
+        r"^(\S+==\S+)(?: ; .*)? \\\n((?: +--hash=.*\n?)+)", lock.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    hashes = dict(blocks)
+    return "".join(f"{pin} \\\n{hashes[pin]}" for pin in wanted)
+
+
+def download(output: Path, python: str, platform: str, extras: list[str]) -> None:
+    """Download wheels into ``output``. ``platform``: as ``uv`` names it, such as x86_64-manylinux_2_28."""
+    architecture, _, libc = platform.partition("-")
+    tags = ("musllinux_1_2",) if "musl" in libc else ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(pins(python, platform, extras))
+        file.flush()
+        fetch = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
+        target = (
+            "--only-binary=:all:",
+            "--python-version",
+            python,
+            *(f"--platform={tag}_{architecture}" for tag in tags),
+        )
+        run(*fetch, *target, "--dest", output, "--requirement", file.name)

@@ -1,7 +1,4 @@
-"""Build, audit and try what a release publishes, into dist/: release.py [--quick]. Needs root for the bare systems.
-
-``--quick``: build once, for this architecture only, audit, and stop.
-"""
+"""Build, audit and try what a release publishes, into dist/. Needs root for the bare systems."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from typing import Final
 
 import artefacts
 import audit
+import bundle
 import environment
 import source
 import trial
@@ -106,6 +104,11 @@ def release(commit: Source) -> None:
         python = environment.make(wheels[platform.machine()], Path(first) / "environment")
         environment.describe(python, commit, OUTPUT)
         try_wheels(wheels, Path(first))
+        bundle.make(commit, wheels[bundle.ARCHITECTURE], [], Path(first) / "bundle", OUTPUT)
+        for suite, debian, _ in SYSTEMS:
+            if debian == "amd64":
+                seconds = trial.in_fresh_system(ROOTS / f"{suite}-{debian}", OUTPUT, trial.INSTALL_BUNDLE)
+                say(f"{suite}-{debian}: from the bundle, first verified block after {seconds:.1f} s")
         with zipfile.ZipFile(wheels["x86_64"]) as archive:
             found = trial.with_musl(Path(archive.extract(audit.CORE, first)))
         say(f"musl's loader: {len(found.splitlines())} kernels find what they find with glibc")
@@ -126,13 +129,8 @@ def main() -> int:
         )
         shutil.rmtree(OUTPUT, ignore_errors=True)
         began = time.monotonic()
-        if sys.argv[1:] == ["--quick"]:
-            with tempfile.TemporaryDirectory() as folder:
-                for wheel in build(commit, (platform.machine(),), Path(folder), OUTPUT)[1:]:
-                    audit.check_wheel(wheel)
-        else:
-            release(commit)
-        files = sorted(path for path in OUTPUT.iterdir())
+        release(commit)
+        files = sorted(OUTPUT.iterdir())
         sums = "".join(f"{digest(path)}  {path.name}\n" for path in files)
         (OUTPUT / "SHA256SUMS").write_text(sums, encoding="utf-8")
         for path in files:

@@ -32,6 +32,16 @@ venv/bin/pip install --quiet --no-index --find-links /artefacts --no-compile --o
 venv/bin/quantus-miner dev-node --quic --blocks 1
 """
 
+INSTALL_BUNDLE: Final = """
+set -eu
+export HOME=/root
+cd
+rm -r /usr/lib/python3*/ensurepip # as without Debian's python3-venv
+tar xf /artefacts/quantus-miner-*.tar.gz
+quantus-miner-*/install miner
+miner/bin/quantus-miner dev-node --quic --blocks 1
+"""
+
 
 def in_fresh_system(root: Path, artefacts: Path, script: str) -> float:
     """Run ``script`` in a throw-away copy of ``root`` without network, with ``artefacts`` at /artefacts.

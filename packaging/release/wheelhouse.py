@@ -34,14 +34,20 @@ def download(output: Path, python: str, platform: str, extras: list[str]) -> Non
     """Download wheels into ``output``. ``platform``: as ``uv`` names it, such as x86_64-manylinux_2_28."""
     architecture, _, libc = platform.partition("-")
     tags = ("musllinux_1_2",) if "musl" in libc else ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
+    target = ("--python-version", python, *(f"--platform={tag}_{architecture}" for tag in tags))
+    _fetch(pins(python, platform, extras), output, target)
+
+
+def download_pip(output: Path) -> None:
+    """Download the pip that is locked for releases, which runs as ``python pip-VERSION.whl/pip``."""
+    lock = (ROOT / "requirements" / "release.txt").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^pip==\S+ \\\n(?: +--hash=.*\n?)+", lock, re.MULTILINE)
+    _fetch(block, output, ())
+
+
+def _fetch(requirements: str, output: Path, target: tuple[str, ...]) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
-        file.write(pins(python, platform, extras))
+        file.write(requirements)
         file.flush()
         fetch = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
-        target = (
-            "--only-binary=:all:",
-            "--python-version",
-            python,
-            *(f"--platform={tag}_{architecture}" for tag in tags),
-        )
-        run(*fetch, *target, "--dest", output, "--requirement", file.name)
+        run(*fetch, "--only-binary=:all:", *target, "--dest", output, "--requirement", file.name)

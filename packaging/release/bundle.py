@@ -30,7 +30,7 @@ def make(commit: Source, wheel: Path, extras: list[str], work: Path, output: Pat
     name = "-".join(["quantus-miner", commit.version, "linux", ARCHITECTURE, *extras])
     folder = work / name
     for python in wheelhouse.PYTHONS:
-        wheelhouse.download(folder / "wheels", python, f"{ARCHITECTURE}-manylinux_2_28", extras)
+        wheelhouse.download(folder / "wheels", python, ARCHITECTURE, extras)
     wheelhouse.download_pip(folder / "wheels")
     shutil.copy(wheel, folder / "wheels")
     for entry in FILES:

@@ -32,7 +32,7 @@ def make(wheel: Path, folder: Path) -> Path:
     """Install ``wheel`` with the locked versions for this Python, and return the interpreter of its venv."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     architecture = wheel.stem.rpartition("manylinux_2_17_")[2].partition(".")[0]
-    wheelhouse.download(folder / "wheels", version, f"{architecture}-manylinux_2_28", [])
+    wheelhouse.download(folder / "wheels", version, architecture, [])
     run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
     python = folder / "venv" / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-compile")

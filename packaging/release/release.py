@@ -8,7 +8,6 @@ import shutil
 import sys
 import tempfile
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -27,7 +26,7 @@ ROOTS: Final = ROOT / "build" / "roots"
 SYSTEMS: Final = (("bookworm", "amd64", "3.11"), ("trixie", "amd64", "3.13"), ("bookworm", "arm64", "3.11"))
 """Suite, architecture and Python of the Debians in which wheels are tried. Ubuntu's glibc is between theirs."""
 PROCESSORS: Final = (("core2duo", "scalar"), ("Nehalem", "scalar"), ("Haswell", "avx2"))
-"""Processors that are emulated, and the kernel that each should choose."""
+"""Processors that are emulated, and the fastest kernel that each can run."""
 
 
 def build(commit: Source, architectures: tuple[str, ...], folder: Path, output: Path) -> list[Path]:
@@ -60,63 +59,71 @@ def say(line: str) -> None:
 
 
 def try_wheels(wheels: dict[str, Path], work: Path) -> None:
-    """Install and run the wheels on everything that a release is for. Raises ReleaseError."""
-    houses = {}
+    """Install the wheels on each of SYSTEMS and find a block there. Raises ReleaseError."""
     for suite, debian, python in SYSTEMS:
+        name = f"{suite}-{debian}"
         architecture = {"amd64": "x86_64", "arm64": "aarch64"}[debian]
-        houses[suite, debian] = house = work / f"{suite}-{debian}"
-        wheelhouse.download(house, python, f"{architecture}-manylinux_2_28", [])
-        shutil.copy(wheels[architecture], house)
-    for suite, debian, python in SYSTEMS:
-        root = ROOTS / f"{suite}-{debian}"
-        if debian == "amd64":
-            seconds = trial.in_fresh_system(root, houses[suite, debian], trial.INSTALL)
-            say(f"{root.name}: first verified block {seconds:.1f} s after the start of the installation")
+        wheelhouse.download(work / name, python, architecture, [])
+        shutil.copy(wheels[architecture], work / name)
+        if architecture == platform.machine():
+            seconds = trial.in_fresh_system(ROOTS / name, work / name, trial.INSTALL)
+            say(f"{name}: from the wheel to the first verified block in {seconds:.1f} s")
         else:
-            packages = work / "packages"
-            tags = (
-                "--platform=manylinux_2_28_aarch64 --platform=manylinux_2_17_aarch64 --platform=manylinux2014_aarch64"
-            )
-            trial.install(houses[suite, debian], packages, python, tags)
-            emulator = ["qemu-aarch64", "-L", str(root), f"{root}/usr/bin/python{python}"]
-            seconds = trial.on_processor(emulator, packages, Path(sys.executable), "neon")
-            say(f"{root.name}: aarch64 emulated, kernel neon, first verified block after {seconds:.1f} s")
+            trial.install(work / name, work / "packages", python, architecture)
+            emulator = [f"qemu-{architecture}", "-L", str(ROOTS / name), f"{ROOTS / name}/usr/bin/python{python}"]
+            seconds = trial.on_processor(emulator, work / "packages", Path(sys.executable), "neon")
+            say(f"{name}, emulated: start to first verified block in {seconds:.1f} s, kernel neon")
 
 
-def release(commit: Source) -> None:
+def try_bundle(output: Path) -> None:
+    """Install the bundle on each of SYSTEMS that it is for, and find a block there. Raises ReleaseError."""
+    for suite, debian, _ in SYSTEMS:
+        if debian == "amd64":
+            seconds = trial.in_fresh_system(ROOTS / f"{suite}-{debian}", output, trial.INSTALL_BUNDLE)
+            say(f"{suite}-{debian}: from the bundle to the first verified block in {seconds:.1f} s")
+
+
+def try_musl(wheel: Path, work: Path) -> None:
+    """Install ``wheel`` for Alpine and run its native core with musl. Raises ReleaseError."""
+    wheelhouse.download(work / "alpine", "3.12", "x86_64", [], "musllinux")
+    shutil.copy(wheel, work / "alpine")
+    trial.install(work / "alpine", work / "on-alpine", "3.12", "x86_64", "musllinux")
+    found = trial.with_musl(work / "on-alpine" / audit.CORE)
+    say(f"with musl: {len(found.splitlines())} kernels find what they find with glibc")
+
+
+def try_processors(installed: Path) -> None:
+    """Find a block with the miner in ``installed`` on each of PROCESSORS. Raises ReleaseError."""
+    for processor, kernel in PROCESSORS:
+        emulator = ["qemu-x86_64", "-cpu", processor, str(Path(sys.executable).resolve())]
+        seconds = trial.on_processor(emulator, installed, Path(sys.executable), kernel)
+        say(f"{processor}, emulated: start to first verified block in {seconds:.1f} s, kernel {kernel}")
+
+
+def release(commit: Source, work: Path) -> None:
     """Do everything. Raises ReleaseError."""
-    with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory(prefix="elsewhere-") as second:
-        with ThreadPoolExecutor(len(SYSTEMS)) as pool:
-            roots = [
-                pool.submit(artefacts.run, trial.HERE / "make-root", suite, debian, ROOTS / f"{suite}-{debian}")
-                for suite, debian, _ in SYSTEMS
-            ]
-            made = build(commit, artefacts.ARCHITECTURES, Path(first), OUTPUT)
-            compare(made, build(commit, artefacts.ARCHITECTURES, Path(second), Path(second) / "dist"))
-            for done in roots:
-                done.result()
-        sdist, *built = made
-        wheels = dict(zip(artefacts.ARCHITECTURES, built, strict=True))
-        artefacts.run("twine", "check", "--strict", sdist)
-        for wheel in built:
-            audit.check_wheel(wheel)
-            say(f"audited {wheel.name}")
-        python = environment.make(wheels[platform.machine()], Path(first) / "environment")
-        environment.describe(python, commit, OUTPUT)
-        try_wheels(wheels, Path(first))
-        bundle.make(commit, wheels[bundle.ARCHITECTURE], [], Path(first) / "bundle", OUTPUT)
-        for suite, debian, _ in SYSTEMS:
-            if debian == "amd64":
-                seconds = trial.in_fresh_system(ROOTS / f"{suite}-{debian}", OUTPUT, trial.INSTALL_BUNDLE)
-                say(f"{suite}-{debian}: from the bundle, first verified block after {seconds:.1f} s")
-        with zipfile.ZipFile(wheels["x86_64"]) as archive:
-            found = trial.with_musl(Path(archive.extract(audit.CORE, first)))
-        say(f"musl's loader: {len(found.splitlines())} kernels find what they find with glibc")
-        packages = next(python.parent.parent.glob("lib/python3*/site-packages"))
-        for processor, kernel in PROCESSORS:
-            emulator = ["qemu-x86_64", "-cpu", processor, str(Path(sys.executable).resolve())]
-            seconds = trial.on_processor(emulator, packages, Path(sys.executable), kernel)
-            say(f"{processor} emulated: kernel {kernel}, first verified block after {seconds:.1f} s")
+    with ThreadPoolExecutor(len(SYSTEMS)) as pool:
+        roots = [
+            pool.submit(artefacts.run, trial.HERE / "make-root", suite, debian, ROOTS / f"{suite}-{debian}")
+            for suite, debian, _ in SYSTEMS
+        ]
+        made = build(commit, artefacts.ARCHITECTURES, work / "first", OUTPUT)
+        compare(made, build(commit, artefacts.ARCHITECTURES, work / "second build", work / "second build" / "dist"))
+        for done in roots:
+            done.result()
+    sdist, *built = made
+    wheels = dict(zip(artefacts.ARCHITECTURES, built, strict=True))
+    artefacts.run("twine", "check", "--strict", sdist)
+    for wheel in built:
+        audit.check_wheel(wheel)
+        say(f"audited {wheel.name}")
+    python = environment.make(wheels["x86_64"], work / "environment")
+    environment.describe(python, commit, OUTPUT)
+    bundle.make(commit, wheels[bundle.ARCHITECTURE], [], work / "bundle", OUTPUT)
+    try_wheels(wheels, work)
+    try_bundle(OUTPUT)
+    try_musl(wheels["x86_64"], work)
+    try_processors(next(python.parent.parent.glob("lib/python3*/site-packages")))
 
 
 def main() -> int:
@@ -129,7 +136,8 @@ def main() -> int:
         )
         shutil.rmtree(OUTPUT, ignore_errors=True)
         began = time.monotonic()
-        release(commit)
+        with tempfile.TemporaryDirectory() as work:
+            release(commit, Path(work))
         files = sorted(OUTPUT.iterdir())
         sums = "".join(f"{digest(path)}  {path.name}\n" for path in files)
         (OUTPUT / "SHA256SUMS").write_text(sums, encoding="utf-8")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import wheelhouse
 from artefacts import run
 from source import ReleaseError
 
@@ -40,6 +41,9 @@ rm -r /usr/lib/python3*/ensurepip # as without Debian's python3-venv
 tar xf /artefacts/quantus-miner-*.tar.gz
 quantus-miner-*/install miner
 miner/bin/quantus-miner dev-node --quic --blocks 1
+quantus-miner-*/install --service
+test -e /etc/systemd/system/quantus-miner.service
+quantus-miner devices
 """
 
 
@@ -74,10 +78,10 @@ def first_block(command: list[str], name: str) -> float:
 
 
 @contextmanager
-def emulated(emulator: list[str], packages: Path) -> Iterator[tuple[str, str]]:
-    """Run a miner with ``emulator`` and an interpreter; yields its URL and the kernel that it chose."""
+def emulated(emulator: list[str], packages: Path, kernel: str) -> Iterator[str]:
+    """Run a miner with ``emulator``, which ends with an interpreter; yields its URL."""
     with tempfile.TemporaryDirectory() as state:
-        settings = ("--port", "0", "--metrics-port", "0", "--workers", "1", "--state-dir", state)
+        settings = ("--port", "0", "--metrics-port", "0", "--workers", "1", "--kernel", kernel, "--state-dir", state)
         with subprocess.Popen(
             [*emulator, "-m", "quantus_miner", *settings],
             env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -92,36 +96,33 @@ def emulated(emulator: list[str], packages: Path) -> Iterator[tuple[str, str]]:
                 process.terminate()
 
 
-def _started(process: subprocess.Popen[str]) -> tuple[str, str]:
-    kernel, printed = None, []
+def _started(process: subprocess.Popen[str]) -> str:
+    printed = []
     for line in process.stdout or ():
         printed.append(line)
-        if found := re.search(r"searches qpow-poseidon2 with kernel (\w+)", line):
-            kernel = found[1]
-        if kernel and (found := re.search(r"Server starting on (\S+)", line)):
-            return f"http://{found[1]}", kernel
+        if found := re.search(r"Server starting on (\S+)", line):
+            return f"http://{found[1]}"
     print("".join(printed), file=sys.stderr)
     raise ReleaseError("the miner did not start, see above")
 
 
-def on_processor(emulator: list[str], packages: Path, python: Path, expected: str) -> float:
-    """Have an emulated miner find a block, which a dev-node that is not emulated checks. ``expected``: the kernel.
+def on_processor(emulator: list[str], packages: Path, python: Path, kernel: str) -> float:
+    """Have an emulated miner find a block with ``kernel``, which a dev-node that is not emulated checks.
 
     Returns the seconds until the block. Raises ReleaseError.
     """
     began = time.monotonic()
-    with emulated(emulator, packages) as (url, kernel):
-        if kernel != expected:
-            raise ReleaseError(f"{' '.join(emulator)} chose the kernel {kernel} instead of {expected}")
+    with emulated(emulator, packages, kernel) as url:
         node = [python, "-m", "quantus_miner", "dev-node", "--miner", url, "--difficulty", "2000", "--blocks", "1"]
         first_block([str(word) for word in node], " ".join(emulator))
     return time.monotonic() - began
 
 
-def install(wheels: Path, folder: Path, python: str, platform: str) -> None:
-    """Install from ``wheels`` into ``folder`` for another Python or platform than this one."""
+def install(wheels: Path, folder: Path, python: str, architecture: str, libc: str = "manylinux") -> None:
+    """Install from ``wheels`` into ``folder`` for another system than this one. ``libc``: manylinux or musllinux."""
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", wheels, "--no-compile")
-    run(*pip, "--only-binary=:all:", "--python-version", python, *platform.split(), "--target", folder, "quantus-miner")
+    target = ("--only-binary=:all:", "--python-version", python, "--target", folder)
+    run(*pip, *target, *wheelhouse.platforms(architecture, libc), "quantus-miner")
 
 
 def with_musl(core: Path) -> str:

@@ -30,12 +30,17 @@ def pins(python: str, platform: str, extras: list[str]) -> str:
     return "".join(f"{pin} \\\n{hashes[pin]}" for pin in wanted)
 
 
-def download(output: Path, python: str, platform: str, extras: list[str]) -> None:
-    """Download wheels into ``output``. ``platform``: as ``uv`` names it, such as x86_64-manylinux_2_28."""
-    architecture, _, libc = platform.partition("-")
-    tags = ("musllinux_1_2",) if "musl" in libc else ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
-    target = ("--python-version", python, *(f"--platform={tag}_{architecture}" for tag in tags))
-    _fetch(pins(python, platform, extras), output, target)
+def platforms(architecture: str, libc: str) -> list[str]:
+    """Return pip's options for a platform. ``libc``: manylinux or musllinux."""
+    tags = {"manylinux": ("manylinux_2_28", "manylinux_2_17", "manylinux2014"), "musllinux": ("musllinux_1_2",)}[libc]
+    return [f"--platform={tag}_{architecture}" for tag in tags]
+
+
+def download(output: Path, python: str, architecture: str, extras: list[str], libc: str = "manylinux") -> None:
+    """Download wheels into ``output``. ``libc``: manylinux or musllinux."""
+    target = {"manylinux": "manylinux_2_28", "musllinux": "unknown-linux-musl"}[libc]
+    wanted = pins(python, f"{architecture}-{target}", extras)
+    _fetch(wanted, output, ("--python-version", python, *platforms(architecture, libc)))
 
 
 def download_pip(output: Path) -> None:

@@ -1,5 +1,7 @@
 # make run: build, then run a miner and a development node until Ctrl-C.
 # make test: run the checks and tests. CI also runs interop, test-fresh and test-systemd.
+# make release: build, audit and try what a release publishes, in dist/ (as root).
+# make bundle: one file to install from on machines without internet, in dist/.
 # make interop: test the miner against a node built on the network's own code (needs cargo).
 
 PYTHON ?= python3
@@ -15,12 +17,12 @@ EXTRAS ?=
 WHEELS := build/wheels$(if $(EXTRAS),-gpu)
 REQUIREMENTS := requirements/$(if $(EXTRAS),gpu,run).txt
 
-.PHONY: run test test-fresh test-systemd interop wheels install uninstall bench bench-gpu bench-peers check lock clean
+.PHONY: run test test-fresh test-systemd interop wheels install uninstall release bundle bench bench-gpu bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node --quic
 
-test: $(VENV)/test.stamp
+test: $(VENV)/test.stamp $(VENV)/release.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
@@ -43,6 +45,14 @@ install: $(WHEELS).stamp
 
 uninstall:
 	@systemd/install --uninstall
+
+# Refuses a working tree with changes, and a tag that is not the version.
+release: $(VENV)/release.stamp
+	@$(BIN)/python packaging/release/release.py
+
+# SYSTEM_CUDA=1 leaves out the compiler for CUDA kernels, for machines that have NVIDIA's toolkit.
+bundle: $(VENV)/release.stamp
+	@$(BIN)/python packaging/release/bundle.py $(if $(SYSTEM_CUDA),$(subst cuda,system-cuda,$(EXTRAS)),$(EXTRAS))
 
 # The service under a real systemd, in a container of its own (as root; the first time it makes a Debian for that).
 test-systemd: $(VENV)/test.stamp $(WHEELS).stamp
@@ -85,6 +95,10 @@ $(VENV)/test.stamp: requirements/test.txt $(VENV)/run.stamp
 	@$(PIP) install --requirement requirements/test.txt
 	@touch $@
 
+$(VENV)/release.stamp: requirements/release.txt $(VENV)/run.stamp
+	@$(PIP) install --requirement requirements/release.txt
+	@touch $@
+
 $(WHEELS).stamp: $(REQUIREMENTS) $(SOURCES) | $(VENV)/run.stamp
 	@rm -rf $(WHEELS)
 	@$(PIP) wheel --no-deps --requirement $(REQUIREMENTS) --wheel-dir $(WHEELS)
@@ -100,6 +114,7 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --output-file requirements/run.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra cuda --extra opencl --extra top --group build --constraints requirements/run.txt --output-file requirements/gpu.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --group test --constraints requirements/gpu.txt --output-file requirements/test.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --group release --constraints requirements/test.txt --output-file requirements/release.txt
 
 clean:
 	rm -rf $(VENV) build

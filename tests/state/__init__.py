@@ -1,0 +1,1 @@
+"""The state folder that each released version left behind, see ``make``."""

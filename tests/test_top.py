@@ -75,7 +75,7 @@ def status(**fields: Any) -> Status:
         "version": "0.1.0", "host": "rig1", "time": 1.7e9, "uptime_seconds": 90.0, "state": "mining", "reason": "",
         "pauses": [], "effective_cpus": 2, "active_jobs": 1, "hash_rate": rates, "hashes": 10, "solutions": 3,
         "solutions_rejected": 0, "solutions_stale": 0,
-        "shares": {"sent": 12, "accepted": 10, "rejected": 1, "stale": 1}, "devices": [device], "workers": [worker],
+        "shares": {"accepted": 10, "rejected": 1, "stale": 1}, "blocks": 0, "devices": [device], "workers": [worker],
         "sources": [], "jobs": [], "jobs_left_out": 0, "store_ok": True,
     }  # fmt: skip
     for name, changes in fields.items():

@@ -6,7 +6,7 @@ import socket
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner import __version__
+from quantus_miner import __version__, wording
 from quantus_miner.mining.pauses import CPU
 from quantus_miner.model import Status as Progress
 from quantus_miner.web.routes import json_reply
@@ -63,12 +63,8 @@ def status_of(snapshot: Snapshot) -> wire.Status:
         solutions=sum(miner.solved_by_engine.values()) if miner else 0,
         solutions_rejected=miner.rejected_solutions if miner else 0,
         solutions_stale=miner.stale_solutions if miner else 0,
-        shares=wire.SharesStatus(
-            sum(link.sent for link in sources),
-            sum(link.accepted for link in sources),
-            sum(link.rejected for link in sources),
-            sum(link.stale for link in sources),
-        ),
+        shares=wire.SharesStatus(snapshot.tally.accepted, snapshot.tally.rejected, snapshot.tally.stale),
+        blocks=snapshot.tally.blocks,
         devices=_devices(snapshot),
         workers=[_worker(worker, snapshot) for worker in (miner.workers if miner else ())],
         sources=[_source(link, snapshot.source_rates.get(link.name)) for link in sources],
@@ -84,7 +80,9 @@ def _state(snapshot: Snapshot) -> tuple[wire.State, str]:
         return "failed", "no worker is left"
     if miner.paused:
         return "paused", ", ".join(sorted({pause.reason for pause in miner.pauses}))
-    return ("mining", "") if miner.busy_workers else ("idle", "no source has work")
+    if reason := wording.idle(snapshot):
+        return "idle", reason.removeprefix("idle: ")
+    return "mining", ""
 
 
 def _rates(rates: Iterable[Rates]) -> wire.RatesStatus:

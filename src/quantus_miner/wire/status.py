@@ -113,9 +113,8 @@ class JobStatus(msgspec.Struct):
 
 
 class SharesStatus(msgspec.Struct):
-    """Sums over all nodes and pools. ``sent``: solutions that nodes got, which do not confirm them, and shares."""
+    """Verdicts of pools on shares since the start."""
 
-    sent: int
     accepted: int
     rejected: int
     stale: int
@@ -125,6 +124,7 @@ class Status(msgspec.Struct):
     """The whole miner. ``time``: seconds since 1970. ``jobs``: the newest, running ones first.
 
     ``state``: mining; idle, without work; paused; or failed, when no worker is left. ``reason``: why it does not mine.
+    ``blocks``: solutions that were sent to nodes, which do not confirm them.
     """
 
     version: str
@@ -142,6 +142,7 @@ class Status(msgspec.Struct):
     solutions_rejected: int
     solutions_stale: int
     shares: SharesStatus
+    blocks: int
     devices: list[DeviceStatus]
     workers: list[WorkerStatus]
     sources: list[SourceStatus]

@@ -14,8 +14,9 @@ SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
 EXTRAS ?=
 WHEELS := build/wheels$(if $(EXTRAS),-gpu)
 REQUIREMENTS := requirements/$(if $(EXTRAS),gpu,run).txt
+DEB := build/debian$(if $(EXTRAS),-$(EXTRAS))
 
-.PHONY: run test test-fresh test-systemd interop wheels install uninstall bench bench-gpu bench-peers check lock clean
+.PHONY: run test test-fresh test-systemd interop wheels install uninstall deb bench bench-gpu bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node --quic
@@ -41,11 +42,14 @@ wheels: $(WHEELS).stamp
 install: $(WHEELS).stamp
 	@systemd/install $(WHEELS) $(PYTHON) $(EXTRAS)
 
+# A Debian package, for systems whose python3 has the same minor version as PYTHON.
+deb: $(DEB).stamp
+
 uninstall:
 	@systemd/install --uninstall
 
 # The service under a real systemd, in a container of its own (as root; the first time it makes a Debian for that).
-test-systemd: $(VENV)/test.stamp $(WHEELS).stamp
+test-systemd: $(VENV)/test.stamp $(WHEELS).stamp $(DEB).stamp
 	@tests/systemd/make-root build/systemd-root
 	$(BIN)/pytest tests/systemd
 
@@ -89,6 +93,11 @@ $(WHEELS).stamp: $(REQUIREMENTS) $(SOURCES) | $(VENV)/run.stamp
 	@rm -rf $(WHEELS)
 	@$(PIP) wheel --no-deps --requirement $(REQUIREMENTS) --wheel-dir $(WHEELS)
 	@$(PIP) wheel $(BUILD) --wheel-dir $(WHEELS) .
+	@touch $@
+
+$(DEB).stamp: $(WHEELS).stamp $(shell find packaging/debian systemd docs prometheus grafana CHANGELOG.md -type f)
+	@rm -rf $(DEB)
+	@packaging/debian/build $(WHEELS) $(BIN)/python $(DEB) $(EXTRAS)
 	@touch $@
 
 # One line that says what is missing and how to install it, instead of a page of build output.

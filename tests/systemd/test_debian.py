@@ -1,4 +1,4 @@
-"""The Debian package: installed, upgraded, removed, purged. These are the first tests of the container and leave it as it was."""
+"""The Debian package: installed, upgraded, removed, purged. These tests of the container come first and leave it as it was."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def test_an_upgrade_restarts_it_and_keeps_settings_and_state(bare: Machine, pack
     newer = "/root/newer.deb"
     bare.run(
         f"dpkg-deb --raw-extract {package} /root/newer; sed -i 's/^Version: .*/&.1/' /root/newer/DEBIAN/control;"
-        f" echo >>/root/newer/etc/default/quantus-miner; dpkg-deb --root-owner-group -Znone --build /root/newer {newer};"
-        f" {UPGRADE} {newer}"
+        " echo >>/root/newer/etc/default/quantus-miner;"
+        f" dpkg-deb --root-owner-group -Znone --build /root/newer {newer}; {UPGRADE} {newer}"
     )
     assert bare.pid not in (0, before)
     assert bare.run("cat /etc/default/quantus-miner") == "MINER_PORT=9840"

@@ -1,4 +1,4 @@
-"""The Debian package: installed, upgraded, removed, purged. The first tests of the container; they leave it as it was."""
+"""The Debian package: installed, upgraded, removed, purged. These tests of the container come first."""
 
 from __future__ import annotations
 

@@ -14,9 +14,13 @@ SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
 EXTRAS ?=
 WHEELS := build/wheels$(if $(EXTRAS),-gpu)
 REQUIREMENTS := requirements/$(if $(EXTRAS),gpu,run).txt
-DEB := build/debian$(if $(EXTRAS),-$(EXTRAS))
+VARIANT := $(if $(EXTRAS),-$(EXTRAS))
+DEB := build/debian$(VARIANT)
+PORTABLE := build/portable$(VARIANT)
+PACKAGES := build/packages$(VARIANT)
+IMAGE := build/oci/quantus-miner$(VARIANT).tar
 
-.PHONY: run test test-fresh test-systemd interop wheels install uninstall deb bench bench-gpu bench-peers check lock clean
+.PHONY: run test test-fresh test-systemd interop wheels install uninstall deb packages image bench bench-gpu bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node --quic
@@ -44,6 +48,13 @@ install: $(WHEELS).stamp
 
 # A Debian package, for systems whose python3 has the same minor version as PYTHON.
 deb: $(DEB).stamp
+
+# Archives for HiveOS, mmpOS, RaveOS and SimpleMining, with a Python of their own.
+packages: $(PACKAGES).stamp
+
+# A container image, built with buildah, as root. docs/install.md says how to build it with Docker.
+image:
+	@packaging/oci/build . $(IMAGE) $(EXTRAS)
 
 uninstall:
 	@systemd/install --uninstall
@@ -93,6 +104,15 @@ $(WHEELS).stamp: $(REQUIREMENTS) $(SOURCES) | $(VENV)/run.stamp
 	@rm -rf $(WHEELS)
 	@$(PIP) wheel --no-deps --requirement $(REQUIREMENTS) --wheel-dir $(WHEELS)
 	@$(PIP) wheel $(BUILD) --wheel-dir $(WHEELS) .
+	@touch $@
+
+$(PORTABLE): $(DEB).stamp packaging/portable/build
+	@packaging/portable/build $(DEB)/*.deb $@
+	@touch $@
+
+$(PACKAGES).stamp: $(PORTABLE) $(shell find packaging/rigs -type f)
+	@rm -rf $(PACKAGES)
+	@packaging/rigs/build $(PORTABLE) $(PACKAGES)
 	@touch $@
 
 $(DEB).stamp: $(WHEELS).stamp $(shell find packaging/debian systemd docs prometheus grafana CHANGELOG.md -type f)

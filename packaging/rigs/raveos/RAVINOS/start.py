@@ -7,7 +7,7 @@ import ravinos
 
 config = ravinos.get_config()
 folder = Path(config["miner_dir"])
-for name in ("quantus-miner", "usr/bin/run", "usr/bin/quantus-miner"):
+for name in ("quantus-miner", "usr/bin/run", "usr/libexec/quantus-miner"):
     (folder / name).chmod(0o755)  # not every program that unpacks ZIP archives does that
 
 command = [str(folder / "quantus-miner"), "--port=" + str(config["api_port"])]

@@ -20,7 +20,7 @@ PORTABLE := build/portable$(VARIANT)
 PACKAGES := build/packages$(VARIANT)
 IMAGE := build/oci/quantus-miner$(VARIANT).tar
 
-.PHONY: run test test-fresh test-systemd interop wheels install uninstall deb packages image bench bench-gpu bench-peers check lock clean
+.PHONY: run test test-fresh test-packages test-systemd interop wheels install uninstall deb packages image bench bench-gpu bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node --quic
@@ -63,6 +63,11 @@ uninstall:
 test-systemd: $(VENV)/test.stamp $(WHEELS).stamp $(DEB).stamp
 	@tests/systemd/make-root build/systemd-root
 	$(BIN)/pytest tests/systemd
+
+# The container image, and the archives for rig systems in an old Debian (as root; needs what those need, and runc).
+test-packages: $(VENV)/test.stamp $(PACKAGES).stamp image
+	@tests/packages/make-root build/rig-root
+	$(BIN)/pytest tests/packages
 
 # The README's commands as a new user runs them, in a bare Debian 12 and a 13 (as root; the first time it makes those).
 test-fresh: $(VENV)/test.stamp

@@ -11,6 +11,6 @@ bind = os.environ.get("MINER_BIND") or "127.0.0.1"
 host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(bind, f"[{bind}]" if ":" in bind else bind)  # noqa: S104
 url = f"http://{host}:{os.environ.get('MINER_PORT') or 9833}/health"
 try:
-    urllib.request.urlopen(url, timeout=3).close()  # noqa: S310 - a fixed address
+    urllib.request.urlopen(url, timeout=3).close()
 except OSError as error:
     sys.exit(f"{url}: {error}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # HiveOS sources this every few seconds, and takes the hash rate in kH/s from $khs and everything else from $stats.
 # shellcheck source=/dev/null
-. /hive/miners/custom/quantus-miner/h-manifest.conf
+. "$(dirname "${BASH_SOURCE[0]}")/h-manifest.conf"
 
 stats=$(curl --silent --fail --max-time 3 "http://127.0.0.1:$CUSTOM_API_PORT/hive-stats") || stats=
 # shellcheck disable=SC2034 # what HiveOS reads

@@ -6,7 +6,7 @@ cd "$(dirname "$(readlink -f "$0")")" || exit 1
 # shellcheck source=/dev/null
 . ./mmp-external.conf
 
-curl --silent --fail --max-time 3 "http://127.0.0.1:${MINER_PORT:-9833}/hive-stats" |
+curl --silent --fail --max-time 3 "http://127.0.0.1:$(cat api-port)/hive-stats" |
     jq --compact-output --arg name "$EXTERNAL_NAME" --arg version "$EXTERNAL_VERSION" '
         . as $stats
         | [.bus_numbers, .hs] | transpose | sort_by(.[0] != null) as $devices

@@ -10,7 +10,7 @@ CPU = None  # the bus number of the CPU
 
 stats = ravinos.get_stats()
 url = "http://127.0.0.1:" + str(stats["api_port"]) + "/hive-stats"
-with urllib.request.urlopen(url, timeout=3) as reply:  # noqa: S310 - a fixed address
+with urllib.request.urlopen(url, timeout=3) as reply:
     found = json.load(reply)
 rates = dict(zip(found["bus_numbers"], found["hs"]))  # noqa: B905 - the system's Python may be older than 3.10
 temperatures = dict(zip(found["bus_numbers"], found["temp"]))  # noqa: B905

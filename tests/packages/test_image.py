@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import pytest
 
+from ..test_compose import compose_file
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -37,19 +39,30 @@ class Image:
             subprocess.run(["tar", "-xpf", folder / layer, "-C", self.root], check=True)  # noqa: S607
 
 
+def mount(source: Path, destination: str, mode: str) -> dict[str, Any]:
+    return {"destination": destination, "type": "bind", "source": str(source), "options": ["bind", mode]}
+
+
 class Container:
     """A container of the image: a network of its own, a read-only root, no capability, a folder for its state."""
 
     def __init__(
-        self, image: Image, folder: Path, *args: str, cpu: dict[str, Any] | None = None, **environ: str
+        self,
+        image: Image,
+        folder: Path,
+        *args: str,
+        cpu: dict[str, Any] | None = None,
+        beside: Container | None = None,
+        **environ: str,
     ) -> None:
+        """``beside``: a container whose network this one shares, and whose state it sees in /node."""
         self._name = f"quantus-miner-test-{uuid.uuid4()}"
         self._root = folder / "runc"
         bundle = folder / "bundle"
-        state = folder / "state"
+        self._state = folder / "state"
         bundle.mkdir()
-        state.mkdir()
-        os.chown(state, USER, USER)
+        self._state.mkdir()
+        os.chown(self._state, USER, USER)
         subprocess.run(["runc", "spec", "--bundle", bundle], check=True)  # noqa: S607
         spec = json.loads((bundle / "config.json").read_text())
         spec["root"] = {"path": str(image.root), "readonly": True}
@@ -61,8 +74,13 @@ class Container:
             "capabilities": {kind: [] for kind in spec["process"]["capabilities"]},
             "noNewPrivileges": True,
         }
-        spec["mounts"].append({"destination": STATE, "type": "bind", "source": str(state), "options": ["bind", "rw"]})
+        spec["mounts"].append(mount(self._state, STATE, "rw"))
         spec["linux"]["resources"]["cpu"] = cpu or {}
+        if beside is not None:
+            spec["mounts"].append(mount(beside._state, "/node", "ro"))
+            state = json.loads(subprocess.check_output(beside._runc("state", beside._name)))
+            (network,) = (kind for kind in spec["linux"]["namespaces"] if kind["type"] == "network")
+            network["path"] = f"/proc/{state['pid']}/ns/net"
         (bundle / "config.json").write_text(json.dumps(spec))
         self.process = subprocess.Popen(
             self._runc("run", "--bundle", str(bundle), self._name),
@@ -176,6 +194,20 @@ def test_limits_of_the_container_are_counted(image: Image, cpu: dict[str, Any], 
         container.wait_for("Server starting on ")
         assert container.stop() == 0
     assert "Stopped: " in container.log[-1]
+
+
+def test_the_miner_of_the_compose_file_mines_for_its_node(image: Image, tmp_path: Path) -> None:
+    services = compose_file("compose.node.yml")["services"]
+    environ = compose_file("compose.yml")["services"]["miner"]["environment"] | services["miner"]["environment"]
+    for name in ("node", "miner"):
+        (tmp_path / name).mkdir()
+    with Container(image, tmp_path / "node", *services["node"]["command"]) as node:
+        node.wait_for("dev-node: ")
+        plain = {name: text for name, text in environ.items() if not text.startswith("$")}
+        with Container(image, tmp_path / "miner", beside=node, **plain) as miner:
+            miner.wait_for("Connected to node 127.0.0.1:9833")
+            node.wait_for("block    2")
+            assert miner.stop() == 0
 
 
 def test_a_development_node_runs_in_it(image: Image, tmp_path: Path) -> None:

@@ -131,10 +131,15 @@ class Pool:
         """The first line from now on with ``text`` in it."""
         assert self.process.stdout is not None
         seen = []
-        for line in self.process.stdout:
-            seen.append(line)
-            if text in line:
-                return line
+        timer = threading.Timer(WAIT_S, self.process.kill)
+        timer.start()
+        try:
+            for line in self.process.stdout:
+                seen.append(line)
+                if text in line:
+                    return line
+        finally:
+            timer.cancel()
         raise AssertionError(seen)
 
     def __enter__(self) -> Self:

@@ -7,7 +7,7 @@ cd "$(dirname "$(readlink -f "$0")")" || exit 1
 . ./mmp-external.conf
 
 curl --silent --fail --max-time 3 "http://127.0.0.1:$(cat api-port)/hive-stats" |
-    jq --compact-output --arg name "$EXTERNAL_NAME" --arg version "$EXTERNAL_VERSION" '
+    jq --compact-output --arg name "$EXTERNAL_NAME" '
         . as $stats
         | [.bus_numbers, .hs] | transpose | sort_by(.[0] != null) as $devices
         | {
@@ -16,5 +16,5 @@ curl --silent --fail --max-time 3 "http://127.0.0.1:$(cat api-port)/hive-stats" 
             units: $stats.hs_units,
             air: [$stats.ar[0, 2, 1] | tostring],
             miner_name: $name,
-            miner_version: $version
+            miner_version: $stats.ver
         }'

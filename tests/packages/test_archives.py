@@ -82,3 +82,10 @@ def install(tmp_path: Path) -> Iterator[Install]:
         yield unpack
     finally:
         subprocess.run(["umount", root], check=True)  # noqa: S607
+
+
+def test_pidof_finds_it(install: Install) -> None:
+    rig = install("hiveos")
+    with rig.start(f"{rig.folder}/quantus-miner", f"--port={rig.port}") as running:
+        running.wait_for("Server starting on ")
+        assert str(running.process.pid) in rig.run("pidof", "quantus-miner").split()

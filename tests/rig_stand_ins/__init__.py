@@ -78,9 +78,10 @@ class Running:
         self.process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, env=environ)
         os.close(end)
         self._stop_reading, self._wake = os.pipe()
+        self.output = b""
+        self._grown = threading.Condition()
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        self.output = b""
 
     def _read(self) -> None:
         while True:
@@ -88,9 +89,17 @@ class Running:
             if self._stop_reading in ready:
                 return
             try:
-                self.output += os.read(self._terminal, 65536)
+                data = os.read(self._terminal, 65536)
             except OSError:  # nobody has the other end any more
                 return
+            with self._grown:
+                self.output += data
+                self._grown.notify_all()
+
+    def wait_for(self, text: str) -> None:
+        """Wait until ``text`` is in the output."""
+        with self._grown:
+            assert self._grown.wait_for(lambda: text.encode() in self.output, WAIT_S), self.output
 
     def hang_up(self) -> None:
         """Close the terminal, as `screen -X quit` does."""

@@ -16,8 +16,13 @@ SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
 EXTRAS ?=
 WHEELS := build/wheels$(if $(EXTRAS),-gpu)
 REQUIREMENTS := requirements/$(if $(EXTRAS),gpu,run).txt
+VARIANT := $(if $(EXTRAS),-$(EXTRAS))
+DEB := build/debian$(VARIANT)
+PORTABLE := build/portable$(VARIANT)
+PACKAGES := build/packages$(VARIANT)
+IMAGE := build/oci/quantus-miner$(VARIANT).tar
 
-.PHONY: run test test-fresh test-systemd interop wheels install uninstall release bundle bench bench-gpu bench-peers check lock clean
+.PHONY: run test test-fresh test-packages test-systemd interop wheels install uninstall release bundle deb packages image bench bench-gpu bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node --quic
@@ -43,6 +48,16 @@ wheels: $(WHEELS).stamp
 install: $(WHEELS).stamp
 	@systemd/install $(WHEELS) $(PYTHON) $(EXTRAS)
 
+# A Debian package, for systems whose python3 has the same minor version as PYTHON.
+deb: $(DEB).stamp
+
+# Archives for HiveOS, mmpOS, RaveOS and SimpleMining, with a Python of their own.
+packages: $(PACKAGES).stamp
+
+# A container image, built with buildah, as root. docs/install.md says how to build it with Docker.
+image:
+	@packaging/oci/build . $(IMAGE) $(EXTRAS)
+
 uninstall:
 	@systemd/install --uninstall
 
@@ -55,9 +70,14 @@ bundle: $(VENV)/release.stamp
 	@$(BIN)/python packaging/release/bundle.py $(if $(SYSTEM_CUDA),$(subst cuda,system-cuda,$(EXTRAS)),$(EXTRAS))
 
 # The service under a real systemd, in a container of its own (as root; the first time it makes a Debian for that).
-test-systemd: $(VENV)/test.stamp $(WHEELS).stamp
+test-systemd: $(VENV)/test.stamp $(WHEELS).stamp $(DEB).stamp
 	@tests/systemd/make-root build/systemd-root
 	$(BIN)/pytest tests/systemd
+
+# The container image, and the archives for rig systems in an old Debian (as root; needs what those need, and runc).
+test-packages: $(VENV)/test.stamp $(PACKAGES).stamp image
+	@tests/packages/make-root build/rig-root
+	$(BIN)/pytest tests/packages
 
 # The README's commands as a new user runs them, in a bare Debian 12 and a 13 (as root; the first time it makes those).
 test-fresh: $(VENV)/test.stamp
@@ -103,6 +123,20 @@ $(WHEELS).stamp: $(REQUIREMENTS) $(SOURCES) | $(VENV)/run.stamp
 	@rm -rf $(WHEELS)
 	@$(PIP) wheel --no-deps --requirement $(REQUIREMENTS) --wheel-dir $(WHEELS)
 	@$(PIP) wheel $(BUILD) --wheel-dir $(WHEELS) .
+	@touch $@
+
+$(PORTABLE): $(DEB).stamp packaging/portable/build
+	@packaging/portable/build $(DEB)/*.deb $@
+	@touch $@
+
+$(PACKAGES).stamp: $(PORTABLE) $(shell find packaging/rigs -type f)
+	@rm -rf $(PACKAGES)
+	@packaging/rigs/build $(PORTABLE) $(PACKAGES)
+	@touch $@
+
+$(DEB).stamp: $(WHEELS).stamp $(shell find packaging/debian systemd docs prometheus grafana CHANGELOG.md -type f)
+	@rm -rf $(DEB)
+	@packaging/debian/build $(WHEELS) $(BIN)/python $(DEB) $(EXTRAS)
 	@touch $@
 
 # One line that says what is missing and how to install it, instead of a page of build output.

@@ -54,7 +54,7 @@ deb: $(DEB).stamp
 # Archives for HiveOS, mmpOS, RaveOS and SimpleMining, with a Python of their own.
 packages: $(PACKAGES).stamp
 
-# A container image, built with buildah, as root. docs/install.md says how to build it with Docker.
+# A container image, built with buildah, as root. docs/containers.md says how to build it with Docker.
 image:
 	@packaging/oci/build . $(IMAGE) $(EXTRAS)
 

@@ -8,7 +8,7 @@ import tempfile
 from typing import TYPE_CHECKING, Final
 
 from artefacts import run
-from source import ROOT
+from source import ROOT, ReleaseError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,10 @@ PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
 
 
 def pins(python: str, platform: str, extras: list[str]) -> str:
-    """Return what an installation with ``extras`` consists of, as requirements with the hashes of the lock."""
+    """Return what an installation with ``extras`` consists of, as requirements with the hashes of the lock.
+
+    Raises ReleaseError if the lock does not have one of them.
+    """
     lock = ROOT / "requirements" / ("gpu.txt" if extras else "run.txt")
     resolve = ("uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--constraints", lock)
     target = ("--python-version", python, "--python-platform", platform)
@@ -27,6 +30,8 @@ def pins(python: str, platform: str, extras: list[str]) -> str:
         r"^(\S+==\S+)(?: ; .*)? \\\n((?: +--hash=.*\n?)+)", lock.read_text(encoding="utf-8"), re.MULTILINE
     )
     hashes = dict(blocks)
+    if unlocked := [pin for pin in wanted if pin not in hashes]:
+        raise ReleaseError(f"{lock.name} does not have {', '.join(unlocked)}; name the extra in `make lock` and run it")
     return "".join(f"{pin} \\\n{hashes[pin]}" for pin in wanted)
 
 

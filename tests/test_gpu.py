@@ -942,9 +942,9 @@ def test_if_no_engine_can_run_each_says_why(monkeypatch: pytest.MonkeyPatch, tmp
 @pytest.mark.parametrize(
     ("name", "module"), [("gpu-cuda", "cuda.bindings"), ("gpu-opencl", "pyopencl")], ids=["cuda", "opencl"]
 )
-@pytest.mark.parametrize("service", [False, True], ids=["venv", "service"])
+@pytest.mark.parametrize("where", ["venv", "service", "package"])
 def test_a_missing_extra_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, module: str, service: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, module: str, where: str
 ) -> None:
     extra = name.removeprefix("gpu-")
     for missing in (module, drivers.MODULES[extra]):
@@ -952,9 +952,12 @@ def test_a_missing_extra_is_one_line(
     monkeypatch.setitem(drivers.MODULES, "opencl" if extra == "cuda" else "cuda", "json")  # is there
     monkeypatch.delitem(sys.modules, f"quantus_miner.gpu.{extra}", raising=False)
     monkeypatch.delattr(f"quantus_miner.gpu.{extra}", raising=False)
-    if service:
+    monkeypatch.setitem(sys.modules, "pip", None if where == "package" else drivers)
+    if where == "service":
         monkeypatch.setattr(sys, "prefix", drivers.SERVICE_PREFIX)
         hint = "to add it to the service, run `sudo make install EXTRAS=cuda,opencl` in the miner's source folder"
+    elif where == "package":
+        hint = f"to add it, install a package, an image or a bundle that was made with EXTRAS={extra}"
     else:
         hint = f"to add it, run `{sys.executable} -m pip install '.[{extra}]'` in the miner's source folder"
     with pytest.raises(EngineUnavailableError) as caught:

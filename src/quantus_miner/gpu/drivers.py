@@ -49,4 +49,6 @@ def _install(extra: str) -> str:
         present = {name for name, module in MODULES.items() if importlib.util.find_spec(module)}
         extras = ",".join(sorted({extra, *present}))
         return f"to add it to the service, run `sudo make install EXTRAS={extras}` in the miner's source folder"
+    if importlib.util.find_spec("pip") is None:
+        return f"to add it, install a package, an image or a bundle that was made with EXTRAS={extra}"
     return f"to add it, run `{sys.executable} -m pip install '.[{extra}]'` in the miner's source folder"

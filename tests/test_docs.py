@@ -24,7 +24,7 @@ from quantus_miner.host.cpus import default_workers
 from quantus_miner.logs import formats, writer
 from quantus_miner.mining import rates
 from quantus_miner.model import Pow, Status
-from quantus_miner.parts import web
+from quantus_miner.parts import ports
 from quantus_miner.settings import LOG_FORMATS, SETTINGS, load
 from quantus_miner.store.history import HistoryEntry
 from quantus_miner.web import connection, server
@@ -252,7 +252,7 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert operator["jobs with series of their own in the metrics"] == f"{jobs.MAX_SHOWN}"
     assert operator["connections at once, job API"].startswith(f"{server.MAX_CONNECTIONS}, ")
     assert operator["connections at once, metrics"].startswith(f"{server.MAX_SCRAPERS}, ")
-    assert operator["requests under way at the end get"] == f"{web.GRACE_S:g} s"
+    assert operator["requests under way at the end get"] == f"{ports.GRACE_S:g} s"
     for text in (
         f"{api.MAX_BODY:,} bytes",
         f"{jobs.MAX_ACTIVE:,} jobs",
@@ -280,7 +280,7 @@ def test_every_call_and_status_code_is_documented() -> None:
     assert documented == _status_codes() | {MISDIRECTED}
 
 
-CALLS = [SOURCE / "web" / f"{name}.py" for name in ("routes", "job_api", "control", "status")]
+CALLS = [SOURCE / "web" / f"{name}.py" for name in ("routes", "job_api", "control", "status", "rig_api")]
 """The files that reply to calls of the job API."""
 
 

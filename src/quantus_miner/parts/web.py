@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from quantus_miner.parts.live import PRIORITIES
 from quantus_miner.parts.part import Part

@@ -79,7 +79,7 @@ class RigApi:
 
 def _resources() -> xmrig.Resources:
     found = read_resources()
-    return xmrig.Resources(xmrig.Memory(found.free, found.total, found.own), found.load, os.cpu_count() or 1)
+    return xmrig.Resources(xmrig.Memory(found.free, found.total, found.own), list(found.load), os.cpu_count() or 1)
 
 
 @cache

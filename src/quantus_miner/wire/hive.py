@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -24,7 +24,7 @@ class HiveStats(msgspec.Struct):
     temp: list[float | None]
     fan: list[int | None]
     uptime: int
-    ar: tuple[int, int, int]
+    ar: Annotated[list[int], msgspec.Meta(min_length=3, max_length=3)]
     algo: str
     bus_numbers: list[int | None]
     ver: str
@@ -39,7 +39,7 @@ def hive_stats(status: Status) -> HiveStats:
         temp=[device.temperature for device in devices],
         fan=[device.fan for device in devices],
         uptime=int(status.uptime_seconds),
-        ar=(status.shares.accepted, status.shares.rejected, status.shares.stale),
+        ar=[status.shares.accepted, status.shares.rejected, status.shares.stale],
         algo=rigs.ALGORITHM,
         bus_numbers=[device.bus for device in devices],
         ver=status.version,

@@ -39,7 +39,7 @@ class Resources(msgspec.Struct):
     """What the machine has. ``load_average``: over 1, 5 and 15 minutes. ``hardware_concurrency``: logical CPUs."""
 
     memory: Memory
-    load_average: tuple[float, float, float]
+    load_average: list[float]
     hardware_concurrency: int
 
 
@@ -111,7 +111,7 @@ class Summary(msgspec.Struct):
     paused: bool
     algorithms: list[str]
     hashrate: HashRate
-    hugepages: tuple[int, int]
+    hugepages: list[int]
 
 
 class Health(msgspec.Struct):
@@ -201,7 +201,7 @@ def summary(status: Status, resources: Resources, cpu: Cpu, *, restricted: bool)
             status.hash_rate.highest,
             [thread.hashrate for backend in backends(status) for thread in backend.threads],
         ),
-        hugepages=(0, 0),
+        hugepages=[0, 0],
     )
 
 

@@ -119,7 +119,7 @@ def _pools(status: Status) -> Answer:
 def _pool(number: int, source: SourceStatus) -> Answer:
     return {
         "POOL": number,
-        "URL": source.name,
+        "URL": rigs.address(source),
         "Status": "Alive" if source.connected else "Dead",
         "Priority": number,
         "Stratum Active": source.mined,

@@ -40,7 +40,6 @@ def _statistics(status: Status) -> list[str]:
     What the second coin of the original would be is 0 or off. So are the shares of each device, which are not counted.
     """
     devices, shares = rigs.devices(status), status.shares
-    source = rigs.mined_source(status)
     health = [value for device in devices for value in (device.temperature or 0, device.fan or 0)]
     zeros = _join(0 for _ in devices)
     return [
@@ -51,7 +50,7 @@ def _statistics(status: Status) -> list[str]:
         "0;0;0",
         ";".join("off" for _ in devices),
         _join(health),
-        source.name if source else "",
+        rigs.address(rigs.mined_source(status)),
         _join((shares.stale, rigs.reconnects(status), 0, 0)),
         *[zeros] * 6,
         _join(device.bus or 0 for device in devices),

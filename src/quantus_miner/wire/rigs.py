@@ -55,6 +55,11 @@ def devices(status: Status) -> list[RigDevice]:
     return sorted(map(_device, groups.values()), key=lambda device: (not device.is_gpu, device.bus is None, device.id))
 
 
+def address(source: SourceStatus | None) -> str:
+    """Return host and port of a node or pool, without its kind and scheme. Empty for None."""
+    return source.name.rpartition(" ")[2].rpartition("//")[2] if source else ""
+
+
 def mined_source(status: Status) -> SourceStatus | None:
     """Return the node or pool whose job is being searched, None if none is."""
     return next((source for source in status.sources if source.mined), None)

@@ -173,7 +173,7 @@ def summary(status: Status, resources: Resources, cpu: Cpu, *, restricted: bool)
         ),
         algo=rigs.ALGORITHM,
         connection=Connection(
-            pool=source.name if source else "",
+            pool=rigs.address(source),
             ip=None,
             uptime=uptime,
             uptime_ms=int(1000 * status.uptime_seconds),

@@ -21,11 +21,13 @@ MAX_CLIENTS: Final = 8
 MAX_REQUEST: Final = 4_096
 """Bytes of a request."""
 CLIENT_S: Final = 5.0
-"""Seconds that a connection may last, from the first byte of the request to the last one of the reply."""
+"""Seconds that a connection may last."""
+BLANK: Final = b"\0 \t\r\n"
+"""Bytes around a request that mean nothing."""
 
 
 class LineServer:
-    """Serves the requests that come to ``sock``. It closes each connection after the reply.
+    """Serves the requests that come to ``sock``. The reply is the end of a connection.
 
     ``connections``: how many it holds at once; for one more, the oldest is closed. ``answer``: returns the reply to a
     request, whatever its bytes are. It is called on the event loop, so it must not block.
@@ -80,7 +82,8 @@ class _Connection(asyncio.Protocol):
         self._answer = answer
         self._enter = enter
         self._leave = leave
-        self._request = b""
+        self._received = b""
+        self._answered = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the types
@@ -89,15 +92,15 @@ class _Connection(asyncio.Protocol):
         self._enter(self)
 
     def data_received(self, data: bytes) -> None:
-        self._request += data
-        if len(self._request) > MAX_REQUEST:
+        self._received += data
+        if len(self._received) > MAX_REQUEST:
             self.transport.abort()
-        elif is_complete(self._request):
+        elif not self._answered and is_complete(self._received):
             self._reply()
 
     def eof_received(self) -> bool:
-        """Answer a request without a line end. Its end may be all that says that it is complete."""
-        if self._request.strip():
+        """Answer a request whose end is only that of the stream, and close once the reply is sent."""
+        if not self._answered and self._received.strip(BLANK):
             self._reply()
         return False
 
@@ -106,20 +109,26 @@ class _Connection(asyncio.Protocol):
         self._leave(self)
 
     def _reply(self) -> None:
-        if self.transport.is_closing():
-            return
+        """Send the reply and the end of the stream, and leave it to the client to close.
+
+        If it is still sending, perhaps a line end, closing would reset the connection, and the reply could get lost.
+        """
+        self._answered = True
         try:
-            self.transport.write(self._answer(self._request))
+            reply = self._answer(self._received.strip(BLANK))
         except Exception:
             log.exception("A rig manager's request has failed")
-        self.transport.close()
+            self.transport.abort()
+        else:
+            self.transport.write(reply)
+            self.transport.write_eof()
 
 
 def is_complete(request: bytes) -> bool:
     """Return True at the end of a line or text, and at the end of a JSON object: many clients send no line end."""
     if request.endswith((b"\n", b"\0")):
         return True
-    if not request.rstrip().endswith(b"}"):
+    if not request.endswith(b"}"):
         return False
     try:
         msgspec.json.decode(request)

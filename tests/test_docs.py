@@ -27,10 +27,10 @@ from quantus_miner.model import Pow, Status
 from quantus_miner.parts import ports
 from quantus_miner.settings import LOG_FORMATS, SETTINGS, load
 from quantus_miner.store.history import HistoryEntry
-from quantus_miner.web import connection, server
+from quantus_miner.web import connection, line_server, server
 from quantus_miner.web import routes as http
 from quantus_miner.web.metrics import METRICS
-from quantus_miner.wire import api
+from quantus_miner.wire import api, claymore
 from quantus_miner.wire.openapi import DOCUMENT
 from quantus_miner.wire.status import State
 from quantus_miner.wire.status import Status as Status_
@@ -171,7 +171,8 @@ def test_the_example_scrape_is_of_these_metrics() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_metrics_named_anywhere_exist(page: str) -> None:
     named = set(re.findall(r"\bminer_[a-z_]+\b", PAGES[page]))
-    assert named <= {row.name for row in METRICS} | {"miner_"}
+    of_others = {*claymore.READ_ONLY, "miner_name", "miner_version"}  # Claymore's methods, fields of mmpOS
+    assert named <= {row.name for row in METRICS} | of_others | {"miner_"}
 
 
 def test_every_engine_is_documented_as_it_is() -> None:
@@ -253,7 +254,11 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert operator["connections at once, job API"].startswith(f"{server.MAX_CONNECTIONS}, ")
     assert operator["connections at once, metrics"].startswith(f"{server.MAX_SCRAPERS}, ")
     assert operator["requests under way at the end get"] == f"{ports.GRACE_S:g} s"
+    tcp = [value for _, value, _ in tables("docs/rig-managers.md", "limit", "value", "past it")[0]]
+    limits = (line_server.MAX_CLIENTS, line_server.MAX_REQUEST, line_server.CLIENT_S)
+    assert tcp == [f"{limit:,g}" for limit in limits]
     for text in (
+        "holds {0:,g} connections, each for at most {2:g} seconds and {1:,g} bytes".format(*limits),
         f"{api.MAX_BODY:,} bytes",
         f"{jobs.MAX_ACTIVE:,} jobs",
         f"{server.MAX_CONNECTIONS} connections",

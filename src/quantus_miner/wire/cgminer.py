@@ -83,7 +83,6 @@ def _summary(status: Status) -> Answer:
         "Rejected": shares.rejected,
         "Stale": shares.stale,
         "Hardware Errors": status.solutions_rejected,
-        "Found Blocks": status.solutions,
         "Remote Failures": rigs.reconnects(status),
     }
     return {"STATUS": _status("S", 11, "Summary", status), "SUMMARY": [summary]}

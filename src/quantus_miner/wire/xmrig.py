@@ -198,7 +198,7 @@ def summary(status: Status, resources: Resources, cpu: Cpu, *, restricted: bool)
         algorithms=[str(pow_) for pow_ in Pow],
         hashrate=HashRate(
             _averages(status.hash_rate),
-            status.hash_rate.highest,
+            _rounded(status.hash_rate.highest),
             [thread.hashrate for backend in backends(status) for thread in backend.threads],
         ),
         hugepages=[0, 0],
@@ -242,11 +242,15 @@ def _index(thread: Thread) -> int:
 
 def _averages(rates: RatesStatus) -> Averages:
     """Return the three averages. The first one is never null, but of less than 10 seconds after the start."""
-    return [None if rate is None else round(rate, 2) for rate in (rates.current, rates.average_60s, rates.average_15m)]
+    return [_rounded(rate) for rate in (rates.current, rates.average_60s, rates.average_15m)]
+
+
+def _rounded(rate: float | None) -> float | None:
+    return None if rate is None else round(rate, 2)
 
 
 def _sum(threads: list[Thread]) -> Averages:
     if not threads:
         return [None] * 3
     columns: Any = zip(*(thread.hashrate for thread in threads), strict=True)
-    return [None if None in column else round(sum(column), 2) for column in columns]
+    return [None if None in column else _rounded(sum(column)) for column in columns]

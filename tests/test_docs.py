@@ -24,13 +24,13 @@ from quantus_miner.host.cpus import default_workers
 from quantus_miner.logs import formats, writer
 from quantus_miner.mining import rates
 from quantus_miner.model import Pow, Status
-from quantus_miner.parts import web
+from quantus_miner.parts import ports
 from quantus_miner.settings import LOG_FORMATS, SETTINGS, load
 from quantus_miner.store.history import HistoryEntry
-from quantus_miner.web import connection, server
+from quantus_miner.web import connection, line_server, server
 from quantus_miner.web import routes as http
 from quantus_miner.web.metrics import METRICS
-from quantus_miner.wire import api
+from quantus_miner.wire import api, claymore
 from quantus_miner.wire.openapi import DOCUMENT
 from quantus_miner.wire.status import State
 from quantus_miner.wire.status import Status as Status_
@@ -171,7 +171,8 @@ def test_the_example_scrape_is_of_these_metrics() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_metrics_named_anywhere_exist(page: str) -> None:
     named = set(re.findall(r'\bminer_[a-z_]+\b(?!":)', PAGES[page]))  # not keys of JSON
-    assert named <= {row.name for row in METRICS} | {"miner_"}
+    of_others = {*claymore.READ_ONLY, "miner_name", "miner_version"}  # Claymore's methods, fields of mmpOS
+    assert named <= {row.name for row in METRICS} | of_others | {"miner_"}
 
 
 def test_every_engine_is_documented_as_it_is() -> None:
@@ -252,8 +253,12 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert operator["jobs with series of their own in the metrics"] == f"{jobs.MAX_SHOWN}"
     assert operator["connections at once, job API"].startswith(f"{server.MAX_CONNECTIONS}, ")
     assert operator["connections at once, metrics"].startswith(f"{server.MAX_SCRAPERS}, ")
-    assert operator["requests under way at the end get"] == f"{web.GRACE_S:g} s"
+    assert operator["requests under way at the end get"] == f"{ports.GRACE_S:g} s"
+    tcp = [value for _, value, _ in tables("docs/rig-managers.md", "limit", "value", "past it")[0]]
+    limits = (line_server.MAX_CLIENTS, line_server.MAX_REQUEST, line_server.CLIENT_S)
+    assert tcp == [f"{limit:,g}" for limit in limits]
     for text in (
+        "holds {0:,g} connections, each for at most {2:g} seconds and {1:,g} bytes".format(*limits),
         f"{api.MAX_BODY:,} bytes",
         f"{jobs.MAX_ACTIVE:,} jobs",
         f"{server.MAX_CONNECTIONS} connections",
@@ -280,7 +285,7 @@ def test_every_call_and_status_code_is_documented() -> None:
     assert documented == _status_codes() | {MISDIRECTED}
 
 
-CALLS = [SOURCE / "web" / f"{name}.py" for name in ("routes", "job_api", "control", "status")]
+CALLS = [SOURCE / "web" / f"{name}.py" for name in ("routes", "job_api", "control", "status", "rig_api")]
 """The files that reply to calls of the job API."""
 
 

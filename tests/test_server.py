@@ -409,19 +409,26 @@ def file_limit(files: int) -> Iterator[None]:
 
 def test_connections_share_the_file_descriptors_that_are_left() -> None:
     used = len(list(Path("/proc/self/fd").iterdir())) - 1
+    api = {"port": server.MAX_CONNECTIONS}
+    exporter = api | {"metrics_port": server.MAX_SCRAPERS}
+    everything = exporter | {"rig_port": server.MAX_SCRAPERS, "rig_claymore_port": 8, "rig_cgminer_port": 8}
     with file_limit(used + 100):
-        assert server.share_connections(0, 1) == [97]
-        assert server.share_connections(10, 1) == [77]
-        assert server.share_connections(0, 2) == [84, 12]
+        assert server.share_connections(0, api) == {"port": 96}
+        assert server.share_connections(10, api) == {"port": 76}
+        assert server.share_connections(0, exporter) == {"port": 83, "metrics_port": 11}
+        shares = server.share_connections(0, everything)
+        assert shares == {"port": 50, "metrics_port": 11, "rig_port": 11, "rig_claymore_port": 8, "rig_cgminer_port": 8}
     with file_limit(used + 5_000):
-        assert server.share_connections(3, 2) == [server.MAX_CONNECTIONS, server.MAX_SCRAPERS]
-    with file_limit(used + 5):
-        assert server.share_connections(0, 1) == [server.MIN_CONNECTIONS]
-    with (
-        file_limit(used + 4),
-        pytest.raises(MinerError, match=rf"is {used + 4}, but at least {used + 5} are needed; raise"),
-    ):
-        server.share_connections(0, 1)
+        assert server.share_connections(3, everything) == everything
+    for ports, needed in ((api, 6), (exporter, 9), (everything, 18)):
+        with file_limit(used + needed):
+            shares = server.share_connections(0, ports)
+            assert shares == dict.fromkeys(ports, 1) | {"port": server.MIN_CONNECTIONS}
+        with (
+            file_limit(used + needed - 1),
+            pytest.raises(MinerError, match=rf"is {used + needed - 1}, but at least {used + needed} are needed; raise"),
+        ):
+            server.share_connections(0, ports)
 
 
 @pytest.mark.parametrize(("files", "exporter"), [(18, False), (24, True), (32, True), (64, False), (64, True)])

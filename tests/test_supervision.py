@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quantus_miner import logs, service
+from quantus_miner import service
 from quantus_miner.model import MAX
 
 from .conftest import MinerProcess
@@ -216,6 +215,7 @@ def test_a_step_of_the_end_that_raises_does_not_stop_the_others(patch: str) -> N
 VITAL = [part for part in service.PARTS if part.vital]
 ASYNC_BOOM = """
 from quantus_miner import logs, service
+logs.MAX_ALIKE.clear()
 async def async_boom(*_):
     boom()
 for part in service.PARTS:
@@ -253,11 +253,8 @@ def test_every_step_of_the_end_may_raise() -> None:
         miner.works()
         assert miner.stop() == 0
     for part in service.PARTS:
-        miner.wait_for_line(f"Stopping {part.name[0].lower()}{part.name[1:]} has failed")
-    # From one place in the code, no more errors are written in a minute; the next ones are summed up.
-    boom = [line for line in miner.log if line.endswith("has failed: RuntimeError: boom (<string>:2)")]
-    assert len(boom) == min(len(service.PARTS), logs.MAX_ALIKE[logging.ERROR])
-    assert "Stopped: " in "\n".join(miner.log[-2:])
+        miner.wait_for_line(f"Stopping {part.name[0].lower()}{part.name[1:]} has failed: RuntimeError: boom")
+    assert "Stopped: " in miner.log[-1]
 
 
 def test_every_part_may_raise_when_settings_change(tmp_path: Path) -> None:
@@ -271,7 +268,10 @@ def test_every_part_may_raise_when_settings_change(tmp_path: Path) -> None:
         )
         miner.process.send_signal(signal.SIGHUP)
         for part in service.PARTS:
-            if part.settings and part.name != "The metrics exporter":  # of which nothing has changed
+            if part.settings and part.name not in (
+                "The metrics exporter",
+                "The rig API",
+            ):  # nothing of theirs has changed
                 miner.wait_for_line(f"{part.name} has failed to apply ")
         config.write_text("")
         miner.works()

@@ -26,6 +26,7 @@ from quantus_miner.parts.engines import Engines, affinity, count_workers, make_e
 from quantus_miner.parts.live import PRIORITIES, Live
 from quantus_miner.parts.part import Components
 from quantus_miner.parts.pauses import AutomaticPauses
+from quantus_miner.parts.rigs import CgminerPort, ClaymorePort, RigServer
 from quantus_miner.parts.supervisor import Supervisor
 from quantus_miner.parts.upkeep import Log, SignsOfLife, StateFolder, Watch
 from quantus_miner.parts.web import Exporter, JobList, JobServer
@@ -35,6 +36,7 @@ from quantus_miner.store.writer import Store
 from quantus_miner.web import server
 from quantus_miner.web.control import Control
 from quantus_miner.web.job_api import JobApi
+from quantus_miner.web.rig_api import RigApi
 from quantus_miner.web.routes import Access, Routes
 from quantus_miner.web.status import StatusApi
 
@@ -57,6 +59,9 @@ PARTS: Final[list[type[Part]]] = [
     Engines,
     AutomaticPauses,
     Exporter,
+    RigServer,
+    ClaymorePort,
+    CgminerPort,
     JobServer,
     Watch,
     SignsOfLife,
@@ -157,8 +162,11 @@ def _connect(
         effective_cpus=effective.count,
     )
     StatusApi(monitor.look, routes)
+    rig_api, rig_routes = RigApi(monitor.look, miner, access), Routes()
+    rig_api.add_to(routes)
+    rig_api.add_to(rig_routes)
     return Components(
-        engines, on_job_solved, miner, store, live, jobs, api, routes, access, Notifier(os.environ), monitor
+        engines, on_job_solved, miner, store, live, jobs, api, routes, access, Notifier(os.environ), monitor, rig_routes
     )
 
 

@@ -151,6 +151,38 @@ SETTINGS: Final = (
         applies="restart",
     ),
     Setting(
+        "rig_port",
+        units.integer(0, 65535),
+        None,
+        "TCP port with only the HTTP calls for rig managers; unset: they are on the port of the job API alone.",
+        "PORT",
+        applies="restart",
+    ),
+    Setting(
+        "rig_claymore_port",
+        units.integer(0, 65535),
+        None,
+        "TCP port of Claymore's monitoring protocol, usually 3333; unset: none.",
+        "PORT",
+        applies="restart",
+    ),
+    Setting(
+        "rig_cgminer_port",
+        units.integer(0, 65535),
+        None,
+        "TCP port of cgminer's API, for reading, usually 4028; unset: none.",
+        "PORT",
+        applies="restart",
+    ),
+    Setting(
+        "rig_bind",
+        units.parse_address,
+        "127.0.0.1",
+        "IP address that the ports for rig managers listen on.",
+        "ADDRESS",
+        applies="restart",
+    ),
+    Setting(
         "progress_chunk_ms",
         units.integer(1, 60_000),
         "2000",
@@ -288,6 +320,10 @@ class Settings(EngineOptions):
     workers: int | None
     metrics_port: int | None
     metrics_bind: str
+    rig_port: int | None
+    rig_claymore_port: int | None
+    rig_cgminer_port: int | None
+    rig_bind: str
     progress_chunk_ms: int
     schedule: Schedule | None
     pause_when_busy: int | None

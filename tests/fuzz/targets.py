@@ -37,7 +37,9 @@ from quantus_miner.host import cpus, topology
 from quantus_miner.host.notify import Notifier
 from quantus_miner.jobs import Jobs
 from quantus_miner.mining.miner import Miner
+from quantus_miner.mining.stats import GpuStats, LinkStats, MinerStats, WorkerStats
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Order, Pow, Progress, Solution, Status
+from quantus_miner.monitor import Snapshot
 from quantus_miner.pow.block import SealedBlock
 from quantus_miner.pow.order import last_position
 from quantus_miner.settings import SETTINGS, load
@@ -45,22 +47,29 @@ from quantus_miner.store import database, history
 from quantus_miner.store.database import DamagedError, Database, NewerError
 from quantus_miner.store.rows import Find, StoredJob
 from quantus_miner.store.writer import Store
+from quantus_miner.web import line_server
 from quantus_miner.web.connection import BoundedProtocol
 from quantus_miner.web.job_api import JobApi
 from quantus_miner.web.routes import Access, Routes
 from quantus_miner.web.server import Server
+from quantus_miner.web.status import status_of
 from quantus_miner.wire import (
     address,
     api,
+    cgminer,
+    claymore,
     core,
     frames,
     hosts,
+    json_rpc,
     lines,
     messages,
     node,
     pool_url,
+    status,
     stratum,
     stratum_miner,
+    xmrig,
 )
 from quantus_miner.wire.stratum_pool import LoginAsked, ShareCame, StratumPool
 
@@ -210,6 +219,57 @@ class _HttpService(logging.Handler):
 @functools.cache
 def _http_service() -> _HttpService:
     return _HttpService()
+
+
+# --- rig managers ---
+
+
+def json_rpc_request(data: bytes) -> None:
+    request = json_rpc.parse(data)
+    if isinstance(request, json_rpc.RpcReply):
+        assert not isinstance(request.error, msgspec.UnsetType)
+        assert request.id is None
+        reply = request
+    else:
+        reply = json_rpc.success(request, xmrig.Done("OK"))
+    encoded = api.encode(reply)
+    assert encoded.decode().isprintable()
+    assert msgspec.json.decode(encoded, type=json_rpc.RpcReply).id == reply.id
+
+
+def claymore_request(data: bytes) -> None:
+    reply = claymore.answer(data, _rig_status())
+    assert reply.endswith(b"\n")
+    assert reply[:-1].decode().isprintable()
+    decoded = msgspec.json.decode(reply)
+    assert "error" in decoded or len(decoded["result"]) in (9, 16)
+    assert len(reply) < 4 * len(data) + 1_000
+    assert line_server.is_complete(data) in (False, True)
+
+
+def cgminer_request(data: bytes) -> None:
+    data = data[: line_server.MAX_REQUEST]
+    reply = cgminer.answer(data, _rig_status())
+    assert reply.endswith(b"}\0")
+    assert reply[:-1].decode().isprintable()
+    assert len(reply) < 6 * len(data) + 50_000
+    for part in _answers(msgspec.json.decode(reply[:-1])):
+        (status,) = part["STATUS"]
+        assert (status["STATUS"] == "S") == (len(part.keys() - {"STATUS", "id"}) == 1)
+
+
+def _answers(reply: dict[str, Any]) -> list[dict[str, Any]]:
+    """One, or those of joined commands, one of which may be called ``id`` or ``STATUS``."""
+    return [reply] if isinstance(reply.get("STATUS"), list) else [part for part in reply.values() if part != 1]
+
+
+@functools.cache
+def _rig_status() -> status.Status:
+    """Of a rig with a GPU, four CPU workers and a pool."""
+    gpu = GpuStats("0000:65:00.0", "gpu-cuda", "a card", "0000:65:00.0", up=True, false_positives=0)
+    workers = (WorkerStats(0, "gpu-cuda", 9_000, gpu=gpu), *(WorkerStats(n, "cpu-fast", 100) for n in range(1, 5)))
+    miner = MinerStats(workers, 1, 9_400, 0, 0, {}, frozenset())
+    return status_of(Snapshot(1e9, 60.0, 4, miner, (LinkStats("pool a:1", mined=True, accepted=5),)))
 
 
 # --- the node protocol ---
@@ -697,7 +757,8 @@ def _tree(names: Sequence[str], data: bytes, *, whole: bool = False) -> Path:
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     function.__name__.replace("_", "-"): function
     for function in (
-        *(http_body, http_connection, http_hosts, http_upgrade, node_message, node_miner, node_node),
+        *(http_body, http_connection, http_hosts, http_upgrade, json_rpc_request, claymore_request, cgminer_request),
+        *(node_message, node_miner, node_node),
         *(stratum_line, stratum_from_pool, stratum_from_miner),
         *(cpu_list, cgroup_files, cpuinfo_file, sysfs_files, service_files, notify_environment),
         *(settings_environment, settings_file, secret_files, pool_urls, wallets),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -39,8 +39,10 @@ class Components:
     """Who may make them."""
     notifier: Notifier
     monitor: Monitor
-    exporter_files: int = 0
-    """File descriptors that the metrics exporter may still open."""
+    rig_routes: Routes
+    """The calls of --rig-port."""
+    connections: dict[str, int] = field(default_factory=dict)
+    """How many connections each port can hold, by the name of its setting. Empty until the first port starts."""
 
 
 class Part:

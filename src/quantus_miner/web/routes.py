@@ -67,11 +67,20 @@ class Access:
         expected = self.token or (self.own_token if steers else None)
         if expected is None:
             return error(403, "", "this call needs a token; set --api-token") if steers else None
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        # Compare bytes: compare_digest accepts only ASCII text.
-        if scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), expected.encode()):
+        if _carries(request, expected):
             return None
         return error(401, "", "a valid bearer token is required", {"www-authenticate": "Bearer"})
+
+    def may_steer(self, request: Request) -> bool:
+        """Return True if a request carries the token for calls that steer the miner."""
+        expected = self.token or self.own_token
+        return expected is not None and _carries(request, expected)
+
+
+def _carries(request: Request, expected: str) -> bool:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    # Compare bytes: compare_digest accepts only ASCII text.
+    return scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), expected.encode())
 
 
 class Routes:

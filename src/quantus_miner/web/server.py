@@ -23,7 +23,7 @@ from quantus_miner.wire.api import encode_reply
 from quantus_miner.wire.hosts import LOCAL_NAMES, misdirected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -60,25 +60,25 @@ def check_files() -> None:
         raise _too_few_files(limit, MIN_FILES)
 
 
-def share_connections(links: int, ports: int, reserved: int = 0) -> list[int]:
-    """Return how many connections the job API, and the exporter if there is one (``ports`` 2), can hold.
+def share_connections(links: int, ports: Mapping[str, int]) -> dict[str, int]:
+    """Return how many connections each port can hold. ``ports``: how many it may hold, by name, the job API first.
 
     They share the file descriptors that are free now, minus those that other parts need later: for ``links``
-    connections to nodes and pools, the store, look-ups, and ``reserved`` others. Raises MachineError if too few are
-    left.
+    connections to nodes and pools, the store and look-ups. Each port but the first gets up to an eighth. Raises
+    MachineError if too few are left.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = [MAX_CONNECTIONS, MAX_SCRAPERS][:ports]
     if limit == resource.RLIM_INFINITY:
-        return most
-    # Each port has, for a moment, one connection more than it may hold.
-    spent = len(list(Path("/proc/self/fd").iterdir())) - 1 + RESERVED_FILES + LINK_FILES * links + ports + reserved
+        return dict(ports)
+    # Each port has its own socket and, for a moment, one connection more than it may hold.
+    spent = len(list(Path("/proc/self/fd").iterdir())) - 1 + RESERVED_FILES + LINK_FILES * links + 2 * len(ports)
     left = limit - spent
-    least = [MIN_CONNECTIONS, 1][:ports]
-    if left < sum(least):
-        raise _too_few_files(limit, spent + sum(least))
-    scrapers = [max(1, min(MAX_SCRAPERS, left // 8))][: ports - 1]
-    return [min(MAX_CONNECTIONS, left - sum(scrapers)), *scrapers]
+    first, *others = ports
+    least = MIN_CONNECTIONS + len(others)
+    if left < least:
+        raise _too_few_files(limit, spent + least)
+    shares = {name: max(1, min(ports[name], left // 8)) for name in others}
+    return {first: min(ports[first], left - sum(shares.values())), **shares}
 
 
 def _too_few_files(limit: int, needed: int) -> MachineError:
@@ -94,7 +94,7 @@ def listen(address: str, port: int, setting: str) -> socket.socket:
         # Name the protocol: asyncio sets TCP_NODELAY only on sockets that were created with it.
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:  # a system without IPv6, for one
-        raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}; set --bind") from None
+        raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}; use another address") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Each connection inherits these.
@@ -106,6 +106,26 @@ def listen(address: str, port: int, setting: str) -> socket.socket:
         sock.close()
         raise MinerError(f"{setting}: cannot listen on {where}: {error.strerror}") from None
     return sock
+
+
+async def accept(sock: socket.socket, create: Callable[[], asyncio.Protocol], make_room: Callable[[], bool]) -> None:
+    """Accept one connection after the other until cancelled, so that there are never many more than the maximum.
+
+    asyncio's own servers accept many connections before they handle the first one. Once file descriptors have run
+    out, they accept none for a second. ``make_room``: closes a connection; returns False if it may close none.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            connection, _ = await loop.sock_accept(sock)
+        except ConnectionError:  # the client has gone already
+            continue
+        except OSError as error:
+            log.warning("Cannot accept a connection: %s", error.strerror)
+            # The event loop closes the aborted connection during the sleep.
+            await asyncio.sleep(0 if make_room() else ACCEPT_PAUSE_S)
+        else:
+            await loop.connect_accepted_socket(create, connection)
 
 
 def host_names(address: str) -> frozenset[str]:
@@ -173,7 +193,15 @@ class Server(uvicorn.Server):
         """Begin to accept connections."""
         await self.lifespan.startup()
         self._socket.setblocking(False)
-        self._accepting = asyncio.create_task(self._accept())
+        loop = asyncio.get_running_loop()
+
+        def create() -> asyncio.Protocol:
+            return self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+
+        connections = self.server_state.connections
+        self._accepting = asyncio.create_task(accept(self._socket, create, lambda: make_room(connections)))
         self.started = True
         self.ready.set()
 
@@ -193,31 +221,6 @@ class Server(uvicorn.Server):
             connection.shutdown()
         while (self.server_state.connections or self.server_state.tasks) and not self.force_exit:  # noqa: ASYNC110 - uvicorn has no event
             await asyncio.sleep(END_PAUSE_S)
-
-    async def _accept(self) -> None:
-        """Accept one connection after the other, so that there are never many more than the maximum.
-
-        asyncio's own servers accept many connections before they handle the first one. Once file descriptors have run
-        out, they accept none for a second.
-        """
-        loop = asyncio.get_running_loop()
-
-        def create() -> asyncio.Protocol:
-            return self.config.http_protocol_class(  # type: ignore[call-arg]
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
-            )
-
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(self._socket)
-            except ConnectionError:  # the client has gone already
-                continue
-            except OSError as error:
-                log.warning("Cannot accept a connection: %s", error.strerror)
-                # The event loop closes the aborted connection during the sleep.
-                await asyncio.sleep(0 if make_room(self.server_state.connections) else ACCEPT_PAUSE_S)
-            else:
-                await loop.connect_accepted_socket(create, connection)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -82,7 +82,7 @@ def encode_reply(status: str, job_id: str, message: str | None = None) -> bytes:
     return encode(MineResponse(status, job_id, message))
 
 
-def encode(reply: msgspec.Struct) -> bytes:
+def encode(reply: object) -> bytes:
     r"""Return the JSON of a reply, with all escaped as \uXXXX that could steer a terminal: ids are the client's."""
     text = msgspec.json.encode(reply).decode()
     if not text.isprintable():

@@ -8,7 +8,10 @@ import msgspec
 
 from quantus_miner import __version__
 from quantus_miner.wire.api import MAX_JOB_ID, MineResponse, MiningResult
+from quantus_miner.wire.hive import HiveStats
+from quantus_miner.wire.json_rpc import RpcReply, RpcRequest
 from quantus_miner.wire.status import PauseReply, PauseRequest, Status
+from quantus_miner.wire.xmrig import Backend, Summary
 
 _HEX: Final = "[0-9a-fA-F]"
 
@@ -53,8 +56,11 @@ _JOB_ID: Final = {"name": "job_id", "in": "path", "required": True, "schema": {"
 _TOKEN: Final[list[dict[str, list[str]]]] = [{}, {"token": []}]
 
 _, _COMPONENTS = msgspec.json.schema_components(
-    [MiningResult, MineResponse, Status, PauseRequest, PauseReply], ref_template="#/components/schemas/{name}"
+    [MiningResult, MineResponse, Status, PauseRequest, PauseReply, Summary, Backend, HiveStats, RpcRequest, RpcReply],
+    ref_template="#/components/schemas/{name}",
 )
+
+_BACKENDS: Final = {"type": "array", "items": {"$ref": "#/components/schemas/Backend"}}
 
 
 def _plain(path: str, summary: str, **descriptions: str) -> dict[str, Any]:
@@ -65,11 +71,15 @@ def _plain(path: str, summary: str, **descriptions: str) -> dict[str, Any]:
     return {path: {"get": {"summary": summary, "responses": responses}}}
 
 
-def _pausing(path: str, summary: str) -> dict[str, Any]:
-    body = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/PauseRequest"}}}}
-    replies = _replies("PauseReply", _200="Done, or it was so already.") | _replies(
+def _reading(path: str, summary: str, schema: str) -> dict[str, Any]:
+    return {path: {"get": {"summary": summary, "responses": _replies(schema, _200="The miner at this moment.")}}}
+
+
+def _steering(path: str, summary: str, request: str, reply: str, done: str, wrong: str) -> dict[str, Any]:
+    body = {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{request}"}}}}
+    replies = _replies(reply, _200=done) | _replies(
         "MineResponse",
-        _400="The body is not valid, or there is no such device.",
+        _400=wrong,
         _401="A token is required.",
         _403="The request comes from a web page, or no token exists.",
         _408="The body did not arrive in time.",
@@ -77,6 +87,11 @@ def _pausing(path: str, summary: str) -> dict[str, Any]:
     )
     security: list[dict[str, list[str]]] = [{"token": []}]
     return {path: {"post": {"summary": summary, "security": security, "requestBody": body, "responses": replies}}}
+
+
+def _pausing(path: str, summary: str) -> dict[str, Any]:
+    wrong = "The body is not valid, or there is no such device."
+    return _steering(path, summary, "PauseRequest", "PauseReply", "Done, or it was so already.", wrong)
 
 
 DOCUMENT: Final[dict[str, Any]] = {
@@ -130,9 +145,27 @@ DOCUMENT: Final[dict[str, Any]] = {
         },
         **_pausing("/pause", "Stop mining until resume, on all devices or one"),
         **_pausing("/resume", "Mine again"),
-        "/status": {
-            "get": {"summary": "The miner at this moment", "responses": _replies("Status", _200="The status.")},
+        **_reading("/status", "The miner at this moment", "Status"),
+        **_reading("/2/summary", "The same as xmrig says it", "Summary"),
+        **_reading("/1/summary", "The same under an older name", "Summary"),
+        **_reading("/api.json", "The same under the oldest name", "Summary"),
+        "/2/backends": {
+            "get": {
+                "summary": "CPU workers and GPUs as xmrig lists them",
+                "responses": {
+                    "200": {"description": "All of them.", "content": {"application/json": {"schema": _BACKENDS}}}
+                },
+            },
         },
+        **_steering(
+            "/json_rpc",
+            "Pause and resume as with xmrig: methods pause, stop, resume, start",
+            "RpcRequest",
+            "RpcReply",
+            "Done, or the error of JSON-RPC.",
+            "The body broke off.",
+        ),
+        **_reading("/hive-stats", "The stats object of HiveOS", "HiveStats"),
         **_plain("/health", "Check that the miner accepts jobs", _200="Ready.", _503="Not ready."),
         **_plain("/openapi.json", "This document", _200="This document."),
         **_plain("/version", "Name and version", _200="Name and version."),

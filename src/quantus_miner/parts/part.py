@@ -39,6 +39,8 @@ class Components:
     """Who may make them."""
     notifier: Notifier
     monitor: Monitor
+    connections: int = 0
+    """Connections that the job API may hold at once."""
     exporter_files: int = 0
     """File descriptors that the metrics exporter may still open."""
 

@@ -107,6 +107,7 @@ class JobServer(_Port):
         access.own_token = control.create_token(settings.state_dir)
         sock = server.listen(settings.bind, settings.port, "--port")
         (most,) = server.share_connections(count_links(settings), 1, self.components.exporter_files)
+        self.components.connections = most
         await self.serve(server.Server(self.components.routes, sock, most), settings.bind, settings)
         api.accepting = True
         log.info("Server starting on %s", server.endpoint(sock))

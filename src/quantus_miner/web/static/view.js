@@ -1,0 +1,70 @@
+// How values look, and the tables that show them. Texts from peers only ever become text nodes.
+
+export const $ = (id) => document.getElementById(id);
+
+export function show(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+// Three significant digits with an SI prefix, such as "1.23 M".
+export function si(value) {
+  if (value === null || value === undefined) return "–";
+  const prefixes = ["", "k", "M", "G", "T", "P", "E"];
+  let at = 0;
+  while (value >= 999.5 && at < prefixes.length - 1) {
+    value /= 1000;
+    at += 1;
+  }
+  const digits = value >= 99.95 ? 0 : value >= 9.995 ? 1 : at || value % 1 ? 2 : 0;
+  return `${value.toFixed(digits)} ${prefixes[at]}`.trimEnd();
+}
+
+export function rate(hashesPerSecond) {
+  const text = si(hashesPerSecond);
+  return text === "–" ? text : /[a-zA-Z]$/.test(text) ? `${text}H/s` : `${text} H/s`;
+}
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  const whole = Math.floor(seconds);
+  if (whole < 120) return `${whole} s`;
+  const minutes = Math.floor(whole / 60);
+  if (minutes < 120) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} days ${hours % 24} h`;
+}
+
+export function clock(time, seconds = true) {
+  const options = { hour: "2-digit", minute: "2-digit", hour12: false };
+  return new Date(time * 1000).toLocaleTimeString(undefined, seconds ? { ...options, second: "2-digit" } : options);
+}
+
+export const number = (value, digits = 0) =>
+  value === null || value === undefined ? "–" : value.toFixed(digits);
+
+export const percent = (ratio) => (ratio === null ? "–" : `${Math.round(100 * ratio)} %`);
+
+// Fill the body of a table. A cell is a text, [text, class], or a node, which is kept if the row has it already.
+export function fill(body, rows) {
+  while (body.rows.length > rows.length) body.deleteRow(-1);
+  rows.forEach((cells, index) => {
+    const row = body.rows[index] ?? body.insertRow();
+    cells.forEach((cell, column) => {
+      const place = row.cells[column] ?? addCell(row, column);
+      if (cell instanceof Node) {
+        if (place.firstChild !== cell) place.replaceChildren(cell);
+        return;
+      }
+      const [text, kind] = Array.isArray(cell) ? cell : [cell, ""];
+      show(place, text);
+      if (place.className !== kind) place.className = kind;
+    });
+  });
+}
+
+function addCell(row, column) {
+  const cell = document.createElement(column ? "td" : "th");
+  if (!column) cell.scope = "row";
+  row.append(cell);
+  return cell;
+}

@@ -44,7 +44,10 @@ def _state(snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding("store", "jobs are kept in memory only", advice)
     if dropped := logs.dropped():
         yield Finding(
-            "log", f"{dropped:,} lines were dropped: nobody reads them, or the disk is full", "Check stderr", wrong=False
+            "log",
+            f"{dropped:,} lines were dropped: nobody reads them, or the disk is full",
+            "Check stderr",
+            wrong=False,
         )
 
 

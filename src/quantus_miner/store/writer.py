@@ -227,15 +227,18 @@ class Store:
     def _first_load(self) -> list[StoredJob]:
         try:
             try:
-                jobs = self._open().load()
-                self.earlier_points = self._open().load_points()
+                return self._load()
             except DamagedError as error:
                 self._set_aside(error)
-                return self._open().load()
-            return jobs
+                return self._load()
         except (OSError, sqlite3.Error, DamagedError) as error:
             self._failed(error)
             return []
+
+    def _load(self) -> list[StoredJob]:
+        database = self._open()
+        self.earlier_points = database.load_points()
+        return database.load()
 
     def _check_in_place(self) -> None:
         if self._database is not None and not self._database.is_in_place():

@@ -147,7 +147,8 @@ def message_of(event: Event, time: float) -> EventMessage:
         case ShareJudged(source, _, judgement, reason, _, latency_s):
             return EventMessage(time, "share", source, judgement, reason or f"{1000 * latency_s:.0f} ms")
         case SourceChanged(source, state, reason):
-            return EventMessage(time, "source", source, state, reason)
+            what = {"mined": "in use", "idle": "no longer in use"}.get(state, state)
+            return EventMessage(time, "source", source, what, reason)
         case DeviceChanged(device, _, up, reason):
             return EventMessage(time, "device", device, "back" if up else "lost", reason)
         case PauseChanged(device, paused, reason):

@@ -95,11 +95,11 @@ function sourceRow(source) {
       : !source.connected
         ? ["not connected", "warn"]
         : source.mined
-          ? ["mined", "good"]
+          ? ["in use", "good"]
           : ["connected", ""];
   const latency = source.latency_seconds;
   return [
-    source.name,
+    source.name.replace(/ [a-z+]+:\/\//, " "), // its scheme takes the room of the rest on a phone
     state,
     si(source.difficulty),
     latency === null ? "–" : `${number(1000 * latency)} ms`,
@@ -147,6 +147,9 @@ async function examine() {
   if (!reply.ok) return;
   const { findings } = await reply.json();
   const kinds = { wrong: "bad", note: "warn", ok: "good" };
+  const count = (verdict) => findings.filter((each) => each.verdict === verdict).length;
+  show($("doctor-count"), `(${count("wrong")} wrong, ${count("note")} to note)`);
+  $("doctor-count").className = count("wrong") ? "bad" : "";
   fill(
     $("findings"),
     findings.map((each) => [[each.verdict, kinds[each.verdict]], each.about, each.found, each.advice]),
@@ -164,6 +167,7 @@ function connect() {
     renderEvents();
     say("live", "good");
     plot.load();
+    examine();
   });
   stream.addEventListener("error", () => {
     say("no connection to the miner; trying again", "bad");
@@ -263,6 +267,7 @@ $("forget").addEventListener("click", () => {
   token(null);
   $("forget").hidden = true;
 });
+$("happened").open = innerWidth >= 768;
 $("doctor").addEventListener("toggle", () => $("doctor").open && examine());
 document.addEventListener("visibilitychange", () => {
   render();

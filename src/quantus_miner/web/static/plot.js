@@ -105,7 +105,7 @@ export class Plot {
       cursor: { drag: { setScale: false }, y: false },
       scales: { y: { range: (_, low, high) => [0, 1.1 * (high || 1)] } },
       axes: [
-        { ...axis, values: (_, ticks) => ticks.map((time) => clock(time, false)), space: 60 },
+        { ...axis, values: (_, ticks) => ticks.map((time) => clock(time, false)), space: 60, size: 26 },
         { ...axis, values: (_, ticks) => ticks.map((value) => si(value)), size: 56 },
       ],
       series: [
@@ -193,15 +193,15 @@ export class Plot {
       });
       return button;
     });
-    const marks = MARKS.map(([, colour, label]) => {
+    this.marks = MARKS.map(([, colour]) => {
       const mark = document.createElement("span");
       const swatch = document.createElement("i");
       swatch.style.background = `var(${colour})`;
-      mark.append(swatch, label);
+      mark.append(swatch, "");
       return mark;
     });
     $("legend").replaceChildren(
-      ...[...items, ...marks].map((node) => {
+      ...[...items, ...this.marks].map((node) => {
         const item = document.createElement("li");
         item.append(node);
         return item;
@@ -213,6 +213,10 @@ export class Plot {
     const rates = measured.filter(Boolean).map((point) => (point.hashes ?? 0) / point.seconds);
     const sum = (name) => known.reduce((all, point) => all + (point?.[name] ?? 0), 0);
     const average = sum("hashes") / (sum("seconds") || 1);
+    MARKS.forEach(([name, , label], index) => {
+      this.marks[index].lastChild.data = `${sum(name)} ${label}`;
+      this.marks[index].parentNode.hidden = !sum(name);
+    });
     const found = MARKS.map(([name, , label]) => `${sum(name)} ${label}`).join(", ");
     const range = rates.length ? `, lowest ${rate(Math.min(...rates))}, highest ${rate(Math.max(...rates))}` : "";
     show($("plot-summary"), `Last ${this.span}: average ${rate(average)}${range}; ${found}.`);
@@ -223,7 +227,7 @@ export class Plot {
   }
 
   height() {
-    return innerWidth < 768 ? 176 : 240;
+    return innerWidth < 768 ? 136 : 240;
   }
 
   resize() {

@@ -60,6 +60,13 @@ export function fill(body, rows) {
       if (place.className !== kind) place.className = kind;
     });
   });
+  // A column that has no value in any row takes no room.
+  const head = body.parentNode.tHead.rows[0];
+  for (const column of head.cells) {
+    const at = column.cellIndex;
+    const empty = rows.length > 0 && [...body.rows].every((row) => !row.cells[at] || row.cells[at].textContent === "–");
+    for (const row of [head, ...body.rows]) if (row.cells[at]) row.cells[at].hidden = empty;
+  }
 }
 
 function addCell(row, column) {

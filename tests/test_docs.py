@@ -100,7 +100,7 @@ def test_every_setting_is_documented_as_it_is() -> None:
     ]
     expected = [
         (
-            [*([setting.short] if setting.short else []), setting.flag],
+            [*filter(None, (setting.short, setting.flag, setting.opposite if setting.switch else None))],
             list(setting.environment),
             [] if setting.default is None else [setting.default],
             setting.applies,
@@ -280,7 +280,7 @@ def test_every_call_and_status_code_is_documented() -> None:
     assert documented == _status_codes() | {MISDIRECTED}
 
 
-CALLS = [SOURCE / "web" / f"{name}.py" for name in ("routes", "job_api", "control", "status")]
+CALLS = [SOURCE / "web" / f"{name}.py" for name in ("routes", "job_api", "control", "status", "page", "events", "history", "doctor")]
 """The files that reply to calls of the job API."""
 
 

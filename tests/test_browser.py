@@ -11,10 +11,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from benchmarks.browser import MISSING, browser, is_there, resize
 
 from quantus_miner.dev.pool import DEV_WALLET
 
-from .browser import MISSING, browser, is_there
 from .conftest import MinerProcess
 
 if TYPE_CHECKING:
@@ -200,10 +200,7 @@ def test_it_fits_and_can_be_used_with_the_keyboard(chrome: Chrome, miner: MinerP
     from selenium.webdriver.common.keys import Keys
 
     for dark in (False, True):
-        size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
-        chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": theme})
+        resize(chrome, width, 800, dark=dark)
         open_page(chrome, miner)
         shown = chrome.execute_script(
             "const e = document.documentElement;"

@@ -280,7 +280,10 @@ def test_every_call_and_status_code_is_documented() -> None:
     assert documented == _status_codes() | {MISDIRECTED}
 
 
-CALLS = [SOURCE / "web" / f"{name}.py" for name in ("routes", "job_api", "control", "status", "page", "events", "history", "doctor")]
+CALLS = [
+    SOURCE / "web" / f"{name}.py"
+    for name in ("routes", "job_api", "control", "status", "page", "events", "history", "doctor")
+]
 """The files that reply to calls of the job API."""
 
 

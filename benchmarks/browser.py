@@ -1,4 +1,4 @@
-"""A real browser for the tests of the page and for the pictures in the documentation: Debian's Chromium."""
+"""A real browser for the tests of the page, its cost and its pictures: Debian's Chromium."""
 
 from __future__ import annotations
 
@@ -38,10 +38,15 @@ def browser(width: int = 1440, height: int = 900, *, dark: bool = False) -> Iter
         options.add_argument("--no-sandbox")  # Chromium refuses to run as root with one
     driver = Chrome(options, ChromeService(shutil.which("chromedriver")))
     try:
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": theme})
+        resize(driver, width, height, dark=dark)
         yield driver
     finally:
         driver.quit()
+
+
+def resize(driver: Chrome, width: int, height: int, *, dark: bool = False) -> None:
+    """Give the page this size, and the theme that it prefers."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": theme})

@@ -8,6 +8,7 @@ A miner with two development pools, of which the first is gone for a while, and 
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import subprocess
 import sys
@@ -60,13 +61,14 @@ def submit(miner: BenchmarkMiner, name: str, difficulty: int) -> None:
 
 def take(driver: Chrome, url: str) -> None:
     """Save the page in all sizes."""
+    FOLDER.mkdir(exist_ok=True)
     for width, height, dark in SIZES:
         resize(driver, width, height, dark=dark)
         driver.get(url)
         wait_until("the page to be filled", partial(driver.execute_script, FILLED))
-        driver.execute_script("document.getElementById('host').textContent = arguments[0]", "rig1")
-        path = FOLDER / f"page-{width}.png"
-        path.write_bytes(driver.get_screenshot_as_png())
+        path = FOLDER / f"page-{width}.webp"
+        picture = driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "webp", "quality": 80})
+        path.write_bytes(base64.b64decode(picture["data"]))
         print(f"{path}: {path.stat().st_size:,} bytes")
 
 

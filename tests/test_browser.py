@@ -63,7 +63,7 @@ def open_page(driver: Chrome, miner: MinerProcess) -> None:
 
 def problems(driver: Chrome) -> list[str]:
     """What the browser complained of: errors of scripts, what the policy has blocked. Not a miner that is gone."""
-    said = [entry["message"] for entry in driver.get_log("browser")]
+    said = [entry["message"] for entry in driver.get_log("browser")]  # type: ignore[no-untyped-call]
     return [line for line in said if "net::ERR_" not in line and "status of 401" not in line]
 
 
@@ -100,7 +100,7 @@ def test_it_loads_updates_and_survives_a_restart(chrome: Chrome, tmp_path: Path)
         wait_for(chrome, "link", "live")
         wait_for(chrome, "state", "mining")  # the job goes on
         # The plot begins before the restart.
-        wait(chrome, lambda driver: "average 0 H/s" not in text(driver, "plot-summary"))
+        wait(chrome, lambda driver: "average 0\u00a0H/s" not in text(driver, "plot-summary"))
         assert problems(chrome) == []
         assert miner.stop() == 0
 

@@ -27,7 +27,7 @@ from quantus_miner.model import Pow, Status
 from quantus_miner.parts import web
 from quantus_miner.settings import LOG_FORMATS, SETTINGS, load
 from quantus_miner.store.history import HistoryEntry
-from quantus_miner.web import connection, server
+from quantus_miner.web import connection, events, server
 from quantus_miner.web import routes as http
 from quantus_miner.web.metrics import METRICS
 from quantus_miner.wire import api
@@ -228,7 +228,7 @@ def test_every_field_of_a_status_is_documented() -> None:
 def test_the_limits_are_those_of_the_code() -> None:
     documented = [value for _, value, _ in table("docs/http-api.md", "limit", "value", "past it")]
     assert documented == [
-        f"{limit:,g}"
+        f"{limit:,.10g}"
         for limit in (
             server.MAX_CONNECTIONS,
             connection.MAX_HEAD,
@@ -242,6 +242,8 @@ def test_the_limits_are_those_of_the_code() -> None:
             jobs.MAX_JOBS,
             jobs.KEEP_S,
             jobs.KEEP_UNSERVED_S,
+            events.MAX_STREAMS,
+            events.MAX_QUEUED,
         )
     ]
     operator = {row[0]: row[1] for row in table("docs/operator.md", "what", "value")}

@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from quantus_miner import events as happenings
 from quantus_miner import logs
 from quantus_miner.dev.pool import DEV_WALLET
 from quantus_miner.events import (
     DeviceChanged,
+    Event,
     JobEnded,
     PauseChanged,
     SettingsChanged,
@@ -39,7 +39,7 @@ from quantus_miner.store.rows import StoredPoint
 from quantus_miner.web import events, page
 from quantus_miner.web.doctor import Doctor
 from quantus_miner.web.history import MAX_SERIES, SPANS, History, Span, Track
-from quantus_miner.wire.events import DoctorReply, EventMessage, FindingMessage, LogMessage
+from quantus_miner.wire.events import DoctorReply, EventMessage, FindingMessage, Kind, LogMessage
 from quantus_miner.wire.history import HistoryReply, Point, PointMessage
 from quantus_miner.wire.status import Status
 
@@ -106,7 +106,8 @@ def next_of(messages: Iterator[tuple[str, Any]], name: str) -> Any:
 
 
 def test_uplot_is_the_one_that_was_published() -> None:
-    sums = dict(reversed(line.split()) for line in STATIC.joinpath("uPlot.sha256").read_text().splitlines())
+    lines = [line.split() for line in STATIC.joinpath("uPlot.sha256").read_text().splitlines()]
+    sums = {name: expected for expected, name in lines}
     assert set(sums) == {"uPlot.iife.min.js", "uPlot.min.css", "uPlot.LICENSE"}
     for name, expected in sums.items():
         assert hashlib.sha256(STATIC.joinpath(name).read_bytes()).hexdigest() == expected
@@ -280,7 +281,7 @@ def test_a_client_that_falls_behind_is_disconnected() -> None:
 
 
 JOB = LiveJob("7", b"\0" * 32, 1)
-MESSAGES = {
+MESSAGES: dict[Event, tuple[Kind, str, str, str]] = {
     SolutionSent("pool a", JOB, Solution(1, 1)): ("solution", "pool a", "sent", "job 7"),
     ShareJudged("pool a", 1, "accepted", "", 1, 0.031): ("share", "pool a", "accepted", "31 ms"),
     ShareJudged("pool a", 1, "rejected", "low", 1, 0.031): ("share", "pool a", "rejected", "low"),
@@ -296,7 +297,7 @@ MESSAGES = {
 
 
 def test_every_event_has_a_message() -> None:
-    assert {type(event) for event in MESSAGES} == set(get_args(happenings.Event))
+    assert {type(event) for event in MESSAGES} == set(get_args(Event))
     for event, expected in MESSAGES.items():
         assert events.message_of(event, 1.0) == EventMessage(1.0, *expected)
 
@@ -330,7 +331,8 @@ def total(points: list[Point]) -> Point:
 @given(PARTS, st.lists(st.integers(0, 60), max_size=3))
 def test_downsampling_loses_and_invents_nothing(parts: list[Point], restarts: list[int]) -> None:
     """Whatever the clock does, and wherever the miner restarts."""
-    track, stored = Track(Span(10, 10_000)), {}
+    track = Track(Span(10, 10_000))
+    stored: dict[int, Point] = {}
     for number, part in enumerate(parts):
         ended = [track.add(part)]
         if number in restarts:

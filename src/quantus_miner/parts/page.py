@@ -43,10 +43,11 @@ class WebPage(Part):
 
     name = "The page"
     settings = frozenset(("page",))
+    _settings: Settings
+    """Those of ``start``, before which the page is off."""
 
     def __init__(self, components: Components) -> None:
         super().__init__(components)
-        self._settings: Settings | None = None
         self._streams = Streams(self._first)
         self._history = History(components.store.keep_point, self._streams.publish)
         self._recent: deque[EventMessage] = deque(maxlen=RECENT)

@@ -141,8 +141,9 @@ class History:
 
     async def reply(self, request: Request, now: float) -> Response:
         """Return the reply to ``GET /history``."""
-        name = request.query_params.get("span", "hour")
-        if name not in SPANS:
+        asked = request.query_params.get("span", "hour")
+        name = next((name for name in SPANS if name == asked), None)
+        if name is None:
             return error(400, "", f"span must be {' or '.join(SPANS)}")
         span, points = SPANS[name], self._tracks[name].points(now)
         reply = HistoryReply(name, span.step_s, span.steps, now, points)

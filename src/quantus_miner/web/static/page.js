@@ -1,7 +1,7 @@
 // The page of a miner: what /events sends, and the calls that pause and resume.
 
 import { Plot } from "./plot.js";
-import { $, clock, duration, fill, number, percent, rate, show, si } from "./view.js";
+import { $, clock, duration, fill, load, number, percent, rate, show, si } from "./view.js";
 
 const MAX_EVENTS = 50;
 const MAX_LOG = 200;
@@ -143,9 +143,9 @@ function sentence(event) {
 }
 
 async function examine() {
-  const reply = await fetch("/doctor");
-  if (!reply.ok) return;
-  const { findings } = await reply.json();
+  const reply = await load("/doctor");
+  if (!reply) return;
+  const { findings } = reply;
   const kinds = { wrong: "bad", note: "warn", ok: "good" };
   const count = (verdict) => findings.filter((each) => each.verdict === verdict).length;
   show($("doctor-count"), `(${count("wrong")} wrong, ${count("note")} to note)`);
@@ -170,7 +170,7 @@ function connect() {
     examine();
   });
   stream.addEventListener("error", () => {
-    say("no connection to the miner; trying again", "bad");
+    say("no connection to the miner, or too many pages are open; trying again", "bad");
     // A browser connects again by itself, but not after a reply such as 503.
     if (stream.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS);
   });
@@ -218,27 +218,28 @@ async function call(action, device = null, given = token()) {
   }
   show($("said"), "");
   let reply;
+  let body;
   try {
     reply = await fetch(`/${action}`, {
       method: "POST",
       headers: { Authorization: `Bearer ${given}`, "Content-Type": "application/json" },
       body: JSON.stringify({ device }),
     });
+    body = await reply.json();
   } catch {
     show($("said"), "The miner does not answer");
     return;
   }
-  const { message, changed } = await reply.json();
   if (reply.status === 401) {
     token(null);
     ask(action, device, "The miner refuses this token");
   } else if (!reply.ok) {
-    show($("said"), message);
+    show($("said"), body.message);
   } else {
     token(given);
     $("forget").hidden = false;
     const done = action === "pause" ? "Paused" : "Resumed";
-    show($("said"), changed ? done : `${done} already`);
+    show($("said"), body.changed ? done : `${done} already`);
   }
 }
 

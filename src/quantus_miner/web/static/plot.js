@@ -1,6 +1,6 @@
 // The plot of hash rates, with marks for what was found. Data comes from /history, then as points in /events.
 
-import { $, clock, rate, show, si } from "./view.js";
+import { $, clock, load, rate, show, si } from "./view.js";
 
 const PALETTE = ["#0a7d5a", "#2f6fde", "#c2571a", "#8a3fc4", "#b08900", "#0b8aa0", "#c2306b", "#6b7a2a"];
 const MARKS = [
@@ -10,6 +10,7 @@ const MARKS = [
   ["blocks", "--block", "blocks"],
 ];
 const MIN_SECONDS = 2; // of a step, for a rate that means something
+const MIN_STEPS = 60;
 const COLOUR = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 export class Plot {
@@ -33,9 +34,8 @@ export class Plot {
 
   async load() {
     for (const span of ["hour", "day"]) {
-      const reply = await fetch(`/history?span=${span}`);
-      if (!reply.ok) return;
-      const history = await reply.json();
+      const history = await load(`/history?span=${span}`);
+      if (!history) return;
       const points = new Map(history.points.map((point) => [point.time, point]));
       this.spans[span] = { step: history.step_seconds, steps: history.steps, points };
     }
@@ -63,7 +63,10 @@ export class Plot {
   steps() {
     const { step, steps, points } = this.spans[this.span];
     const last = Math.max(...points.keys(), Math.floor(Date.now() / 1000 / step) * step - step);
-    const times = Array.from({ length: steps }, (_, index) => last - (steps - 1 - index) * step);
+    // A history that is still short gets the whole width.
+    const since = Math.min(...points.keys(), last);
+    const count = Math.min(steps, Math.max(MIN_STEPS, (last - since) / step + 1));
+    const times = Array.from({ length: count }, (_, index) => last - (count - 1 - index) * step);
     const known = times.map((time) => points.get(time) ?? null);
     return [times, known.map((point) => (point && point.seconds >= MIN_SECONDS ? point : null)), known];
   }

@@ -1,9 +1,21 @@
 // How values look, and the tables that show them. Texts from peers only ever become text nodes.
 
+const SPACE = "\u00a0"; // between a number and its unit, where no line may break
+
 export const $ = (id) => document.getElementById(id);
 
 export function show(node, text) {
   if (node.textContent !== text) node.textContent = text;
+}
+
+// The JSON of a reply, or null without a usable one: the next connection asks again.
+export async function load(path) {
+  try {
+    const reply = await fetch(path);
+    return reply.ok ? await reply.json() : null;
+  } catch {
+    return null;
+  }
 }
 
 // Three significant digits with an SI prefix, such as "1.23 M".
@@ -16,20 +28,20 @@ export function si(value) {
     at += 1;
   }
   const digits = value >= 99.95 ? 0 : value >= 9.995 ? 1 : at || value % 1 ? 2 : 0;
-  return `${value.toFixed(digits)} ${prefixes[at]}`.trimEnd();
+  return `${value.toFixed(digits)}${SPACE}${prefixes[at]}`.trimEnd();
 }
 
 export function rate(hashesPerSecond) {
   const text = si(hashesPerSecond);
-  return text === "–" ? text : /[a-zA-Z]$/.test(text) ? `${text}H/s` : `${text} H/s`;
+  return text === "–" ? text : /[a-zA-Z]$/.test(text) ? `${text}H/s` : `${text}${SPACE}H/s`;
 }
 
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   const whole = Math.floor(seconds);
-  if (whole < 120) return `${whole} s`;
+  if (whole < 120) return `${whole}${SPACE}s`;
   const minutes = Math.floor(whole / 60);
-  if (minutes < 120) return `${minutes} min`;
+  if (minutes < 120) return `${minutes}${SPACE}min`;
   const hours = Math.floor(minutes / 60);
   return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} days ${hours % 24} h`;
 }
@@ -49,6 +61,7 @@ export function fill(body, rows) {
   while (body.rows.length > rows.length) body.deleteRow(-1);
   rows.forEach((cells, index) => {
     const row = body.rows[index] ?? body.insertRow();
+    while (row.cells.length > cells.length) row.deleteCell(-1);
     cells.forEach((cell, column) => {
       const place = row.cells[column] ?? addCell(row, column);
       if (cell instanceof Node) {

@@ -80,7 +80,7 @@ def free_port() -> int:
 
 def test_it_loads_updates_and_survives_a_restart(chrome: Chrome, tmp_path: Path) -> None:
     port = free_port()
-    flags = (f"--port={port}", "--workers=1", f"--state-dir={tmp_path}")
+    flags = (f"--port={port}", "--workers=1", f"--state-dir={tmp_path}", "--log=debug")
     with MinerProcess(*flags) as miner:
         open_page(chrome, miner)
         assert text(chrome, "state") == "idle"

@@ -202,6 +202,7 @@ SMOKE = {
     "soak": ("--jobs=5", "--disconnects=5"),
     "failover": ("busy", "--seconds=1"),
     "reload": ("--seconds=1", "--changes=5"),
+    "page": ("--seconds=0.3", "--rounds=1", "--clients=1"),
 }
 
 

@@ -27,7 +27,7 @@ from quantus_miner.model import Pow, Status
 from quantus_miner.parts import ports
 from quantus_miner.settings import LOG_FORMATS, SETTINGS, load
 from quantus_miner.store.history import HistoryEntry
-from quantus_miner.web import connection, line_server, server
+from quantus_miner.web import connection, events, line_server, server
 from quantus_miner.web import routes as http
 from quantus_miner.web.metrics import METRICS
 from quantus_miner.wire import api, claymore
@@ -100,7 +100,7 @@ def test_every_setting_is_documented_as_it_is() -> None:
     ]
     expected = [
         (
-            [*([setting.short] if setting.short else []), setting.flag],
+            [*filter(None, (setting.short, setting.flag, setting.opposite if setting.switch else None))],
             list(setting.environment),
             [] if setting.default is None else [setting.default],
             setting.applies,
@@ -229,7 +229,7 @@ def test_every_field_of_a_status_is_documented() -> None:
 def test_the_limits_are_those_of_the_code() -> None:
     documented = [value for _, value, _ in table("docs/http-api.md", "limit", "value", "past it")]
     assert documented == [
-        f"{limit:,g}"
+        f"{limit:,.10g}"
         for limit in (
             server.MAX_CONNECTIONS,
             connection.MAX_HEAD,
@@ -243,6 +243,8 @@ def test_the_limits_are_those_of_the_code() -> None:
             jobs.MAX_JOBS,
             jobs.KEEP_S,
             jobs.KEEP_UNSERVED_S,
+            events.MAX_STREAMS,
+            events.MAX_QUEUED,
         )
     ]
     operator = {row[0]: row[1] for row in table("docs/operator.md", "what", "value")}
@@ -285,7 +287,10 @@ def test_every_call_and_status_code_is_documented() -> None:
     assert documented == _status_codes() | {MISDIRECTED}
 
 
-CALLS = [SOURCE / "web" / f"{name}.py" for name in ("routes", "job_api", "control", "status", "rig_api")]
+CALLS = [
+    SOURCE / "web" / f"{name}.py"
+    for name in ("routes", "job_api", "control", "status", "rig_api", "page", "events", "history", "doctor")
+]
 """The files that reply to calls of the job API."""
 
 

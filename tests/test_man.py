@@ -47,7 +47,9 @@ def test_every_command_has_its_options() -> None:
         shown = set(
             re.findall(r"(?<![\w-])--[a-z][\w-]*", typed("\n".join(re.findall(r"^\.TP\n(.*)", text, re.MULTILINE))))
         )
-        options = {flag for part in command.params for flag in part.opts if flag.startswith("--")}
+        options = {
+            flag for part in command.params for flag in (*part.opts, *part.secondary_opts) if flag.startswith("--")
+        }
         if name == "doctor":
             assert "All options of serve can be given, too." in text
             options = {"--json"}

@@ -33,7 +33,7 @@ from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Progress, Solu
 from quantus_miner.sources.link import Verdict
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.store import database, history, schema
-from quantus_miner.store.rows import Find, StoredJob
+from quantus_miner.store.rows import Find, StoredJob, StoredPoint
 from quantus_miner.store.writer import SAVE_S, Store
 
 from .fuzz import hunt
@@ -514,7 +514,9 @@ def test_a_file_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path, vers
     connection = sqlite3.connect(tmp_path / database.FILE)
     connection.executescript("PRAGMA journal_mode = WAL;" + "".join(schema.STEPS[:version]))
     solved = ended("solved", at=time.time() - 10**6 if version == 1 else 0.0)
-    into_jobs = database.PUT.replace("target", "goal").replace("nonce_order", "positions")
+    into_jobs = database.PUT
+    if version < 3:
+        into_jobs = into_jobs.replace("target", "goal").replace("nonce_order", "positions")
     connection.executemany(into_jobs, [stored.columns() for stored in (solved, running("long", 5))])
     into_finds = (
         "INSERT INTO finds (time_ns, source, job_id, pow, header, nonce, difficulty, verdict)"
@@ -531,6 +533,46 @@ def test_a_file_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path, vers
             store.put(running("long", 5)).result(WAIT_S)
             assert store.ok
     assert [entry["nonce"] for entry in entries(tmp_path)] == ["1"]
+
+
+def test_points_of_the_plots_survive_without_a_commit_of_their_own(tmp_path: Path) -> None:
+    first, second = StoredPoint(10, 1_000, b"{}"), StoredPoint(10, 1_010, b'{"hashes":1}')
+    with opened(tmp_path, clock=(clock := Clock())) as (store, _):
+        assert store.earlier_points == []
+        store.keep_point(first)
+        store.keep_point(second)
+        crash(tmp_path, tmp_path / "before")
+        clock.now += SAVE_S + 1.0
+        store._commit.result(WAIT_S)  # that nobody asked for
+        crash(tmp_path, tmp_path / "after")
+    for folder, expected in (("before", []), ("after", [first, second])):
+        with opened(tmp_path / folder) as (store, _):
+            assert store.earlier_points == expected
+    again = StoredPoint(10, 1_000, b'{"hashes":2}')
+    with opened(tmp_path) as (store, _):
+        store.keep_point(again)
+    many = [StoredPoint(300, 300 * number, b"{}") for number in range(database.MAX_POINTS + 5)]
+    with opened(tmp_path) as (store, _):
+        assert store.earlier_points == [second, again]
+        for point in many:
+            store.keep_point(point)
+    with opened(tmp_path) as (store, _):
+        assert store.earlier_points == [second, again, *many[5:]]
+
+
+def test_points_wait_for_a_disk_that_fails(tmp_path: Path, lines: Lines) -> None:
+    point = StoredPoint(10, 1_000, b"{}")
+    folder = tmp_path / "state"
+    with opened(folder) as (store, _):
+        store.put(running("a")).result(WAIT_S)
+        shutil.rmtree(folder)
+        folder.write_text("in the way")
+        store.keep_point(point)
+        lines.wait_for("Cannot write")
+        folder.unlink()
+        lines.wait_for("can be written again")
+    with opened(folder) as (store, jobs):
+        assert (store.earlier_points, jobs) == ([point], [running("a")])
 
 
 def test_a_file_of_a_newer_version_is_left_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -111,6 +111,14 @@ def examine(host: Host, load: Callable[[], Settings]) -> Iterator[Finding]:
     yield from _sources(settings)
 
 
+def examine_running(host: Host, settings: Settings) -> Iterator[Finding]:
+    """Run the checks that neither disturb a miner that runs with ``settings`` nor concern only its start."""
+    yield from _cpus(host)
+    yield from _clock(host)
+    yield from _folder(host, "state folder", settings.state_dir)
+    yield from _workers(host, settings)
+
+
 def _unit(host: Host) -> Iterator[Finding]:
     if not host.unit:
         yield Finding("unit", f"systemd does not know {UNIT}", "For a service: sudo make install", wrong=False)

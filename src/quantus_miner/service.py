@@ -24,6 +24,7 @@ from quantus_miner.monitor import Monitor
 from quantus_miner.parts.console import Console
 from quantus_miner.parts.engines import Engines, affinity, count_workers, make_engines
 from quantus_miner.parts.live import PRIORITIES, Live
+from quantus_miner.parts.page import WebPage
 from quantus_miner.parts.part import Components
 from quantus_miner.parts.pauses import AutomaticPauses
 from quantus_miner.parts.rigs import CgminerPort, ClaymorePort, RigServer
@@ -63,6 +64,7 @@ PARTS: Final[list[type[Part]]] = [
     ClaymorePort,
     CgminerPort,
     JobServer,
+    WebPage,
     Watch,
     SignsOfLife,
     Console,

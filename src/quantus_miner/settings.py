@@ -86,7 +86,7 @@ class Setting:
     many: bool = False
     """True if the flag may be repeated; its texts are joined by commas."""
     switch: bool = False
-    """True if the flag takes no value and means ``on``."""
+    """True if the flag takes no value and means ``on``, and its opposite ``--no-…`` means ``off``."""
     applies: Literal["live", "restart"] = "live"
     """When a changed value applies: after a reload of the settings, or after a restart of the service."""
 
@@ -94,6 +94,11 @@ class Setting:
     def flag(self) -> str:
         """The long flag, ``--metrics-port``."""
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def opposite(self) -> str:
+        """The flag that switches it off, ``--no-page``."""
+        return f"--no-{self.flag.removeprefix('--')}"
 
     @property
     def environment(self) -> tuple[str, ...]:
@@ -118,6 +123,9 @@ SETTINGS: Final = (
         "IP address that the job API listens on.",
         "ADDRESS",
         applies="restart",
+    ),
+    Setting(
+        "page", units.choice("off", "on"), "on", "Serve the page at / on the port of the job API.", "", switch=True
     ),
     Setting("allowed_hosts", parse_names, None, "More host names under which clients reach the miner.", "NAME[,NAME]"),
     Setting("engine", _engines, table.FAST, "Engine, or several separated by commas.", "NAME[,NAME]"),
@@ -316,6 +324,7 @@ class Settings(EngineOptions):
 
     port: int
     bind: str
+    page: str
     allowed_hosts: tuple[str, ...] | None
     workers: int | None
     metrics_port: int | None

@@ -45,18 +45,22 @@ def _add_options(names: Sequence[str], command: Command) -> Command:
     for setting in (BY_NAME[name] for name in reversed(names)):
         default = "unset" if setting.default is None else setting.default
         command = click.option(
-            *filter(None, (setting.short, setting.flag)),
+            *filter(None, (setting.short, f"{setting.flag}/{setting.opposite}" if setting.switch else setting.flag)),
             setting.name,
             metavar=setting.metavar or None,
             multiple=setting.many,
-            is_flag=setting.switch,
-            flag_value="on" if setting.switch else None,
+            default=None,
+            callback=_on_or_off if setting.switch else None,
             shell_complete=complete_path,
             help=f"{setting.help}  [env: {', '.join(setting.environment)}; default: {default}]",
         )(command)
     return click.option(
         "--config", metavar="FILE", shell_complete=complete_path, help="TOML file with settings, named like the flags."
     )(command)
+
+
+def _on_or_off(_context: click.Context, _option: click.Parameter, given: bool | None) -> str | None:
+    return None if given is None else "on" if given else "off"
 
 
 def load_settings(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:

@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Final, TextIO
 
@@ -29,6 +30,10 @@ LEVELS: Final = {
 MINUTE_S: Final = 60.0
 MAX_ALIKE: Final = {logging.INFO: 60, logging.WARNING: 10, logging.ERROR: 10}
 """Records of a level from one place in the code that are shown in a minute. The rest are counted. Other levels: all."""
+TAIL: Final = 200
+"""Last lines that are kept for ``tail``."""
+MAX_TAIL_LINE: Final = 1_000
+"""Characters of such a line. The rest is cut off."""
 _clock = time.monotonic
 
 
@@ -115,6 +120,11 @@ def dropped() -> int:
     return sum(handler.dropped for handler in _handlers())
 
 
+def tail(after: int = 0) -> list[tuple[int, str]]:
+    """Return the last lines whose number is above ``after``, with their numbers, in the format ``text``."""
+    return [line for handler in _handlers() for line in handler.tail(after)]
+
+
 def _handlers() -> list[Handler]:
     return [handler for handler in logging.getLogger().handlers if isinstance(handler, Handler)]
 
@@ -143,6 +153,9 @@ class Handler(logging.Handler):
         super().__init__()
         self._native = native is not None
         self._minutes: dict[tuple[str, int], _Minute] = {}
+        self._plain = formats.Text()
+        self._tail: deque[tuple[int, str]] = deque(maxlen=TAIL)
+        self._lines = 0
         self._writer = Writer(stream, native, self._summary)
 
     @property
@@ -171,6 +184,14 @@ class Handler(logging.Handler):
                 self._minutes.pop(place, None)
                 self._tell(minute)
 
+    def tail(self, after: int) -> list[tuple[int, str]]:
+        """See ``logs.tail``."""
+        self.acquire()
+        try:
+            return [line for line in self._tail if line[0] > after]
+        finally:
+            self.release()
+
     def report(self, text: str) -> None:
         """See ``logs.report``. Goes to the stream, of which journald knows the unit even when the process has ended."""
         self._sum_up_all()
@@ -198,6 +219,8 @@ class Handler(logging.Handler):
     def _put(self, record: logging.LogRecord) -> None:
         try:
             line = self._line(record)
+            self._lines += 1
+            self._tail.append((self._lines, self._plain.format(record)[:MAX_TAIL_LINE]))
         except Exception:
             self.handleError(record)
         else:

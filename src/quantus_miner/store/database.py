@@ -17,10 +17,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.store import schema
-from quantus_miner.store.rows import JOB_COLUMNS, Find, StoredJob, encode_id, encode_nonce
+from quantus_miner.store.rows import JOB_COLUMNS, Find, StoredJob, StoredPoint, encode_id, encode_nonce
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 log = logging.getLogger("miner.store")
@@ -33,6 +33,8 @@ MAX_FINDS: Final = 50_000
 """Found blocks and shares that are kept."""
 PRUNE_EVERY: Final = 1_000
 """New finds after which old ones are pruned."""
+MAX_POINTS: Final = 400
+"""Points of each step length that are kept for the plots of hash rates."""
 RESERVE_BYTES: Final = 6 * 2**20
 """Room that is kept in the database and in its log for when the disk is full: twice what the most jobs need."""
 CHECKPOINT_PAGES: Final = 500
@@ -44,6 +46,11 @@ PUT: Final = "INSERT INTO jobs ({}) VALUES ({}) ON CONFLICT (id) DO UPDATE SET {
     ", ".join(f"{name} = excluded.{name}" for name in JOB_COLUMNS[1:]),
 )
 LOAD: Final = "SELECT {} FROM jobs ORDER BY number".format(", ".join(JOB_COLUMNS))  # noqa: S608 - our own names
+
+PRUNE_POINTS: Final = (
+    "DELETE FROM points WHERE step_s = :step_s AND number <="
+    " (SELECT number FROM points WHERE step_s = :step_s ORDER BY number DESC LIMIT 1 OFFSET :most)"
+)
 
 WRITE_VERSION: Final = 18
 """Offset of the byte in the file that says how it is written: 1 is a rollback journal, 2 is WAL."""
@@ -195,6 +202,12 @@ class Database:
         except (ValueError, TypeError) as error:
             raise DamagedError(str(error)) from None
 
+    def load_points(self) -> list[StoredPoint]:
+        """Return all points in the order in which they came. Raises sqlite3.Error, DamagedError."""
+        with damage():
+            rows = self._db.execute("SELECT step_s, time, body FROM points ORDER BY number").fetchall()
+        return [StoredPoint(*row) for row in rows]
+
     def reserve(self) -> None:
         """Make both files so large that RESERVE_BYTES can be written to them when the disk is full.
 
@@ -224,8 +237,12 @@ class Database:
         gone: Iterable[str],
         finds: list[Find],
         verdicts: Iterable[tuple[str, int, str]],
+        points: Sequence[StoredPoint] = (),
     ) -> None:
-        """Write one transaction, which is on the disk when this returns. ``verdicts``: source, nonce and verdict."""
+        """Write one transaction, which is on the disk when this returns. ``verdicts``: source, nonce and verdict.
+
+        A point replaces one with the same step and time.
+        """
         ran = self._clock() + self._offset
         with damage():
             self._db.execute("BEGIN IMMEDIATE")
@@ -244,6 +261,9 @@ class Database:
                 if unpruned >= PRUNE_EVERY:
                     self._prune(ran)
                     unpruned = 0
+                self._db.executemany("INSERT OR REPLACE INTO points VALUES (NULL, ?, ?, ?)", points)
+                for step_s in {point.step_s for point in points}:
+                    self._db.execute(PRUNE_POINTS, {"step_s": step_s, "most": MAX_POINTS})
                 self._db.execute("UPDATE clock SET ran = ?", (ran,))
                 self._db.execute("COMMIT")
             except BaseException:

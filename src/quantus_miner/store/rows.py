@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from quantus_miner.model import Job, NonceRange, Order, Pow, Progress, Solution, Status, achieved_difficulty
 from quantus_miner.pow.order import last_position
@@ -109,6 +109,14 @@ class Find:
             str(achieved_difficulty(self.solution.value)),
             self.verdict,
         )
+
+
+class StoredPoint(NamedTuple):
+    """A step of the history of hash rates: its length, its start in seconds since 1970, and the rest as JSON."""
+
+    step_s: int
+    time: int
+    body: bytes
 
 
 def encode_id(job_id: str) -> bytes:

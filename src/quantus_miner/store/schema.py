@@ -53,6 +53,17 @@ ALTER TABLE jobs RENAME COLUMN goal TO target;
 ALTER TABLE jobs RENAME COLUMN positions TO nonce_order;
 PRAGMA user_version = 3;
 """,
+    # The plots of hash rates. ``body`` is JSON, so that it may grow without another version.
+    """
+CREATE TABLE points (
+    number INTEGER PRIMARY KEY,
+    step_s INTEGER NOT NULL,
+    time INTEGER NOT NULL,
+    body BLOB NOT NULL CHECK (length(body) <= 65536),
+    UNIQUE (step_s, time)
+) STRICT;
+PRAGMA user_version = 4;
+""",
 )
 """STEPS[N] upgrades a file of version N to version N + 1. An empty file has version 0."""
 VERSION: Final = len(STEPS)

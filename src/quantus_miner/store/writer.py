@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quantus_miner.events import Event
-    from quantus_miner.store.rows import StoredJob
+    from quantus_miner.store.rows import StoredJob, StoredPoint
 
 log = logging.getLogger("miner.store")
 
@@ -37,6 +37,10 @@ RESERVE_S: Final = 60.0
 """Seconds between two checks of the room that is reserved."""
 MAX_WAITING: Final = 10_000
 """Finds that wait for the disk. If there are more, the oldest are forgotten."""
+
+
+MAX_WAITING_POINTS: Final = 1_000
+"""Points of the plots that wait for the disk. If there are more, the oldest are forgotten."""
 
 
 class Store:
@@ -64,6 +68,7 @@ class Store:
         self._changed: dict[str, None] = {}  # in this order
         self._finds: deque[Find] = deque(maxlen=MAX_WAITING)
         self._verdicts: deque[tuple[str, int, str]] = deque(maxlen=MAX_WAITING)
+        self._points: deque[StoredPoint] = deque(maxlen=MAX_WAITING_POINTS)
         self._commit = _future()
         self._under_way = _done()  # that of the transaction which is being written
         self._ok = True
@@ -76,6 +81,8 @@ class Store:
         self._roomy = True
         self.loaded: Future[list[StoredJob]] = _future()
         """The jobs of the last run, in the order in which they came."""
+        self.earlier_points: list[StoredPoint] = []
+        """The points of the last runs, in the order in which they came. Complete once ``loaded`` is done."""
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
 
     def keep_history(self, days: int) -> None:
@@ -142,6 +149,11 @@ class Store:
             self._verdicts.append((source, nonce, verdict))
             self._ready.notify()
 
+    def keep_point(self, point: StoredPoint) -> None:
+        """Store a point of the plots with the next commit, within SAVE_S. It replaces one of the same step and time."""
+        with self._ready:
+            self._points.append(point)
+
     def close(self, timeout: float) -> None:
         """Write what is left and end the writer, within ``timeout`` seconds."""
         with self._ready:
@@ -195,14 +207,16 @@ class Store:
                 changed, self._changed = self._changed, {}
                 jobs = [self._jobs[job_id] for job_id in changed if job_id in self._jobs]
                 gone = changed.keys() - self._jobs.keys()
-                finds, verdicts = list(self._finds), list(self._verdicts)
+                finds, verdicts, points = list(self._finds), list(self._verdicts), list(self._points)
                 self._finds.clear()
                 self._verdicts.clear()
+                self._points.clear()
                 self._under_way, self._commit = self._commit, _future()
-            if not self._write(jobs, gone, finds, verdicts):
+            if not self._write(jobs, gone, finds, verdicts, points):
                 with self._ready:
                     self._finds = deque([*finds, *self._finds], MAX_WAITING)
                     self._verdicts = deque([*verdicts, *self._verdicts], MAX_WAITING)
+                    self._points = deque([*points, *self._points], MAX_WAITING_POINTS)
             self._under_way.set_result(None)
             if time.monotonic() > self._reserved + RESERVE_S:
                 self._reserve()
@@ -213,13 +227,18 @@ class Store:
     def _first_load(self) -> list[StoredJob]:
         try:
             try:
-                return self._open().load()
+                return self._load()
             except DamagedError as error:
                 self._set_aside(error)
-                return self._open().load()
+                return self._load()
         except (OSError, sqlite3.Error, DamagedError) as error:
             self._failed(error)
             return []
+
+    def _load(self) -> list[StoredJob]:
+        database = self._open()
+        self.earlier_points = database.load_points()
+        return database.load()
 
     def _check_in_place(self) -> None:
         if self._database is not None and not self._database.is_in_place():
@@ -227,17 +246,22 @@ class Store:
             self._start_over()
 
     def _write(
-        self, jobs: list[StoredJob], gone: set[str], finds: list[Find], verdicts: list[tuple[str, int, str]]
+        self,
+        jobs: list[StoredJob],
+        gone: set[str],
+        finds: list[Find],
+        verdicts: list[tuple[str, int, str]],
+        points: list[StoredPoint],
     ) -> bool:
         """Return True if it is on the disk."""
         try:
             try:
-                self._open().write(jobs, gone, finds, verdicts)
+                self._open().write(jobs, gone, finds, verdicts, points)
             except DamagedError as error:
                 self._set_aside(error)
                 with self._ready:
                     jobs = list(self._jobs.values())
-                self._open().write(jobs, (), finds, verdicts)
+                self._open().write(jobs, (), finds, verdicts, points)
         except (OSError, ValueError, MemoryError, sqlite3.Error, DamagedError, LockedError, NewerError) as error:
             self._failed(error)
             return False

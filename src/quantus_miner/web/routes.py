@@ -59,11 +59,8 @@ class Access:
 
         ``steers``: True for a call that needs a token whatever the settings are.
         """
-        headers = request.headers
-        host, origins, sites = headers.get("host", ""), headers.getlist("origin"), headers.getlist("sec-fetch-site")
-        if problem := from_other_page(host, origins, sites):
-            log.warning("Refused a request: %s", problem, extra={"source": "http"})
-            return error(403, "", problem)
+        if refusal := refuse_other_pages(request):
+            return refusal
         expected = self.token or (self.own_token if steers else None)
         if expected is None:
             return error(403, "", "this call needs a token; set --api-token") if steers else None
@@ -125,6 +122,17 @@ class Routes:
             return response
 
         return counted
+
+
+def refuse_other_pages(request: Request) -> Response | None:
+    """Return the reply to a request that a web page of another site made, or None if it may proceed."""
+    headers = request.headers
+    host, origins, sites = headers.get("host", ""), headers.getlist("origin"), headers.getlist("sec-fetch-site")
+    problem = from_other_page(host, origins, sites)
+    if problem is None:
+        return None
+    log.warning("Refused a request: %s", problem, extra={"source": "http"})
+    return error(403, "", problem)
 
 
 async def read_body(request: Request) -> bytes | Response:

@@ -8,6 +8,8 @@ import msgspec
 
 from quantus_miner import __version__
 from quantus_miner.wire.api import MAX_JOB_ID, MineResponse, MiningResult
+from quantus_miner.wire.events import DoctorReply, EventMessage, LogMessage
+from quantus_miner.wire.history import HistoryReply, PointMessage
 from quantus_miner.wire.hive import HiveStats
 from quantus_miner.wire.json_rpc import RpcReply, RpcRequest
 from quantus_miner.wire.status import PauseReply, PauseRequest, Status
@@ -56,7 +58,11 @@ _JOB_ID: Final = {"name": "job_id", "in": "path", "required": True, "schema": {"
 _TOKEN: Final[list[dict[str, list[str]]]] = [{}, {"token": []}]
 
 _, _COMPONENTS = msgspec.json.schema_components(
-    [MiningResult, MineResponse, Status, PauseRequest, PauseReply, Summary, Backend, HiveStats, RpcRequest, RpcReply],
+    [
+        *(MiningResult, MineResponse, Status, PauseRequest, PauseReply),
+        *(HistoryReply, DoctorReply, EventMessage, LogMessage, PointMessage),
+        *(Summary, Backend, HiveStats, RpcRequest, RpcReply),
+    ],
     ref_template="#/components/schemas/{name}",
 )
 
@@ -93,6 +99,48 @@ def _pausing(path: str, summary: str) -> dict[str, Any]:
     wrong = "The body is not valid, or there is no such device."
     return _steering(path, summary, "PauseRequest", "PauseReply", "Done, or it was so already.", wrong)
 
+
+def _text(path: str, summary: str, kind: str, **replies: str) -> dict[str, Any]:
+    """Describe a call of the page whose reply is not JSON."""
+    content = {kind: {"schema": {"type": "string"}}}
+    responses = {"200": {"description": summary, "content": content}} | _replies("MineResponse", **replies)
+    return {path: {"get": {"summary": summary, "responses": responses}}}
+
+
+_OFF: Final = "The page is switched off."
+_FOREIGN: Final = "The request comes from a web page of another site."
+_SPAN: Final = {"name": "span", "in": "query", "schema": {"enum": ["hour", "day"], "default": "hour"}}
+
+_PAGE: Final[dict[str, Any]] = {
+    **_text("/", "The page", "text/html", _404=_OFF),
+    **_text("/static/{name}", "A file of the page", "text/javascript", _404="There is no such file, or no page."),
+    **_text(
+        "/events",
+        "Status, events, points of the history and lines of the log, as they come",
+        "text/event-stream",
+        _403=_FOREIGN,
+        _404=_OFF,
+        _503="Too many clients read events, or the miner is shutting down.",
+    ),
+    "/history": {
+        "get": {
+            "summary": "Hash rates and finds of the last hour or day",
+            "parameters": [_SPAN],
+            "responses": _replies("HistoryReply", _200="The history.")
+            | _replies("MineResponse", _400="There is no such span.", _403=_FOREIGN, _404=_OFF),
+        }
+    },
+    "/doctor": {
+        "get": {
+            "summary": "What the service finds at itself",
+            "responses": _replies("DoctorReply", _200="The findings.")
+            | _replies("MineResponse", _403=_FOREIGN, _404=_OFF),
+        }
+    },
+}
+_PAGE["/static/{name}"]["get"]["parameters"] = [
+    {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+]
 
 DOCUMENT: Final[dict[str, Any]] = {
     "openapi": "3.1.0",
@@ -166,6 +214,7 @@ DOCUMENT: Final[dict[str, Any]] = {
             "The body broke off.",
         ),
         **_reading("/hive-stats", "The stats object of HiveOS", "HiveStats"),
+        **_PAGE,
         **_plain("/health", "Check that the miner accepts jobs", _200="Ready.", _503="Not ready."),
         **_plain("/openapi.json", "This document", _200="This document."),
         **_plain("/version", "Name and version", _200="Name and version."),

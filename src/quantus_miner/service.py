@@ -31,6 +31,7 @@ from quantus_miner.parts.upkeep import Log, SignsOfLife, StateFolder, Watch
 from quantus_miner.parts.web import Exporter, JobList, JobServer
 from quantus_miner.settings import SETTINGS
 from quantus_miner.sources.live import LiveSource
+from quantus_miner.sources.searcher import MinerSearcher
 from quantus_miner.store.writer import Store
 from quantus_miner.web import server
 from quantus_miner.web.control import Control
@@ -147,7 +148,7 @@ def _connect(
     routes, access = Routes(), Access(settings.api_token)
     api = JobApi(jobs, miner, routes, access)
     Control(miner, routes, access)
-    live = LiveSource(miner, (), priority=live_priority, publish=lambda event: monitor.publish(event))
+    live = LiveSource(MinerSearcher(miner), (), priority=live_priority, publish=lambda event: monitor.publish(event))
     monitor = Monitor(
         miner.stats,
         sources=live.stats,

@@ -29,7 +29,6 @@ from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.backends.throttled import ThrottledEngine
 from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
-from quantus_miner.dev.validator import ShareValidator
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.gpu import tuning
 from quantus_miner.gpu.device import Device
@@ -43,7 +42,7 @@ from quantus_miner.pow.order import last_position
 from quantus_miner.settings import SETTINGS, load
 from quantus_miner.store import database, history
 from quantus_miner.store.database import DamagedError, Database, NewerError
-from quantus_miner.store.rows import Find, StoredJob
+from quantus_miner.store.rows import Find, StoredJob, StoredSolution
 from quantus_miner.store.writer import Store
 from quantus_miner.web.connection import BoundedProtocol
 from quantus_miner.web.job_api import JobApi
@@ -63,6 +62,7 @@ from quantus_miner.wire import (
     stratum_miner,
 )
 from quantus_miner.wire.stratum_pool import LoginAsked, ShareCame, StratumPool
+from quantus_miner.wire.validator import ShareValidator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -346,7 +346,7 @@ def stratum_from_miner(data: bytes) -> None:
 
 def _stratum_pool(pieces: Sequence[bytes]) -> object:
     pool = StratumPool("session", 0.0)
-    validator = ShareValidator(EXTRANONCE)
+    validator, job = ShareValidator(), LiveJob("1", HEADER, 1, EXTRANONCE)
     heard: list[object] = []
     sent = b""
     for piece in pieces:
@@ -360,7 +360,8 @@ def _stratum_pool(pieces: Sequence[bytes]) -> object:
                 case LoginAsked(login, agent):
                     assert login.isprintable()
                     assert agent.isprintable()
-                    pool.take_login(validator.give("1", HEADER, 1, clean=True))
+                    validator.give(job, clean=True)
+                    pool.take_login(job)
                 case ShareCame():
                     share = validator.validate(event)
                     pool.send_verdict(event.request, share if isinstance(share, str) else None)
@@ -527,8 +528,11 @@ def store_file(data: bytes) -> None:
             find = Find(2**60, "http", "new", Pow.SHA3, HEADER, Solution(5, 5))
             job = Job("new", Pow.POSEIDON2, HEADER, 5, (NonceRange(0, MAX),))
             new = StoredJob(job, Progress(job.ranges), Status.RUNNING)
-            opened.write([new], [stored.job.id for stored in jobs], [find], [("http", 5, "accepted")])
-            assert opened.load() == [new]
+            outbox, solution = opened.load_outbox(), StoredSolution(HEADER, Solution(5, 5))
+            settled = [kept.key for kept in outbox if len(kept.header) == 32]
+            opened.write([new], [stored.job.id for stored in jobs], [find], [("http", 5, "accepted")], [], settled)
+            opened.write([], [], [], [], [solution])
+            assert (opened.load(), opened.load_outbox()) == ([new], [solution])
     except (DamagedError, NewerError) as error:
         assert str(error)
     try:

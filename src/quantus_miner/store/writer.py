@@ -1,4 +1,4 @@
-"""The store: a copy of the jobs, in memory and on the disk. One thread writes the file.
+"""The store: a copy of the jobs and of a hub's outbox, in memory and on the disk. One thread writes the file.
 
 The owner of the jobs (``jobs``) reports each new state. Changes that come while a commit is under way go into the next
 one. If the disk fails or the file is removed, everything is written again from memory.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quantus_miner.events import Event
-    from quantus_miner.store.rows import StoredJob
+    from quantus_miner.store.rows import StoredJob, StoredSolution
 
 log = logging.getLogger("miner.store")
 
@@ -40,7 +40,9 @@ MAX_WAITING: Final = 10_000
 
 
 class Store:
-    """Jobs and finds in the state folder. Methods may be called from any thread. Only ``start`` and ``close`` wait.
+    """Jobs, finds and the outbox in the state folder.
+
+    Methods may be called from any thread. Only ``start`` and ``close`` wait.
 
     ``history_days``: days of running time for which finds are kept. ``clock``: the clock of the jobs. ``retry_s``:
     shorter in tests.
@@ -62,6 +64,8 @@ class Store:
         self._ready = threading.Condition()
         self._jobs: dict[str, StoredJob] = {}
         self._changed: dict[str, None] = {}  # in this order
+        self._outbox: dict[tuple[bytes, int], StoredSolution] = {}
+        self._outbox_changed: dict[tuple[bytes, int], None] = {}
         self._finds: deque[Find] = deque(maxlen=MAX_WAITING)
         self._verdicts: deque[tuple[str, int, str]] = deque(maxlen=MAX_WAITING)
         self._commit = _future()
@@ -71,11 +75,14 @@ class Store:
         # The writer's own:
         self._database: Database | None = None
         self._on_disk: set[str] = set()
+        self._outbox_on_disk: set[tuple[bytes, int]] = set()
         self._written = 0.0  # when the last commit was
         self._reserved = 0.0  # when it was looked at last
         self._roomy = True
         self.loaded: Future[list[StoredJob]] = _future()
         """The jobs of the last run, in the order in which they came."""
+        self.outbox: list[StoredSolution] = []
+        """The solutions of the last run, once ``loaded`` is done."""
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
 
     def keep_history(self, days: int) -> None:
@@ -121,6 +128,24 @@ class Store:
             self._changed |= dict.fromkeys(gone)
             if gone:
                 self._ready.notify()
+
+    def keep(self, solution: StoredSolution) -> Future[None]:
+        """Put a solution into the outbox, or store its new state. The future is as that of ``put``."""
+        with self._ready:
+            if self._closing:
+                return _done()
+            self._outbox[solution.key] = solution
+            self._outbox_changed[solution.key] = None
+            self._ready.notify()
+            return self._commit if self._ok else _done()
+
+    def settle(self, keys: Collection[tuple[bytes, int]]) -> None:
+        """Remove solutions from the outbox. ``keys``: header and nonce of each."""
+        with self._ready:
+            for key in keys:
+                if self._outbox.pop(key, None) is not None:
+                    self._outbox_changed[key] = None
+            self._ready.notify()
 
     def on_event(self, event: Event) -> None:
         """Keep solutions that were sent, and what pools said of them, as history."""
@@ -174,9 +199,11 @@ class Store:
         self._close_database()
 
     def _write_until_closed(self) -> None:
-        jobs = self._first_load()
+        jobs, self.outbox = self._first_load()
         self._on_disk = {stored.job.id for stored in jobs}
         self._jobs = {stored.job.id: stored for stored in jobs}
+        self._outbox = {solution.key: solution for solution in self.outbox}
+        self._outbox_on_disk = set(self._outbox)
         self._reserve()
         self._written = self._clock()
         self.loaded.set_result(jobs)
@@ -195,11 +222,14 @@ class Store:
                 changed, self._changed = self._changed, {}
                 jobs = [self._jobs[job_id] for job_id in changed if job_id in self._jobs]
                 gone = changed.keys() - self._jobs.keys()
+                due, self._outbox_changed = self._outbox_changed, {}
+                solutions = [self._outbox[key] for key in due if key in self._outbox]
+                settled = due.keys() - self._outbox.keys()
                 finds, verdicts = list(self._finds), list(self._verdicts)
                 self._finds.clear()
                 self._verdicts.clear()
                 self._under_way, self._commit = self._commit, _future()
-            if not self._write(jobs, gone, finds, verdicts):
+            if not self._write(jobs, gone, finds, verdicts, solutions, settled):
                 with self._ready:
                     self._finds = deque([*finds, *self._finds], MAX_WAITING)
                     self._verdicts = deque([*verdicts, *self._verdicts], MAX_WAITING)
@@ -208,18 +238,19 @@ class Store:
                 self._reserve()
 
     def _has_work(self) -> bool:
-        return bool(self._closing or self._changed or self._finds or self._verdicts)
+        changed = self._changed or self._outbox_changed
+        return bool(self._closing or changed or self._finds or self._verdicts)
 
-    def _first_load(self) -> list[StoredJob]:
+    def _first_load(self) -> tuple[list[StoredJob], list[StoredSolution]]:
         try:
             try:
-                return self._open().load()
+                return self._open().load(), self._open().load_outbox()
             except DamagedError as error:
                 self._set_aside(error)
-                return self._open().load()
+                return self._open().load(), self._open().load_outbox()
         except (OSError, sqlite3.Error, DamagedError) as error:
             self._failed(error)
-            return []
+            return [], []
 
     def _check_in_place(self) -> None:
         if self._database is not None and not self._database.is_in_place():
@@ -227,23 +258,31 @@ class Store:
             self._start_over()
 
     def _write(
-        self, jobs: list[StoredJob], gone: set[str], finds: list[Find], verdicts: list[tuple[str, int, str]]
+        self,
+        jobs: list[StoredJob],
+        gone: set[str],
+        finds: list[Find],
+        verdicts: list[tuple[str, int, str]],
+        solutions: list[StoredSolution],
+        settled: set[tuple[bytes, int]],
     ) -> bool:
         """Return True if it is on the disk."""
         try:
             try:
-                self._open().write(jobs, gone, finds, verdicts)
+                self._open().write(jobs, gone, finds, verdicts, solutions, settled)
             except DamagedError as error:
                 self._set_aside(error)
                 with self._ready:
-                    jobs = list(self._jobs.values())
-                self._open().write(jobs, (), finds, verdicts)
+                    jobs, solutions = list(self._jobs.values()), list(self._outbox.values())
+                self._open().write(jobs, (), finds, verdicts, solutions)
         except (OSError, ValueError, MemoryError, sqlite3.Error, DamagedError, LockedError, NewerError) as error:
             self._failed(error)
             return False
         self._written = self._clock()
         self._on_disk -= gone
         self._on_disk |= {job.job.id for job in jobs}
+        self._outbox_on_disk -= settled
+        self._outbox_on_disk |= {solution.key for solution in solutions}
         recovered, self._ok = not self._ok, True
         if recovered:
             log.warning("%s can be written again", self._path)
@@ -274,6 +313,7 @@ class Store:
             kept = self._database.set_aside()
             self._database = None
             self._on_disk.clear()
+            self._outbox_on_disk.clear()
             log.error("%s is damaged: %s; set aside as %s, begun anew", self._path, why, kept.name)
 
     def _failed(self, error: Exception) -> None:
@@ -288,6 +328,7 @@ class Store:
         self._close_database()
         with self._ready:
             self._changed = dict.fromkeys([*self._jobs, *self._on_disk])
+            self._outbox_changed = dict.fromkeys([*self._outbox, *self._outbox_on_disk])
         self._reserved = -RESERVE_S
 
     def _close_database(self) -> None:

@@ -13,10 +13,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import units
-from quantus_miner.dev.certificate import self_signed
 from quantus_miner.dev.miner_process import ignore_stop_signals, on_stop_signal, start_miner, stop_miner
 from quantus_miner.dev.misbehaviour import PoolMisbehaviour
 from quantus_miner.errors import MinerError
+from quantus_miner.host.certificate import self_signed
 from quantus_miner.hub.stratum_server import StratumServer, StratumSession
 from quantus_miner.model import LiveJob, Pow, achieved_difficulty
 from quantus_miner.web.server import listen

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.parts.live import PRIORITIES, count_links
-from quantus_miner.parts.part import Part
+from quantus_miner.parts.part import MinerPart, Part
 from quantus_miner.web import control, metrics, server
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ GRACE_S: Final = 0.3
 """Seconds that requests under way may take when the service ends."""
 
 
-class JobList(Part):
+class JobList(MinerPart):
     """The jobs that come over HTTP."""
 
     name = "The job list"
@@ -94,7 +94,7 @@ class _Port(Part):
         self._serving.cancel()
 
 
-class JobServer(_Port):
+class JobServer(_Port, MinerPart):
     """The job API."""
 
     name = "The job API"

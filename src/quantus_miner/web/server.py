@@ -31,6 +31,8 @@ log = logging.getLogger("miner.server")
 
 MAX_CONNECTIONS: Final = 512
 """Connections that a server holds at once."""
+MAX_SESSIONS: Final = 4096
+"""Stratum miners that a hub serves at once."""
 MAX_SCRAPERS: Final = 32
 """Connections that the metrics exporter holds at once."""
 MIN_CONNECTIONS: Final = 2
@@ -60,6 +62,20 @@ def check_files() -> None:
         raise _too_few_files(limit, MIN_FILES)
 
 
+def share_sessions(links: int, reserved: int, *, each: int) -> int:
+    """Return how many miners can connect to a hub, of which each takes ``each`` file descriptors.
+
+    As in ``share_connections``, with MAX_SESSIONS. Raises MachineError if too few file descriptors are left.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return MAX_SESSIONS
+    spent = _open_files() + RESERVED_FILES + LINK_FILES * links + reserved
+    if (left := (limit - spent) // each) < MIN_CONNECTIONS:
+        raise _too_few_files(limit, spent + MIN_CONNECTIONS * each)
+    return min(MAX_SESSIONS, left)
+
+
 def share_connections(links: int, ports: int, reserved: int = 0) -> list[int]:
     """Return how many connections the job API, and the exporter if there is one (``ports`` 2), can hold.
 
@@ -72,13 +88,17 @@ def share_connections(links: int, ports: int, reserved: int = 0) -> list[int]:
     if limit == resource.RLIM_INFINITY:
         return most
     # Each port has, for a moment, one connection more than it may hold.
-    spent = len(list(Path("/proc/self/fd").iterdir())) - 1 + RESERVED_FILES + LINK_FILES * links + ports + reserved
+    spent = _open_files() + RESERVED_FILES + LINK_FILES * links + ports + reserved
     left = limit - spent
     least = [MIN_CONNECTIONS, 1][:ports]
     if left < sum(least):
         raise _too_few_files(limit, spent + sum(least))
     scrapers = [max(1, min(MAX_SCRAPERS, left // 8))][: ports - 1]
     return [min(MAX_CONNECTIONS, left - sum(scrapers)), *scrapers]
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir())) - 1
 
 
 def _too_few_files(limit: int, needed: int) -> MachineError:

@@ -711,7 +711,7 @@ def test_our_own_miner_and_a_client_from_the_specification_seal_blocks_through_a
                     HubProcess(node.port, node.folder, state, f"--stratum-port={port}", *flags) as again,
                 ):
                     await until(lambda: node.chain.height >= height + 5)
-                    await asyncio.to_thread(miner.wait_for_line, "Share accepted by pool")
+                    await asyncio.to_thread(miner.wait_for_line, "accepted (")
                     metrics = await asyncio.to_thread(again.metrics)
                     assert metrics["miner_hub_worker_solutions_total", frozenset({("worker", "own")})] >= 1
                     assert await asyncio.to_thread(miner.stop) == 0

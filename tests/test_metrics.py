@@ -20,6 +20,7 @@ from quantus_miner.mining.stats import (
     JobStats,
     LinkStats,
     MinerStats,
+    RigStats,
     ThreadStats,
     WorkerStats,
 )
@@ -105,8 +106,12 @@ HUB = HubStats(
     work=500,
     refusals={"Stale share": 5},
     workers=(HubWorkerStats("rig", 2, 100, 6, 5, 7, 1, 500, 2.5), HubWorkerStats("new", 0, 0, 0, 0, 0, 0, 0, None)),
+    rigs=(
+        RigStats("rig7", True, False, 1.5, "1.0", 5e6, 60.0, 200.0, 3, 2, 1),
+        RigStats("rig8", False, False, 99.0, "", None, None, None, 0, 0, 0),
+    ),
 )
-HUB_SNAPSHOT = Snapshot(time=1.7e9, uptime_s=70.0, effective_cpus=4, hub=HUB, sources=(LINK,), rates=RATES)
+HUB_SNAPSHOT = Snapshot(time=1.7e9, uptime_s=70.0, effective_cpus=4, hub=HUB, rates=RATES)
 
 
 def scrape(collector: MinerCollector) -> dict[str, dict[tuple[str, ...], float]]:
@@ -164,6 +169,12 @@ def test_a_hub_has_series_of_its_own() -> None:
     assert samples["miner_hub_worker_shares_total"]["rig", "stale"] == 5
     assert samples["miner_hub_worker_work_total"] == {("rig",): 500, ("new",): 0}
     assert samples["miner_hub_worker_accepted_age_seconds"] == {("rig",): 2.5}
+    assert samples["miner_hub_rigs"] == {("online",): 1, ("offline",): 1}
+    assert (samples["miner_hub_rig_up"], samples["miner_hub_rig_hash_rate"]) == (
+        {("rig7",): 1, ("rig8",): 0},
+        {("rig7",): 5e6},
+    )
+    assert samples["miner_hub_rig_solutions_total"]["rig7", "kept"] == 3
     assert samples["miner_hub_refusals_total"] == {("Stale share",): 5}
 
 

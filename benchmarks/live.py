@@ -30,6 +30,7 @@ from quantus_miner.model import LiveJob, Pow, Solution
 from quantus_miner.sources.link import Handover
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
+from quantus_miner.sources.searcher import MinerSearcher
 from quantus_miner.wire.messages import parse_fingerprint
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ async def run(workers: int, jobs: int, rounds: int, seconds: float) -> None:
     miner.start()
     link = TimedLink("127.0.0.1", port, token, parse_fingerprint(fingerprint))
     link.sent = {}
-    live = LiveSource(miner, [link], priority=1)
+    live = LiveSource(MinerSearcher(miner), [link], priority=1)
     task = asyncio.create_task(live.run())
 
     async def order(count: int, interval: float, difficulty: int) -> dict[str, float]:
@@ -126,7 +127,7 @@ async def run(workers: int, jobs: int, rounds: int, seconds: float) -> None:
         through.append((miner.stats().hashes - before) / (time.perf_counter() - began))
         # Paused, so that the bare kernel has the machine to itself.
         assert live._mined is not None  # noqa: SLF001
-        miner.cancel(live._mined.search)  # noqa: SLF001
+        live._mined.search.cancel()  # noqa: SLF001
         result = await asyncio.to_thread(
             measure,
             CpuEngine("cpu-fast", workers, fast_kernels(None)),

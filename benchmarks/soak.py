@@ -34,6 +34,7 @@ from quantus_miner.sources.failover import Policy
 from quantus_miner.sources.link import Handover
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.node import NodeLink
+from quantus_miner.sources.searcher import MinerSearcher
 from quantus_miner.wire.messages import parse_fingerprint
 
 if TYPE_CHECKING:
@@ -165,7 +166,9 @@ async def run(jobs: int, disconnects: int, workers: int, folder: Path) -> bool:
     link.sent = []
     soak.miner.start()
     # No session lasts here: the miner comes back at once all the same.
-    live = LiveSource(soak.miner, [link], priority=1, policy=Policy(max_retry_s=1.0, max_refused_retry_s=1.0))
+    live = LiveSource(
+        MinerSearcher(soak.miner), [link], priority=1, policy=Policy(max_retry_s=1.0, max_refused_retry_s=1.0)
+    )
     mining = asyncio.create_task(live.run())
     kinds: list[Callable[[], Awaitable[None]]] = [soak.drop, soak.garbage, soak.oversized, soak.restart, soak.vanish]
     rng = random.Random(1)  # noqa: S311 - the same run each time

@@ -16,9 +16,9 @@ import pytest
 from aioquic.quic.configuration import QuicConfiguration
 
 from quantus_miner.dev import node_files, quic_node
-from quantus_miner.dev.certificate import self_signed
 from quantus_miner.dev.quic_node import NodeMisbehaviour, QuicNode
 from quantus_miner.errors import LinkLostError, MinerError
+from quantus_miner.host.certificate import self_signed
 from quantus_miner.model import LiveJob
 from quantus_miner.sources import quic
 from quantus_miner.sources.link import Handover

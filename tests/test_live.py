@@ -21,6 +21,7 @@ from quantus_miner.sources.link import Handover, Listener, Verdict
 from quantus_miner.sources.live import REMOVED, LiveSource, ignore
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.sources.pool import PoolLink
+from quantus_miner.sources.searcher import MinerSearch, MinerSearcher
 from quantus_miner.sources.source_log import MINUTE_S, REPEAT_S
 from quantus_miner.wire.pool_url import parse_pool_url
 
@@ -100,7 +101,7 @@ async def mining(
 ) -> AsyncIterator[tuple[LiveSource, Miner]]:
     miner = Miner([CpuEngine("cpu-fast", 2, fast_kernels(None))], chunk_s=0.05)
     miner.start()
-    source = LiveSource(miner, links, priority=1, publish=publish, clock=clock or Clock())
+    source = LiveSource(MinerSearcher(miner), links, priority=1, publish=publish, clock=clock or Clock())
     task = asyncio.create_task(source.run())
     try:
         yield source, miner
@@ -335,7 +336,7 @@ def test_when_all_refuse_the_source_goes_on_unless_it_is_told_to_end() -> None:
 
         miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.05)
         only = ScriptedLink("node a")
-        ended = asyncio.create_task(LiveSource(miner, [only], priority=1, exit_on_refusal=True).run())
+        ended = asyncio.create_task(LiveSource(MinerSearcher(miner), [only], priority=1, exit_on_refusal=True).run())
         await only.connected()
         only.ending.set_exception(LinkRefusedError("auth failed"))
         with pytest.raises(LinkRefusedError, match="every live source refuses us: node a: auth failed"):
@@ -571,7 +572,7 @@ def test_a_new_backup_costs_the_mined_pool_nothing() -> None:
             mined, before = source._mined, source.stats()[0]
             source.set_links([ScriptedLink("pool a"), second], priority=1, exit_on_refusal=False)
             assert source._mined is mined
-            await until(lambda: miner.hashes(mined.search) > before.hashes)
+            await until(lambda: mined.search.hashes > before.hashes)
             assert (source._mined, miner.stats().active_jobs) == (mined, 1)
             stats = source.stats()
             assert [link.name for link in stats] == ["pool a", "pool b"]
@@ -695,7 +696,9 @@ def test_another_priority_holds_for_the_job_that_is_mined() -> None:
             link.give(listener, given)
             source.set_links([link], priority=0, exit_on_refusal=False)
             assert source._mined is not None
-            assert (source._mined.job, source._mined.search.priority, miner.stats().active_jobs) == (given, 0, 1)
+            search = source._mined.search
+            assert isinstance(search, MinerSearch)
+            assert (source._mined.job, search.search.priority, miner.stats().active_jobs) == (given, 0, 1)
             assert (source.stats()[0].connects, source.stats()[0].jobs) == (1, 1)
 
     run(test())
@@ -704,7 +707,7 @@ def test_another_priority_holds_for_the_job_that_is_mined() -> None:
 def test_to_end_on_refusal_can_be_chosen_later() -> None:
     async def test() -> None:
         miner, link = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.05), ScriptedLink("node a")
-        source = LiveSource(miner, [], priority=1, exit_on_refusal=True)
+        source = LiveSource(MinerSearcher(miner), [], priority=1, exit_on_refusal=True)
         ended = asyncio.create_task(source.run())
         source.set_links([link], priority=1, exit_on_refusal=False)
         await link.connected()

@@ -14,7 +14,7 @@ import click
 import pytest
 
 from quantus_miner.cli import cli, man
-from quantus_miner.settings import SETTINGS
+from quantus_miner.settings import NOT_OF, SETTINGS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,10 +59,12 @@ def test_every_command_has_its_options() -> None:
 
 
 def test_settings_are_described_by_their_table() -> None:
-    text = typed(section("serve"))
-    for setting in SETTINGS:
-        default = "unset" if setting.default is None else setting.default
-        assert f"{setting.help} [env: {', '.join(setting.environment)}; default: {default}]" in text
+    for command, unused in NOT_OF.items():
+        text = typed(section(command))
+        for setting in SETTINGS:
+            default = "unset" if setting.default is None else setting.default
+            described = f"{setting.help} [env: {', '.join(setting.environment)}; default: {default}]" in text
+            assert described == (setting.name not in unused), (command, setting.name)
 
 
 def test_no_line_of_text_is_read_as_a_command_of_roff() -> None:

@@ -12,9 +12,21 @@ from prometheus_client.parser import text_string_to_metric_families
 from quantus_miner import logs
 from quantus_miner.gpu.telemetry import Readings
 from quantus_miner.mining.rates import Rates
-from quantus_miner.mining.stats import ApiStats, GpuStats, JobStats, LinkStats, MinerStats, ThreadStats, WorkerStats
+from quantus_miner.mining.stats import (
+    ApiStats,
+    GpuStats,
+    HubStats,
+    HubWorkerStats,
+    JobStats,
+    LinkStats,
+    MinerStats,
+    RigStats,
+    ThreadStats,
+    WorkerStats,
+)
 from quantus_miner.model import MAX, Status
 from quantus_miner.monitor import Snapshot
+from quantus_miner.web.hub_metrics import HUB_METRICS
 from quantus_miner.web.metrics import METRICS, MinerCollector
 
 from .conftest import MinerProcess
@@ -86,6 +98,22 @@ SNAPSHOT = Snapshot(
 )
 
 
+HUB = HubStats(
+    connections=2,
+    banned_addresses=1,
+    solutions_waiting=3,
+    solutions_expired=4,
+    work=500,
+    refusals={"Stale share": 5},
+    workers=(HubWorkerStats("rig", 2, 100, 6, 5, 7, 1, 500, 2.5), HubWorkerStats("new", 0, 0, 0, 0, 0, 0, 0, None)),
+    rigs=(
+        RigStats("rig7", True, False, 1.5, "1.0", 5e6, 60.0, 200.0, 3, 2, 1),
+        RigStats("rig8", False, False, 99.0, "", None, None, None, 0, 0, 0),
+    ),
+)
+HUB_SNAPSHOT = Snapshot(time=1.7e9, uptime_s=70.0, effective_cpus=4, hub=HUB, rates=RATES)
+
+
 def scrape(collector: MinerCollector) -> dict[str, dict[tuple[str, ...], float]]:
     registry = CollectorRegistry()
     registry.register(collector)
@@ -103,7 +131,7 @@ def scrape(collector: MinerCollector) -> dict[str, dict[tuple[str, ...], float]]
 def test_every_row_of_the_table_has_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "dropped", lambda: 12)
     samples = scrape(MinerCollector(SNAPSHOT))
-    assert samples.keys() == {row.name for row in METRICS}
+    assert samples.keys() == {row.name for row in METRICS} - {row.name for row in HUB_METRICS}
     assert samples["miner_log_lines_dropped_total"] == {(): 12}
     assert samples["miner_hash_rate"] == {(): 850.0}
     # A window that is longer than its history has no sample.
@@ -131,6 +159,23 @@ def test_every_row_of_the_table_has_samples(monkeypatch: pytest.MonkeyPatch) -> 
     assert samples["miner_source_solutions_total"]["node a", "late"] == 2
     assert samples["miner_source_job_age_seconds"] == {("node a",): 30.0}
     assert samples["miner_source_accepted_age_seconds"] == {("node a",): 20.0}
+
+
+def test_a_hub_has_series_of_its_own() -> None:
+    samples = scrape(MinerCollector(HUB_SNAPSHOT))
+    assert samples.keys() >= {row.name for row in HUB_METRICS}
+    assert "miner_workers" not in samples
+    assert (samples["miner_hash_rate"], samples["miner_hash_rate_average"]["60s",]) == ({(): 850.0}, 700.0)
+    assert samples["miner_hub_worker_shares_total"]["rig", "stale"] == 5
+    assert samples["miner_hub_worker_work_total"] == {("rig",): 500, ("new",): 0}
+    assert samples["miner_hub_worker_accepted_age_seconds"] == {("rig",): 2.5}
+    assert samples["miner_hub_rigs"] == {("online",): 1, ("offline",): 1}
+    assert (samples["miner_hub_rig_up"], samples["miner_hub_rig_hash_rate"]) == (
+        {("rig7",): 1, ("rig8",): 0},
+        {("rig7",): 5e6},
+    )
+    assert samples["miner_hub_rig_solutions_total"]["rig7", "kept"] == 3
+    assert samples["miner_hub_refusals_total"] == {("Stale share",): 5}
 
 
 def test_what_a_source_has_not_had_yet_has_no_series() -> None:

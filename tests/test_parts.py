@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import quantus_miner
-from quantus_miner import service
+from quantus_miner import hub_service, service
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.host.notify import Notifier
 from quantus_miner.parts import supervisor as module
 from quantus_miner.parts.part import Part
 from quantus_miner.parts.supervisor import Supervisor
-from quantus_miner.settings import FROM_FILES, SETTINGS, Settings, load
+from quantus_miner.setting import FROM_FILES
+from quantus_miner.settings import SETTINGS, Settings, load
 
 from .conftest import MinerProcess
 
@@ -459,7 +460,7 @@ def test_a_part_that_is_down_starts_with_the_new_settings(monkeypatch: pytest.Mo
 
 
 def test_every_live_setting_is_applied_by_a_part_and_no_other() -> None:
-    applied = {name for part in service.PARTS for name in part.settings}
+    applied = {name for part in (*service.PARTS, *hub_service.PARTS) for name in part.settings}
     names = {field.name for field in fields(Settings)}
     assert applied == {setting.name for setting in SETTINGS if setting.applies == "live"} & names
     for name in FROM_FILES:

@@ -22,6 +22,7 @@ from quantus_miner.model import Pow
 from quantus_miner.sources.failover import Failing, Policy
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.pool import PoolLink
+from quantus_miner.sources.searcher import MinerSearcher
 from quantus_miner.wire.node import ALPN
 from quantus_miner.wire.pool_url import parse_pool_url
 
@@ -83,7 +84,7 @@ class Mining:
 async def mining(links: Sequence[Link], policy: Policy = POLICY) -> AsyncIterator[Mining]:
     miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.05)
     miner.start()
-    source = LiveSource(miner, links, priority=1, policy=policy)
+    source = LiveSource(MinerSearcher(miner), links, priority=1, policy=policy)
     task = asyncio.create_task(source.run())
     try:
         yield Mining(source)
@@ -125,7 +126,7 @@ def test_while_a_pool_refuses_the_login_the_next_is_mined_and_then_the_first_aga
             await seen.until(lambda: second.accepted > 0 and first.logins > 3)
             assert seen.stats[1].mined
             first.misbehaviour = None
-            await seen.until(lambda: seen.stats[0].mined and not second.sessions)
+            await seen.until(lambda: seen.stats[0].mined and not second.miners)
             await seen.until(lambda: first.accepted > 0)
 
     run(test())
@@ -229,7 +230,7 @@ def test_pools_are_replaced_while_the_miner_runs() -> None:
             await seen.until(lambda: first.accepted > accepted + 5)
             assert (first.logins, second.logins) == (1, 0)
             seen.source.set_links(links[1:], priority=1, exit_on_refusal=False)
-            await seen.until(lambda: second.accepted > 5 and not first.sessions)
+            await seen.until(lambda: second.accepted > 5 and not first.miners)
             (stats,) = seen.stats
             assert (stats.mined, stats.connects, first.logins) == (True, 1, 1)
             assert EASY * stats.accepted <= stats.work <= second.work

@@ -21,17 +21,6 @@ from quantus_miner.cli import cli
 from quantus_miner.dev.chain import Chain
 from quantus_miner.dev.misbehaviour import PoolMisbehaviour
 from quantus_miner.dev.pool import DevPool, _until
-from quantus_miner.dev.validator import (
-    BAD_NONCE,
-    BAD_RESULT,
-    CLOSE_ENOUGH,
-    DUPLICATE,
-    LOW,
-    MAX_EARLIER,
-    STALE,
-    UNKNOWN_JOB,
-    Vardiff,
-)
 from quantus_miner.errors import LinkLostError, LinkRefusedError, MinerError
 from quantus_miner.model import LiveJob, Pow, Solution
 from quantus_miner.sources import pool as pool_source
@@ -40,6 +29,16 @@ from quantus_miner.sources.pool import PoolLink
 from quantus_miner.wire import stratum
 from quantus_miner.wire.pool_url import PoolUrl, parse_pool_url
 from quantus_miner.wire.stratum_miner import Timing
+from quantus_miner.wire.validator import (
+    BAD_NONCE,
+    BAD_RESULT,
+    DUPLICATE,
+    LOW,
+    MAX_EARLIER,
+    STALE,
+    UNKNOWN_JOB,
+)
+from quantus_miner.wire.vardiff import CLOSE_ENOUGH, Vardiff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -392,20 +391,20 @@ def test_a_refusal_comes_back_with_its_reason(change: dict[str, int], reason: st
         async with started(dev_pool(2)) as pool, linked(pool.url) as (link, listener, _):
             job = await listener.job()
             solution = solve(job)
-            (session,) = pool.sessions
+            (session,) = pool.miners
             validator = session._validator
             if "nonce" in change:
                 solution = Solution(solution.nonce, solution.value ^ 1)
             if "clean" in change:
                 # The pool goes on, and the news has not reached the miner.
                 validator._stale.append(job.id)
-                del validator._jobs[job.id]
+                del validator._given[job.id]
             if "forget" in change:
-                validator._jobs.clear()
+                validator._given.clear()
             if "twice" in change:
-                validator._seen.add((job.id, solution.nonce))
+                validator._given[job.id].nonces.add(solution.nonce)
             if "difficulty" in change:
-                validator._jobs[job.id] = LiveJob(job.id, job.header, change["difficulty"], job.prefix)
+                validator.give(LiveJob(job.id, job.header, change["difficulty"], job.prefix), clean=False)
             assert link.submit(job, solution, 1, 1.0) is Handover.SENT
             verdict = await listener.verdict()
             assert (verdict.accepted, verdict.stale, verdict.reason) == (False, stale, reason)
@@ -469,8 +468,7 @@ def test_a_certificate_that_is_gone_at_the_second_look_is_not_trusted_either() -
             see = link._see_certificate
 
             async def gone() -> bytes | None:
-                assert pool._server is not None
-                pool._server.close()
+                await pool.close()
                 return await see()
 
             link._see_certificate = gone  # type: ignore[method-assign]
@@ -870,7 +868,7 @@ def test_the_link_is_what_the_live_source_asks_for() -> None:
 def test_a_port_that_is_taken_is_one_line() -> None:
     async def test() -> None:
         async with started(dev_pool()) as pool:
-            with pytest.raises(MinerError, match="cannot listen on port"):
+            with pytest.raises(MinerError, match="--listen: cannot listen on "):
                 await dev_pool().start(int(pool.url.rpartition(":")[2]))
 
     run(test)
@@ -904,7 +902,7 @@ def test_the_development_pool_drops_what_breaks_the_protocol() -> None:
                 "a line that is not JSON",
                 "not allowed in state 'checking the login': the miner logs in",
             ]
-            assert not pool.sessions
+            assert not pool.miners
 
     run(test)
 

@@ -1,316 +1,531 @@
-"""What rig managers are told, read as they read it: with curl, jq, netcat and awk, while a miner mines in a pool."""
+"""The hub's rigs over a real NATS server: jobs, solutions, permissions, and what happens when any of them dies."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import http.client
-import json
 import re
 import shutil
-import socket
+import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from quantus_miner import __version__
-from quantus_miner.dev.pool import DEV_WALLET
-from quantus_miner.wire import xmrig
+from quantus_miner import pow as reference
+from quantus_miner.dev.chain import Chain
+from quantus_miner.dev.quic_node import QuicNode
+from quantus_miner.errors import LinkLostError, LinkRefusedError, MinerError
+from quantus_miner.hub import rigs as rigs_module
+from quantus_miner.hub.hashing import ShareHasher
+from quantus_miner.hub.nats_server import NatsServer, find_program
+from quantus_miner.hub.rigs import ASIDE_S, MAX_INVALID, OFFLINE_S, Rigs
+from quantus_miner.hub.roster import RIGS, Roster, new_key
+from quantus_miner.model import MAX, LiveJob, Pow, Solution
+from quantus_miner.sources import hub as hub_source
+from quantus_miner.sources import nats
+from quantus_miner.sources.hub import HubLink
+from quantus_miner.sources.link import Handover
+from quantus_miner.sources.pool import PoolLink
+from quantus_miner.store.writer import Store
+from quantus_miner.wire import fleet
+from quantus_miner.wire.core import RemoteProtocolError
+from quantus_miner.wire.pool_url import parse_pool_url
 
 from .conftest import MinerProcess
+from .test_hub import HEADER, OTHER_HEADER, WAIT_S, Fixture, HubProcess, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
-MISSING = [tool for tool in ("bash", "curl", "jq", "awk") if shutil.which(tool) is None]
-read_by_scripts = pytest.mark.skipif(
-    bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (apt install curl jq gawk)"
-)
+pytest.importorskip("nats", reason="needs the extra hub")
+pytest.importorskip("nkeys", reason="needs the extra hub")
+if not (shutil.which("nats-server") or Path(sys.executable).with_name("nats-server").exists()):
+    pytest.skip("needs nats-server (apt install nats-server)", allow_module_level=True)
 
-
-def is_openbsd_netcat() -> bool:
-    """Whether ``nc`` is the one of rig systems. Others of that name have other flags."""
-    if shutil.which("nc") is None:
-        return False
-    help_ = subprocess.run(["nc", "-h"], capture_output=True, text=True, check=False)  # noqa: S607
-    return "OpenBSD" in help_.stdout + help_.stderr
+STATUS = fleet.StatusMessage("1.0", 10.0, 5e6, 50, 1, 4, 60.0, None)
 
 
-read_by_netcat = pytest.mark.skipif(
-    not is_openbsd_netcat(), reason="nc is not OpenBSD's netcat (apt install netcat-openbsd)"
-)
+class RigListener:
+    """What the live source of a rig learns."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.jobs: asyncio.Queue[LiveJob | None] = asyncio.Queue()
+        self.handovers: asyncio.Queue[tuple[Solution, Handover]] = asyncio.Queue()
+
+    def on_open(self) -> None:
+        self.opened += 1
+
+    def on_alive(self) -> None:
+        pass
+
+    def on_job(self, job: LiveJob) -> None:
+        self.jobs.put_nowait(job)
+
+    def on_no_job(self) -> None:
+        self.jobs.put_nowait(None)
+
+    def on_handover(self, job: LiveJob, solution: Solution, handover: Handover) -> None:
+        self.handovers.put_nowait((solution, handover))
+
+    def on_verdict(self, verdict: object) -> None:
+        raise AssertionError
+
+    async def job(self) -> LiveJob:
+        job = await asyncio.wait_for(self.jobs.get(), WAIT_S)
+        assert job is not None
+        return job
+
+    async def handover(self) -> tuple[Solution, Handover]:
+        return await asyncio.wait_for(self.handovers.get(), WAIT_S)
 
 
-@dataclass
-class Rig:
-    """A miner that mines in a pool, with all ports for rig managers."""
+class Fleet(Fixture):
+    """A hub with a NATS server; the test is its live source."""
 
-    miner: MinerProcess
-    token: str
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.roster = Roster(folder)
+        self.rigs = Rigs(self.hub, ShareHasher())
+        self.seed, key = new_key()
+        self.server = NatsServer(self.roster.folder, self.roster.certificate(), "127.0.0.1", 0, key)
+        self.serving: asyncio.Task[None] | None = None
+        self.client: Any = None
 
-    def port(self, what: str) -> int:
-        return self.miner._port(f"Starting {what} API on ")
+    async def open(self) -> None:
+        await self.server.start(self.roster.load())
+        await self.serve()
 
-    def run(self, script: str) -> str:
-        """What a script prints. It gets the ports as HTTP, RIG, CLAYMORE and CGMINER, and the token as TOKEN."""
-        ports = {"HTTP": self.miner.port} | {what.upper(): self.port(what) for what in ("rig", "Claymore", "cgminer")}
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],  # noqa: S607
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={"PATH": "/usr/bin:/bin", "TOKEN": self.token} | {name: str(port) for name, port in ports.items()},
+    async def serve(self) -> None:
+        async def nothing(*_: object) -> None:
+            pass
+
+        pem = self.roster.certificate().read_text().partition("-----BEGIN PRIVATE")[0]
+        self.client = await nats.connect(
+            ("127.0.0.1", self.server.port),
+            nats.trusting(pem),
+            seed=self.seed,
+            inbox="_INBOX.-hub-",
+            on_error=nothing,
+            on_end=nothing,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        self.serving = asyncio.create_task(self.rigs.serve(self.client))
 
-    def get(
-        self, port: int, path: str, method: str = "GET", body: str | None = None, **headers: str
-    ) -> tuple[int, Any]:
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
-            connection.request(method, path, body, headers)
-            reply = connection.getresponse()
-            return reply.status, json.loads(reply.read())
+    async def close(self) -> None:
+        if self.serving is not None:
+            self.serving.cancel()
+            await asyncio.gather(self.serving, return_exceptions=True)
+            await self.client.close()
+        await self.server.stop()
 
-    def ask(self, what: str, request: str) -> Any:
-        """The reply of a TCP port to one line."""
-        with socket.create_connection(("127.0.0.1", self.port(what)), timeout=20) as client:
-            client.sendall(request.encode() + b"\n")
-            return json.loads(b"".join(iter(lambda: client.recv(65_536), b"")).rstrip(b"\0"))
+    def invite(self, name: str) -> fleet.HubUrl:
+        url = self.roster.invite(name, "127.0.0.1", self.server.port)
+        self.reload()
+        return url
 
-    def status(self) -> Any:
-        return self.get(self.miner.port, "/status")[1]
+    def reload(self) -> None:
+        self.server.reload(self.roster.load())
+        self.rigs.invite(self.roster.load())
 
-
-@pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    folder = tmp_path_factory.mktemp("rig")
-    flags = ("--share-difficulty=2000", "--difficulty=1000000000000", "--block-time=3600", "--share-time=0.2")
-    with subprocess.Popen(
-        [sys.executable, "-m", "quantus_miner", "dev-pool", "--listen=0", *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as pool:
-        try:
-            assert pool.stdout is not None
-            url = next(found[0] for line in pool.stdout if (found := re.search(r"stratum\+tcp://\S*[0-9]", line)))
-            ports = ("--port=0", "--rig-port=0", "--rig-claymore-port=0", "--rig-cgminer-port=0")
-            mine = (f"--pool={url}", f"--wallet={DEV_WALLET}", "--workers=1", f"--state-dir={folder}")
-            with MinerProcess(*ports, *mine) as miner:
-                started = Rig(miner, (folder / "control-token").read_text().strip() if miner.port else "")
-                while started.get(miner.port, "/hive-stats")[1]["ar"][0] < 3:
-                    pass
-                yield started
-                assert miner.stop() == 0
-        finally:
-            pool.terminate()
-            pool.communicate(timeout=20)
+    async def open_again(self) -> None:
+        """With a new server on the same port."""
+        self.seed, key = new_key()
+        self.server = NatsServer(self.roster.folder, self.roster.certificate(), "127.0.0.1", self.server.port, key)
+        await self.open()
 
 
-def near(kilo: float, rig: Rig) -> bool:
-    """Whether a rate in kH/s is that of the miner now, and not in another unit."""
-    now: float = rig.status()["hash_rate"]["current"] / 1000
-    return now / 4 < kilo < 4 * now
+@contextlib.asynccontextmanager
+async def fleet_at(folder: Path) -> AsyncIterator[Fleet]:
+    each = Fleet(folder)
+    try:
+        await each.open()
+        yield each
+    finally:
+        await each.close()
+        each.store.close(WAIT_S)
 
 
-# --- scripts ---
+@contextlib.asynccontextmanager
+async def rig_of(url: fleet.HubUrl, state: Path) -> AsyncIterator[tuple[HubLink, RigListener, asyncio.Task[Any]]]:
+    store = Store(state, history_days=30)
+    store.begin()
+    link, listener = HubLink(url, store, lambda: STATUS), RigListener()
+    task: asyncio.Task[Any] = asyncio.create_task(link.run(listener))
+    try:
+        yield link, listener, task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        store.close(WAIT_S)
 
 
-@read_by_scripts
-def test_the_script_of_a_hiveos_package_reads_hive_stats(rig: Rig) -> None:
-    khs, stats = rig.run("""
-        stats=$(curl --connect-timeout 2 --max-time 5 --silent --noproxy '*' http://127.0.0.1:$HTTP/hive-stats)
-        khs=$(jq -r '.hs | add // 0' <<< "$stats")
-        echo "$khs"; jq -c . <<< "$stats"
-    """).splitlines()
-    assert near(float(khs), rig)
-    found = json.loads(stats)
-    assert list(found) == ["hs", "hs_units", "temp", "fan", "uptime", "ar", "algo", "bus_numbers", "ver"]
-    assert (found["hs_units"], found["algo"], found["ver"]) == ("khs", "qpow-poseidon2", __version__)
-    # The CPU is one device on no bus.
-    assert (len(found["hs"]), found["temp"], found["fan"], found["bus_numbers"]) == (1, [None], [None], [None])
-    assert found["ar"][0] >= 3
-    assert found["ar"][1] == 0
-    assert found["uptime"] >= 0
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(test())
 
 
-@read_by_scripts
-@pytest.mark.parametrize("path", ["api.json", "1/summary", "2/summary"])
-def test_scripts_for_xmrig_read_the_summary(rig: Rig, path: str) -> None:
-    """As HiveOS reads xmrig and its relatives: nonces a second, good shares, and the others."""
-    khs, stats = rig.run(f"""
-        raw=$(curl --connect-timeout 2 --max-time 5 --silent --noproxy '*' http://127.0.0.1:$RIG/{path})
-        khs=$(jq -r '.hashrate.total[0]' <<< "$raw" | awk '{{print $1/1000}}')
-        ac=$(jq '.results.shares_good' <<< "$raw")
-        rj=$(( $(jq '.results.shares_total' <<< "$raw") - ac ))
-        stats=$(jq -c --arg ac "$ac" --arg rj "$rj" '{{hs: [.hashrate.threads[][0]], hs_units: "hs", algo: .algo,
-            uptime: .connection.uptime, ar: [$ac, $rj], ver: .version}}' <<< "$raw")
-        echo "$khs"; echo "$stats"
-    """).splitlines()
-    found = json.loads(stats)
-    assert near(float(khs), rig)
-    assert [near(rate / 1000, rig) for rate in found["hs"]] == [True]
-    assert (int(found["ar"][0]) >= 3, found["ar"][1]) == (True, "0")
-    assert (found["algo"], found["ver"]) == ("qpow-poseidon2", __version__)
-    assert found["uptime"] == int(found["uptime"])
+async def known(each: Fleet, url: fleet.HubUrl, state: Path) -> None:
+    """Wait until the server knows a rig that was just invited: it reads its file again by itself."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            async with rig_of(url, state) as (_, listener, task):
+                waiting = asyncio.create_task(listener.jobs.get())
+                await asyncio.wait((waiting, task), return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
+                if not task.done():
+                    return
 
 
-@read_by_scripts
-def test_a_script_of_mmpos_builds_its_report(rig: Rig) -> None:
-    report = json.loads(
-        rig.run("""
-        GPU_COUNT=0
-        raw=$(curl -s --max-time 3 http://127.0.0.1:$HTTP/hive-stats)
-        jq -n --argjson raw "$raw" '
-            [range($raw.hs | length) | {hash: $raw.hs[.], bus: $raw.bus_numbers[.]}] | sort_by(.bus != null) as $all
-            | {index: [range($all | length)], busid: [$all[].bus // "cpu"], hash: [$all[].hash], units: $raw.hs_units,
-               air: [$raw.ar[0], $raw.ar[2], $raw.ar[1]], miner_name: "quantus-miner", miner_version: $raw.ver}'
-    """)
+def solve(job: LiveJob, number: int = 1) -> Solution:
+    nonce = int.from_bytes(job.prefix.ljust(64, b"\0")) + number
+    while (value := reference.evaluate(Pow.POSEIDON2, job.header, nonce)) > job.target:
+        nonce += 1
+    return Solution(nonce, value)
+
+
+# --- over a real server ---
+
+
+def test_a_rig_gets_jobs_and_its_solutions_go_up_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with fleet_at(tmp_path / "hub") as each:
+            first = each.give("1", difficulty=3)
+            url = each.invite("rig7")
+            await known(each, url, tmp_path / "rig")
+            async with rig_of(url, tmp_path / "rig") as (link, listener, _):
+                job = await listener.job()
+                assert (job, listener.opened) == (first, 1)
+                solution = solve(job)
+                assert link.submit(job, solution, 1, 1.0) is Handover.WAITS
+                assert link.submit(job, solution, 1, 1.0) is Handover.LATE
+                assert await each.next_sent() == solution
+                assert await listener.handover() == (solution, Handover.SENT)
+                # The hub knows it, so it is not sent again, but the rig gets its answer.
+                assert link.submit(job, solution, 1, 1.0) is Handover.WAITS
+                assert await listener.handover() == (solution, Handover.SENT)
+                each.give("2", OTHER_HEADER, 4)
+                assert (await listener.job()).header == OTHER_HEADER
+                for number in range(rigs_module.MAX_TARGETS):
+                    each.give(str(number + 3), bytes([number]) * 32)
+                    await listener.job()
+                link.submit(job, solve(job, 1000), 1, 1.0)
+                assert (await listener.handover())[1] is Handover.LATE
+                await until(lambda: each.rigs.stats()[0].hash_rate == 5e6)
+                (rig,) = each.rigs.stats()
+                assert (rig.name, rig.online, rig.kept, rig.stale, rig.invalid) == ("rig7", True, 2, 1, 0)
+                assert (rig.version, rig.temperature, rig.power) == ("1.0", 60.0, None)
+                each.clock.now += OFFLINE_S
+                (rig,) = each.rigs.stats()
+                assert (rig.online, rig.hash_rate, rig.temperature) == (False, None, None)
+            assert each.sent.empty()
+
+    run(test)
+
+
+def test_in_a_pool_each_rig_has_its_own_nonces_also_after_the_hub_has_started_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        pool = PoolLink(parse_pool_url("stratum+tcp://127.0.0.1:1"), "w.hub")
+
+        def give(each: Fleet, job_id: str) -> LiveJob:
+            job = LiveJob(job_id, HEADER, 2, b"\1\2\3\4")
+            each.hub.search(pool, job, lambda *_: None, priority=0, replaces=each.hub.work)
+            return job
+
+        prefixes = []
+        for _ in range(2):
+            async with fleet_at(tmp_path / "hub") as each, contextlib.AsyncExitStack() as stack:
+                give(each, "1")
+                urls = [each.invite(f"rig{number}") for number in range(3)]
+                await known(each, urls[-1], tmp_path / "rig2")
+                for number, url in enumerate(urls):
+                    _, listener, _ = await stack.enter_async_context(rig_of(url, tmp_path / f"rig{number}"))
+                    prefixes.append((await listener.job()).prefix)
+        assert all(prefix.startswith(b"\1\2\3\4") and len(prefix) == 10 for prefix in prefixes)
+        assert len(set(prefixes)) == 6
+
+    run(test)
+
+
+def test_a_rig_can_do_nothing_in_the_name_of_another(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with fleet_at(tmp_path / "hub") as each:
+            each.give("1")
+            url = each.invite("bad")
+            await known(each, url, tmp_path / "rig")
+            errors: list[str] = []
+
+            async def on_error(error: Exception) -> None:
+                errors.append(str(error))
+
+            async def on_end() -> None:
+                pass
+
+            pem = each.roster.certificate().read_text().partition("-----BEGIN PRIVATE")[0]
+            address = ("127.0.0.1", each.server.port)
+            client = await nats.connect(
+                address, nats.trusting(pem), seed=url.seed, inbox="_INBOX.bad", on_error=on_error, on_end=on_end
+            )
+            forbidden = [f"{fleet.STATUS}.good", f"{fleet.SOLUTION}.good", fleet.JOB, f"{fleet.RIG}.good", "other"]
+            for subject in forbidden:
+                await client.publish(subject, b"{}")
+            for subject in (f"{fleet.SOLUTION}.*", f"{fleet.RIG}.good", "_INBOX.good.>", ">"):
+                await client.subscribe(subject)
+            await until(lambda: len(errors) == len(forbidden) + 4)
+            assert all("permissions violation" in error.lower() for error in errors)
+            # And what it may say is checked.
+            for data in (b"", b"{}", b"[]", b"\xff", b"x" * fleet.MAX_MESSAGE):
+                await client.publish(f"{fleet.STATUS}.bad", data)
+                await client.publish(f"{fleet.SOLUTION}.bad", data)
+            await client.flush()
+            await client.close()
+            assert [rig.name for rig in each.rigs.stats()] == ["bad"]
+
+    run(test)
+
+
+def test_a_rig_that_lies_is_named_and_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with fleet_at(tmp_path / "hub") as each:
+            job = each.give("1", difficulty=3)
+            url = each.invite("liar")
+            await known(each, url, tmp_path / "rig")
+            async with rig_of(url, tmp_path / "rig") as (link, listener, _):
+                await listener.job()
+                good = solve(job)
+                for number in range(MAX_INVALID):
+                    bad = next(
+                        n for n in range(100 * (number + 1), MAX) if not each.rigs._hasher.meets(HEADER, n, job.target)
+                    )
+                    link.submit(job, Solution(bad, 1), 1, 1.0)
+                    assert await listener.handover() == (Solution(bad, 1), Handover.LATE)
+                assert each.rigs.stats()[0].aside
+                link.submit(job, good, 1, 1.0)
+                assert (await listener.handover())[1] is Handover.LATE
+                each.clock.now += ASIDE_S
+                link.submit(job, good, 1, 1.0)
+                assert (await listener.handover())[1] is Handover.SENT
+            assert each.sent.qsize() == 1
+
+    run(test)
+    assert "Rig liar has sent 5 invalid solutions in a row; ignored for 600 s" in caplog.text
+
+
+def test_a_rig_goes_on_while_the_server_restarts_and_delivers_what_it_found_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_source, "RETRY_S", 0.05)
+
+    async def test() -> None:
+        async with fleet_at(tmp_path / "hub") as each:
+            job = each.give("1", difficulty=3)
+            url = each.invite("rig")
+            await known(each, url, tmp_path / "rig")
+            async with rig_of(url, tmp_path / "rig") as (link, listener, task):
+                assert await listener.job() == job
+                await each.close()
+                solution = solve(job)
+                assert link.submit(job, solution, 1, 1.0) is Handover.WAITS
+                again = NatsServer(
+                    each.roster.folder, each.roster.certificate(), "127.0.0.1", each.server.port, new_key()[1]
+                )
+                each.server, each.serving = again, None
+                each.seed, key = new_key()
+                each.server._hub_key = key
+                await each.open()
+                assert await listener.handover() == (solution, Handover.SENT)
+                assert await each.next_sent() == solution
+                assert (task.done(), listener.opened, listener.jobs.qsize()) == (False, 1, 0)
+
+    run(test)
+
+
+def test_without_the_hub_for_long_the_link_is_lost_and_a_later_run_delivers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_source, "RETRY_S", 0.02)
+    monkeypatch.setattr(hub_source, "GRACE_S", 0.2)
+
+    async def test() -> None:
+        async with fleet_at(tmp_path / "hub") as each:
+            job = each.give("1", difficulty=3)
+            url = each.invite("rig")
+            await known(each, url, tmp_path / "rig")
+            solution = solve(job)
+            async with rig_of(url, tmp_path / "rig") as (link, listener, task):
+                await listener.job()
+                await each.close()
+                link.submit(job, solution, 1, 1.0)
+                with pytest.raises(LinkLostError, match="no connection"):
+                    await asyncio.wait_for(task, WAIT_S)
+            await each.open_again()
+            # Another process of the rig, with the same state folder.
+            async with rig_of(url, tmp_path / "rig"):
+                assert await each.next_sent() == solution
+
+    run(test)
+
+
+def test_who_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with fleet_at(tmp_path / "hub") as each:
+            each.give("1")
+            url = each.invite("rig")
+            await known(each, url, tmp_path / "rig")
+            async with rig_of(url, tmp_path / "rig") as (_, listener, task):
+                await listener.job()
+                each.roster.revoke("rig")
+                each.reload()
+                with pytest.raises(LinkRefusedError, match="it refuses our token: invite this rig again"):
+                    await asyncio.wait_for(task, WAIT_S)
+            assert each.rigs.stats() == ()
+            other = fleet.HubUrl(url.name, url.seed, bytes(32), url.host, url.port)
+            async with rig_of(other, tmp_path / "rig") as (_, _, task):
+                with pytest.raises(LinkRefusedError, match=f"its certificate has SHA-256 {url.pin.hex()}, not the one"):
+                    await asyncio.wait_for(task, WAIT_S)
+        async with rig_of(url, tmp_path / "rig") as (_, _, task):
+            with pytest.raises(LinkLostError, match="no connection"):
+                await asyncio.wait_for(task, WAIT_S)
+
+    run(test)
+
+
+def test_a_server_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with fleet_at(tmp_path / "hub") as each:
+            second = NatsServer(tmp_path, each.roster.certificate(), "127.0.0.1", each.server.port, new_key()[1])
+            with pytest.raises(MinerError, match=r"^--nats-port: nats-server does not start: .*address already in use"):
+                await second.start({})
+            await second.stop()
+
+    run(test)
+    assert Path(find_program()).exists()
+
+
+# --- the roster ---
+
+
+def test_invitations_are_kept_and_end(tmp_path: Path) -> None:
+    roster = Roster(tmp_path)
+    assert (roster.load(), roster.stamp()) == ({}, 0)
+    first = roster.invite("a", "hub.lan", 4222)
+    assert fleet.parse_hub_url(first.secret) == first
+    assert first.pin == roster.fingerprint() == Roster(tmp_path).fingerprint()
+    second = roster.invite("a", "hub.lan", 4222)
+    assert second.seed != first.seed
+    roster.invite("b", "::1", 1)
+    assert list(roster.load()) == ["a", "b"]
+    assert not {first.seed, second.seed} & set(roster.load().values())
+    assert (roster.folder / RIGS).stat().st_mode & 0o077 == 0
+    roster.revoke("a")
+    with pytest.raises(MinerError, match=r"^there is no rig a; rigs: b$"):
+        roster.revoke("a")
+    for damage in (b"{", b"[]", b'{"a": 1}', b'{"a b": "x"}', b'{"a": "U"}', b"\xff"):
+        (roster.folder / RIGS).write_bytes(damage)
+        with pytest.raises(MinerError, match=r"^cannot read .*rigs.json: .*invite the rigs again$"):
+            roster.load()
+    (roster.folder / "hub.pem").write_text("x")
+    with pytest.raises(MinerError, match=r"^cannot use .*hub.pem; remove it"):
+        roster.fingerprint()
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "quantus_miner", *arguments], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (report["index"], report["busid"], report["units"]) == ([0], ["cpu"], "khs")
-    assert near(report["hash"][0], rig)
-    accepted, invalid, rejected = report["air"]
-    assert (accepted >= 3, invalid >= 0, rejected) == (True, True, 0)
 
 
-@read_by_scripts
-@read_by_netcat
-@pytest.mark.parametrize("netcat", ["nc -q 0", "nc -w 2", "nc -N"])
-def test_simplemining_reads_the_cgminer_port(rig: Rig, netcat: str) -> None:
-    lines = rig.run(f"""
-        DATA=$(echo '{{"command":"devs+summary+devs2+summary2"}}' | timeout 5 {netcat} 127.0.0.1 $CGMINER | tr -d '\\0')
-        echo "$DATA" | jq -r 'try .summary.SUMMARY[]."KHS 30s" // 0' | awk '{{ printf "%.2f\\n", $1*1000 }}'
-        echo "$DATA" | jq -r 'try .summary.SUMMARY[].Accepted // 0'
-        echo "$DATA" | jq -r 'try .summary.SUMMARY[].Rejected // 0'
-        echo "$DATA" | jq -r 'try .devs.DEVS[]."KHS 30s" // 0'
-        echo "$DATA" | jq -r 'try .summary2.SUMMARY // null'
-    """).splitlines()
-    total, accepted, rejected, device, second_coin = lines
-    assert near(float(total) / 1000, rig)
-    assert near(float(device), rig)
-    assert (int(accepted) >= 3, rejected, second_coin) == (True, "0", "null")
+def test_the_commands_for_invitations(tmp_path: Path) -> None:
+    state = f"--state-dir={tmp_path}"
+    done = command("hub", "invite", "rig7", "--address", "192.168.1.10", state)
+    assert (done.returncode, done.stderr) == (0, "")
+    url = fleet.parse_hub_url(done.stdout.removeprefix("quantus-miner serve --hub "))
+    assert (url.name, url.host, url.port) == ("rig7", "192.168.1.10", 4222)
+    assert command("hub", "revoke", "rig7", state).stdout.startswith("rig7 is disconnected")
+    for arguments, reason in (
+        (("revoke", "rig7", state), "there is no rig rig7; rigs: none"),
+        (("invite", "a b", state), "a rig's name must be 1 to 64 letters, digits, '_' and '-'"),
+        (("invite", "a", "--address=:", state), "allowed: HOST:PORT, such as 192.168.1.10:4222 or [::1]:4222"),
+    ):
+        done = command("hub", *arguments)
+        assert done.returncode in (1, 2)
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
-@read_by_scripts
-@read_by_netcat
-@pytest.mark.parametrize("method", ["miner_getstat1", "miner_getstat2"])
-def test_monitors_of_claymore_read_its_port(rig: Rig, method: str) -> None:
-    result = rig.run(f"""
-        echo '{{"id":0,"jsonrpc":"2.0","method":"{method}","psw":"x"}}' | nc -w 2 localhost $CLAYMORE | jq -c .result
-    """)
-    fields = json.loads(result)
-    assert len(fields) == (9 if method == "miner_getstat1" else 16)
-    assert all(isinstance(field, str) for field in fields)
-    total, accepted, rejected = map(int, fields[2].split(";"))
-    assert near(total, rig)
-    assert (fields[0], accepted >= 3, rejected) == (f"quantus-miner {__version__}", True, 0)
-    assert fields[3] == str(total)
-    assert fields[6] == "0;0"
-    assert re.fullmatch(r"127\.0\.0\.1:[0-9]+", fields[7])
-    assert len(fields[8].split(";")) == 4
+# --- messages ---
 
 
-def test_a_dashboard_for_xmrig_finds_all_that_it_shows(rig: Rig) -> None:
-    code, summary = rig.get(rig.port("rig"), "/2/summary")
-    assert code == 200
-    assert msgspec.convert(summary, xmrig.Summary)
-    assert set(summary) == {
-        *("id", "worker_id", "uptime", "restricted", "resources", "features", "results", "algo", "connection"),
-        *("version", "kind", "ua", "cpu", "donate_level", "paused", "algorithms", "hashrate", "hugepages"),
-    }
-    assert set(summary["connection"]) >= {
-        "pool",
-        "ip",
-        "ping",
-        "failures",
-        "tls",
-        "tls-fingerprint",
-        "diff",
-        "accepted",
-    }
-    assert summary["resources"]["memory"]["total"] > summary["resources"]["memory"]["resident_set_memory"] > 1_000_000
-    assert len(summary["resources"]["load_average"]) == len(summary["hashrate"]["total"]) == 3
-    assert summary["results"]["diff_current"] == summary["connection"]["diff"] >= 1
-    assert summary["results"]["avg_time_ms"] > 0
-    assert len(summary["results"]["best"]) == 10
-    assert (summary["restricted"], summary["paused"], summary["kind"]) == (True, False, "miner")
-    code, backends = rig.get(rig.port("rig"), "/2/backends")
-    (cpu,) = backends
-    assert (cpu["type"], cpu["enabled"], len(cpu["threads"])) == ("cpu", True, 1)
-    assert cpu["threads"][0].keys() == {"hashrate"}
-
-
-# --- steering ---
-
-
-def test_json_rpc_pauses_and_resumes_as_xmrig_does(rig: Rig) -> None:
-    bearer = {"Authorization": f"Bearer {rig.token}"}
-    for port in (rig.miner.port, rig.port("rig")):
-        for method, paused in (("pause", True), ("resume", False), ("stop", True), ("start", False)):
-            body = json.dumps({"method": method, "id": 1})
-            code, reply = rig.get(port, "/json_rpc", "POST", body, **bearer)
-            assert (code, reply) == (200, {"id": 1, "jsonrpc": "2.0", "result": {"status": "OK"}})
-            summary = rig.get(port, "/2/summary", **bearer)[1]
-            assert (summary["paused"], summary["restricted"]) == (paused, False)
-            assert rig.status()["pauses"] == ([{"device": None, "reason": "user"}] if paused else [])
+@given(st.integers(1, MAX), st.binary(max_size=8), st.integers(0, MAX), st.binary(min_size=32, max_size=32))
+def test_a_job_arrives_as_it_was_sent(difficulty: int, prefix: bytes, target: int, header: bytes) -> None:
+    for job in (LiveJob("1", header, difficulty, prefix), LiveJob("1", header, difficulty, prefix, target)):
+        message = fleet.decode(fleet.encode(fleet.job_message(job, "run", 7, b"hub")), fleet.JobMessage)
+        arrived = fleet.live_job(message, b"abc")
+        assert arrived is not None
+        assert (arrived.header, arrived.difficulty, arrived.target) == (job.header, job.difficulty, job.target)
+        assert arrived.prefix == (prefix + b"hubabc" if prefix else b"")
+        assert (fleet.live_job(message, None) is None) == bool(prefix)
 
 
 @pytest.mark.parametrize(
-    ("body", "reply"),
+    ("data", "reason"),
     [
-        ("{", {"id": None, "error": {"code": -32700, "message": "Parse error"}}),
-        ("", {"id": None, "error": {"code": -32700, "message": "Parse error"}}),
-        ('{"id": 5}', {"id": None, "error": {"code": -32600, "message": "Invalid Request"}}),
-        ('[{"method": "pause"}]', {"id": None, "error": {"code": -32600, "message": "Invalid Request"}}),
-        ('{"method": "reboot", "id": "a"}', {"id": "a", "error": {"code": -32601, "message": "Method not found"}}),
+        (b"x" * 5000, "a message of more than 4,096 bytes"),
+        (b"{", "a message that is not JSON"),
+        (b'{"header":"00"}', "a malformed message: Expected `str` matching regex"),
     ],
 )
-def test_what_json_rpc_cannot_do_is_an_error_of_json_rpc(rig: Rig, body: str, reply: dict[str, Any]) -> None:
-    found = rig.get(rig.port("rig"), "/json_rpc", "POST", body, Authorization=f"Bearer {rig.token}")
-    assert found == (200, {"jsonrpc": "2.0"} | reply)
-    assert rig.status()["pauses"] == []
+def test_messages_that_are_none(data: bytes, reason: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=re.escape(reason)):
+        fleet.decode(data, fleet.SolutionMessage)
 
 
-def test_without_the_token_rig_managers_only_read(rig: Rig) -> None:
-    body = '{"method": "pause", "id": 1}'
-    page = {"Origin": "https://page.example"}
-    for port in (rig.miner.port, rig.port("rig")):
-        assert rig.get(port, "/json_rpc", "POST", body)[0] == 401
-        assert rig.get(port, "/json_rpc", "POST", body, Authorization="Bearer x")[0] == 401
-        assert rig.get(port, "/json_rpc", "POST", body, Authorization=f"Bearer {rig.token}", **page)[0] == 403
-        assert rig.get(port, "/2/summary", Authorization="Bearer é".encode().decode("latin-1"))[1]["restricted"] is True
-        assert rig.get(port, "/hive-stats", Host="page.example")[0] == 421
-    assert rig.status()["pauses"] == []
+@pytest.mark.parametrize("text", ["", "tls://host", "tls://a.b.c@host", "nats://x@y", "tls://a.SU.00@h:1"])
+def test_urls_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(fleet.URL_FORM)):
+        fleet.parse_hub_url(text)
 
 
-def test_the_port_for_rig_managers_has_no_job_api(rig: Rig) -> None:
-    for path in ("/mine", "/result/a", "/status", "/pause", "/"):
-        assert rig.get(rig.port("rig"), path)[0] == 404
+# --- real processes ---
 
 
-@pytest.mark.parametrize("method", ["miner_restart", "miner_reboot", "control_gpu", "miner_file", "pause", "getstat1"])
-def test_nothing_is_changed_through_the_claymore_port(rig: Rig, method: str) -> None:
-    reply = rig.ask("Claymore", json.dumps({"id": "x", "method": method}))
-    message = "Method not found" if method in ("pause", "getstat1") else "Method not available"
-    assert reply == {"id": "x", "jsonrpc": "2.0", "error": {"code": -32601, "message": message}}
+def test_rigs_mine_through_a_hub_that_is_killed(tmp_path: Path) -> None:
+    async def test() -> None:
+        lines: list[str] = []
+        node = QuicNode(Chain(Pow.POSEIDON2, 2_000, 0.3), tmp_path, report=lines.append)
+        await node.start()
+        state = tmp_path / "hub"
+        try:
+            with HubProcess(node.port, node.folder, state, "--nats-port=0", "--metrics-port=0") as hub:
+                line = await asyncio.to_thread(hub.wait_for_line, "Rigs can connect to port ")
+                port = int(line.split("Rigs can connect to port ")[1].split()[0])
+                urls = [Roster(state).invite(f"rig{number}", "127.0.0.1", port).secret for number in range(2)]
+                await asyncio.to_thread(hub.wait_for_line, "2 rigs are invited")
+                with contextlib.ExitStack() as stack:
+                    rigs = [
+                        stack.enter_context(MinerProcess("--port=0", "--workers=1", f"--hub={url}")) for url in urls
+                    ]
+                    for number, rig in enumerate(rigs):
+                        await asyncio.to_thread(rig.wait_for_line, "Connected to hub")
+                        await asyncio.to_thread(hub.wait_for_line, f"Rig rig{number} is here")
+                        assert not any(urls[number] in line for line in rig.log)
+                    await until(lambda: node.chain.height >= 3)
+                    hub.process.kill()
+                    again = stack.enter_context(HubProcess(node.port, node.folder, state, f"--nats-port={port}"))
+                    await asyncio.to_thread(again.wait_for_line, "Connected to node")
+                    height = node.chain.height
+                    await until(lambda: node.chain.height >= height + 3)
+                    for rig in rigs:
+                        await asyncio.to_thread(again.wait_for_line, "is here")
+                        rig.process.send_signal(signal.SIGTERM)
+                        assert await asyncio.to_thread(rig.process.wait, 20) == 0
+                        assert not any("Lost hub" in line for line in rig.log)
+                    assert await asyncio.to_thread(again.stop) == 0
+        finally:
+            await node.stop()
+        assert (node.tally.invalid, node.failed) == (0, 0), lines
 
-
-@pytest.mark.parametrize(
-    ("request_", "code", "message"),
-    [
-        ('{"command":"addpool","parameter":"a,b,c"}', 45, "Access denied to 'addpool' command"),
-        ('{"command":"quit"}', 45, "Access denied to 'quit' command"),
-        ('{"command":"privileged"}', 14, "Invalid command"),
-        ('{"command":""}', 24, "Missing JSON 'command'"),
-        ("summary", 23, "Invalid JSON"),
-    ],
-)
-def test_nothing_is_changed_through_the_cgminer_port(rig: Rig, request_: str, code: int, message: str) -> None:
-    reply = rig.ask("cgminer", request_)
-    (status,) = reply["STATUS"]
-    assert (reply["id"], status["STATUS"], status["Code"], status["Msg"]) == (1, "E", code, message)
+    asyncio.run(test())

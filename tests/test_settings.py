@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantus_miner.errors import SettingError
-from quantus_miner.settings import BY_NAME, FROM_FILES, SETTINGS, Settings, load
+from quantus_miner.setting import FROM_FILES
+from quantus_miner.settings import BY_NAME, SETTINGS, Settings, load
 
 
 def test_defaults_are_those_of_the_specification() -> None:
@@ -242,7 +243,7 @@ def test_what_a_live_source_lacks_is_said_in_one_line(flags: dict[str, str], wor
 
 # --- files that are none, and what they should not be ---
 
-FILE_SETTINGS = ["--config", "--api-token-file", "--auth-token-file", "--tls-cert-sha256-file"]
+FILE_SETTINGS = ["--config", "--api-token-file", "--auth-token-file", "--tls-cert-sha256-file", "--hub-file"]
 
 
 def special(kind: str, folder: Path) -> Path:

@@ -32,8 +32,9 @@ from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Progress, Solution, Status
 from quantus_miner.sources.link import Verdict
 from quantus_miner.sources.live import LiveSource
+from quantus_miner.sources.searcher import MinerSearcher
 from quantus_miner.store import database, history, schema
-from quantus_miner.store.rows import Find, StoredJob, StoredPoint
+from quantus_miner.store.rows import Find, StoredJob, StoredPoint, StoredSolution
 from quantus_miner.store.writer import SAVE_S, Store
 
 from .fuzz import hunt
@@ -575,6 +576,24 @@ def test_points_wait_for_a_disk_that_fails(tmp_path: Path, lines: Lines) -> None
         assert (store.earlier_points, jobs) == ([point], [running("a")])
 
 
+def test_the_outbox_survives_a_restart_until_it_is_settled(tmp_path: Path) -> None:
+    waits, sent, gone = (StoredSolution(HEADER, Solution(nonce, 7), nonce == 2) for nonce in (1, 2, 3))
+    with opened(tmp_path) as (store, _):
+        for solution in (waits, replace(sent, sent=False), gone):
+            store.keep(solution).result(WAIT_S)
+        store.keep(sent)
+        store.settle([gone.key, (HEADER, 4)])
+    with opened(tmp_path) as (store, _):
+        assert sorted(store.outbox, key=lambda solution: solution.key) == [waits, sent]
+        # A file that is gone is written again, with all of it.
+        (tmp_path / "jobs.db").unlink()
+        store.keep(gone).result(WAIT_S)
+        store.put(running("a")).result(WAIT_S)
+    with opened(tmp_path) as (store, jobs):
+        assert {solution.key for solution in store.outbox} == {waits.key, sent.key, gone.key}
+        assert [job.job.id for job in jobs] == ["a"]
+
+
 def test_a_file_of_a_newer_version_is_left_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with opened(tmp_path) as (store, _):
         store.put(running("a")).result(WAIT_S)
@@ -657,7 +676,7 @@ def test_what_a_live_source_sends_is_history_with_its_verdict(tmp_path: Path) ->
         link = ScriptedLink("pool p")
         miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.05)
         miner.start()
-        task = asyncio.create_task(LiveSource(miner, [link], priority=1, publish=store.on_event).run())
+        task = asyncio.create_task(LiveSource(MinerSearcher(miner), [link], priority=1, publish=store.on_event).run())
         listener = await link.connected()
         link.give(listener, live_job("j"))
         _, solution, _ = await link.solution()

@@ -721,9 +721,14 @@ def test_at_the_end_no_share_is_left_without_a_verdict() -> None:
 
 def test_a_pool_gives_up_a_silent_miner() -> None:
     pool = StratumPool("s", 0.0)
-    assert pool.deadline == 90.0
-    assert pool.tick(89.0) == []
-    assert pool.tick(90.0) == [Broken("no byte for 90 s")]
+    assert pool.deadline == 10.0
+    assert pool.receive(b"{", 9.0) == pool.tick(9.0) == []
+    assert pool.tick(10.0) == [Broken("no login within 10 s")]
+    pool = StratumPool("s", 0.0)
+    pool.receive(b'{"method":"login","params":{"login":"w.r"}}\n', 9.0)
+    assert pool.deadline == 99.0
+    assert pool.tick(98.0) == []
+    assert pool.tick(99.0) == [Broken("no byte for 90 s")]
 
 
 # --- everything at once ---

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from quantus_miner import rpc
-from quantus_miner.dev.certificate import self_signed
 from quantus_miner.errors import MinerError
+from quantus_miner.host.certificate import self_signed
 from quantus_miner.host.deadline import within
 from quantus_miner.pow.block import SealedBlock
 

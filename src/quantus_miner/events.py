@@ -19,6 +19,15 @@ class SolutionSent:
 
 
 @dataclass(frozen=True, slots=True)
+class SolutionUnsent:
+    """A solution for a live job was not sent: it no longer counts, or a node has enough of them for now."""
+
+    source: str
+    job: LiveJob
+    solution: Solution
+
+
+@dataclass(frozen=True, slots=True)
 class ShareJudged:
     """A pool judged a share. ``reason``: its text for a refusal. ``latency_s``: seconds since the share was sent."""
 
@@ -76,4 +85,13 @@ class SettingsChanged:
     names: tuple[str, ...]
 
 
-Event = SolutionSent | ShareJudged | SourceChanged | DeviceChanged | PauseChanged | JobEnded | SettingsChanged
+Event = (
+    SolutionSent
+    | SolutionUnsent
+    | ShareJudged
+    | SourceChanged
+    | DeviceChanged
+    | PauseChanged
+    | JobEnded
+    | SettingsChanged
+)

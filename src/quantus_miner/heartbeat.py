@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quantus_miner.host.notify import Notifier
-    from quantus_miner.mining.stats import MinerStats
     from quantus_miner.monitor import Snapshot
 
 log = logging.getLogger("miner")
@@ -43,7 +42,7 @@ class Heartbeat:
         """Send a sign of life if it is due. Called about once a second."""
         now, down = self._clock(), {link.name for link in snapshot.sources if not link.connected}
         changed, self._down = down != self._down, down
-        if trouble := _trouble(snapshot.miner):
+        if trouble := _trouble(snapshot):
             if self._well:
                 log.error("%s", trouble)
                 self._notifier.send(f"STATUS={trouble}")
@@ -60,8 +59,11 @@ class Heartbeat:
             self._notifier.send("STOPPING=1", "STATUS=Stopping")
 
 
-def _trouble(miner: MinerStats | None) -> str:
-    """Return what is wrong with the workers, in one line. Empty if nothing is."""
+def _trouble(snapshot: Snapshot) -> str:
+    """Return what is wrong with the workers, in one line. Empty if nothing is. A hub has no workers."""
+    miner = snapshot.miner
+    if miner is None and snapshot.hub is not None:
+        return ""
     if miner is None:
         return "The state of the workers is unknown"
     if stalled := miner.stalled:

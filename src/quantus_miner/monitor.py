@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from quantus_miner.events import ShareJudged, SolutionSent
 from quantus_miner.mining.rates import RateBook
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from quantus_miner.events import Event
     from quantus_miner.gpu.telemetry import Readings
     from quantus_miner.mining.rates import Rates
-    from quantus_miner.mining.stats import ApiStats, GpuStats, LinkStats, MinerStats
+    from quantus_miner.mining.stats import ApiStats, GpuStats, HubStats, LinkStats, MinerStats
 
 log = logging.getLogger("miner")
+
+PARTS: Final = ("miner", "sources", "api", "hub", "store", "readings")
+"""What a snapshot is read from."""
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -44,9 +47,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The whole miner at one moment. A field is None or empty if its part could not be read.
+    """The whole miner, or hub, at one moment. A field is None or empty if there is no such part, or it cannot be read.
 
-    ``time``: seconds since 1970. ``readings``: by device id. ``rates``: of all workers together. ``worker_rates``: by
+    ``time``: seconds since 1970. ``readings``: by device id. ``rates``: of all workers
+    together, or what the shares of a hub's miners prove. ``worker_rates``: by
     worker number; each GPU has one worker. ``source_rates``: by name of the source. ``failures``: number of calls that
     raised, by subscriber. ``part_failures``: the same, by the part that was read.
     """
@@ -57,6 +61,7 @@ class Snapshot:
     miner: MinerStats | None = None
     sources: tuple[LinkStats, ...] = ()
     api: ApiStats | None = None
+    hub: HubStats | None = None
     store_ok: bool | None = None
     readings: Mapping[str, Readings] = field(default_factory=dict)
     tally: Tally = Tally()
@@ -77,25 +82,27 @@ class _Subscriber:
 class Monitor:
     """Builds one frozen Snapshot per tick on the event loop and passes it, and the events, to its subscribers.
 
-    For a snapshot it calls ``miner``, ``sources``, ``api`` and ``store_ok`` once, and ``readings`` once per device,
-    with its PCI address. None of them may block. Exceptions of these and of subscribers are counted, and the first in a
-    row is logged. Create the monitor on the event loop.
+    For a snapshot it calls ``miner``, ``sources``, ``api``, ``hub`` and ``store_ok`` once, and ``readings`` once per
+    device, with its PCI address. None of them may block. Exceptions of these and of subscribers are counted, and the
+    first in a row is logged. Create the monitor on the event loop.
     """
 
     def __init__(
         self,
-        miner: Callable[[], MinerStats],
+        miner: Callable[[], MinerStats | None],
         *,
         sources: Callable[[], tuple[LinkStats, ...]],
-        api: Callable[[], ApiStats | None],
+        api: Callable[[], ApiStats | None] = lambda: None,
+        hub: Callable[[], HubStats | None] = lambda: None,
         store_ok: Callable[[], bool],
-        readings: Callable[[str | None], Readings | None],
+        readings: Callable[[str | None], Readings | None] = lambda _: None,
         effective_cpus: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._miner = miner
         self._sources = sources
         self._api = api
+        self._hub = hub
         self._store_ok = store_ok
         self._readings = readings
         self.effective_cpus = effective_cpus
@@ -105,7 +112,7 @@ class Monitor:
         self._thread = threading.get_ident()
         self._subscribers: list[_Subscriber] = []
         self._failures: Counter[str] = Counter()
-        self._part_failures: Counter[str] = Counter(dict.fromkeys(("miner", "sources", "api", "store", "readings"), 0))
+        self._part_failures: Counter[str] = Counter(dict.fromkeys(PARTS, 0))
         self._failing: set[str] = set()
         self.tally = Tally()
         self._total: RateBook[None] = RateBook()
@@ -157,11 +164,14 @@ class Monitor:
         now = self._clock()
         miner = self._ask("miner", self._miner, None)
         sources = self._ask("sources", self._sources, None)
+        hub = self._ask("hub", self._hub, None)
         total, workers, links = {}, {}, {}
         if miner is not None:
             total = self._total.measure(now, {None: miner.hashes}, sample=sample)
             hashes = {worker.key: worker.hashes for worker in miner.workers}
             workers = self._workers.measure(now, hashes, sample=sample)
+        elif hub is not None:
+            total = self._total.measure(now, {None: hub.work}, sample=sample)
         if sources is not None:
             links = self._links.measure(now, {source.name: source.hashes for source in sources}, sample=sample)
         return Snapshot(
@@ -171,6 +181,7 @@ class Monitor:
             miner=miner,
             sources=sources or (),
             api=self._ask("api", self._api, None),
+            hub=hub,
             store_ok=self._ask("store", self._store_ok, None),
             readings=self._ask("readings", partial(self._read, miner.gpus if miner else ()), {}),
             tally=self.tally,

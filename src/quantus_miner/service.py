@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from quantus_miner import wording
 from quantus_miner.events import SettingsChanged
@@ -25,14 +25,15 @@ from quantus_miner.parts.console import Console
 from quantus_miner.parts.engines import Engines, affinity, count_workers, make_engines
 from quantus_miner.parts.live import PRIORITIES, Live
 from quantus_miner.parts.page import WebPage
-from quantus_miner.parts.part import Components
+from quantus_miner.parts.part import Components, MinerComponents
 from quantus_miner.parts.pauses import AutomaticPauses
-from quantus_miner.parts.rigs import CgminerPort, ClaymorePort, RigServer
+from quantus_miner.parts.rig_managers import CgminerPort, ClaymorePort, RigApiServer
 from quantus_miner.parts.supervisor import Supervisor
 from quantus_miner.parts.upkeep import Log, SignsOfLife, StateFolder, Watch
 from quantus_miner.parts.web import Exporter, JobList, JobServer
-from quantus_miner.settings import SETTINGS
+from quantus_miner.settings import BY_NAME, names_of
 from quantus_miner.sources.live import LiveSource
+from quantus_miner.sources.searcher import MinerSearcher
 from quantus_miner.store.writer import Store
 from quantus_miner.web import server
 from quantus_miner.web.control import Control
@@ -42,7 +43,7 @@ from quantus_miner.web.routes import Access, Routes
 from quantus_miner.web.status import StatusApi
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from quantus_miner.backends.base import Engine
     from quantus_miner.host.cpus import EffectiveCpus
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("miner")
 
+ComponentsT = TypeVar("ComponentsT", bound=Components)
+
 PARTS: Final[list[type[Part]]] = [
     Log,
     StateFolder,
@@ -60,7 +63,7 @@ PARTS: Final[list[type[Part]]] = [
     Engines,
     AutomaticPauses,
     Exporter,
-    RigServer,
+    RigApiServer,
     ClaymorePort,
     CgminerPort,
     JobServer,
@@ -77,30 +80,52 @@ is closed.
 
 
 def run(settings: Settings, signals: Signals, load: Callable[[], Settings]) -> None:
-    """Run the service until SIGTERM or SIGINT. Raises MinerError if it cannot start or cannot continue.
+    """Run the miner until SIGTERM or SIGINT. Raises MinerError if it cannot start or cannot continue.
 
     ``load``: called after SIGHUP to read the settings again. It raises MinerError if they are wrong.
     """
-    threading.excepthook = _on_thread_failure
-    sys.unraisablehook = _on_unraisable
-    server.check_files()
+    prepare()
     log.info("Starting external miner service...")
-    own = [row.name for row in SETTINGS if row.name in ("port", "bind") or settings.differs(row)]
+    own = [name for name in names_of("serve") if name in ("port", "bind") or settings.differs(BY_NAME[name])]
     log.info("Effective config: %s; the others are the defaults", settings.summary(own))
-    log.debug("All settings: %s", settings.summary())
+    log.debug("All settings: %s", settings.summary(names_of("serve")))
     effective, workers = count_workers(settings)
     on_job_solved: list[Callable[[], None]] = []
     engines = make_engines(settings, workers, on_job_solved.append)
-    asyncio.run(_serve(settings, signals, load, lambda: _connect(settings, effective, workers, engines, on_job_solved)))
+
+    def connect() -> MinerComponents:
+        return _connect(settings, effective, workers, engines, on_job_solved)
+
+    def handlers(components: MinerComponents) -> dict[int, Callable[[], object]]:
+        miner = components.miner
+        return {signal.SIGUSR1: lambda: miner.pause(USER), signal.SIGUSR2: lambda: miner.resume(USER)}
+
+    asyncio.run(serve(settings, signals, load, connect, PARTS, handlers))
 
 
-async def _serve(
-    settings: Settings, signals: Signals, load: Callable[[], Settings], connect: Callable[[], Components]
+def prepare() -> None:
+    """Set the hooks of a service. Raises MachineError if the limit of open files is too low."""
+    threading.excepthook = _on_thread_failure
+    sys.unraisablehook = _on_unraisable
+    server.check_files()
+
+
+async def serve(
+    settings: Settings,
+    signals: Signals,
+    load: Callable[[], Settings],
+    connect: Callable[[], ComponentsT],
+    parts: Sequence[Callable[[ComponentsT], Part]],
+    handlers: Callable[[ComponentsT], dict[int, Callable[[], object]]],
 ) -> None:
+    """Run ``parts``, with the objects that ``connect`` makes, until a signal. Raises MinerError, see ``run``.
+
+    ``handlers``: returns what SIGUSR1 and SIGUSR2 do.
+    """
     components = connect()
     monitor = components.monitor
     supervisor = Supervisor(
-        [part(components) for part in PARTS],
+        [part(components) for part in parts],
         settings,
         load,
         components.notifier,
@@ -112,8 +137,7 @@ async def _serve(
             signal.SIGTERM: supervisor.end,
             signal.SIGINT: supervisor.end,
             signal.SIGHUP: supervisor.reload,
-            signal.SIGUSR1: lambda: components.miner.pause(USER),
-            signal.SIGUSR2: lambda: components.miner.resume(USER),
+            **handlers(components),
         },
     )
     if components.notifier.watchdog and sys.stderr is not None:
@@ -132,7 +156,7 @@ def _connect(
     workers: int,
     engines: list[Engine],
     on_job_solved: list[Callable[[], None]],
-) -> Components:
+) -> MinerComponents:
     """Create the objects that the parts share and connect them. Nothing is started."""
     live_priority, http_priority = PRIORITIES[settings.priority]
     miner = Miner(
@@ -154,7 +178,7 @@ def _connect(
     routes, access = Routes(), Access(settings.api_token)
     api = JobApi(jobs, miner, routes, access)
     Control(miner, routes, access)
-    live = LiveSource(miner, (), priority=live_priority, publish=lambda event: monitor.publish(event))
+    live = LiveSource(MinerSearcher(miner), (), priority=live_priority, publish=lambda event: monitor.publish(event))
     monitor = Monitor(
         miner.stats,
         sources=live.stats,
@@ -167,8 +191,8 @@ def _connect(
     rig_api, rig_routes = RigApi(monitor.look, miner, access), Routes()
     rig_api.add_to(routes)
     rig_api.add_to(rig_routes)
-    return Components(
-        engines, on_job_solved, miner, store, live, jobs, api, routes, access, Notifier(os.environ), monitor, rig_routes
+    return MinerComponents(
+        store, live, Notifier(os.environ), monitor, engines, on_job_solved, miner, jobs, api, routes, access, rig_routes
     )
 
 

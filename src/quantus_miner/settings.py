@@ -5,106 +5,46 @@ Precedence: flag, environment, file, default. An empty environment value counts 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 from quantus_miner import units
 from quantus_miner.backends import table
 from quantus_miner.backends.backend import EngineOptions
 from quantus_miner.errors import SettingError
 from quantus_miner.host.cpus import LARGEST_CPU
-from quantus_miner.logs import parse_filter
 from quantus_miner.schedule import Schedule, parse_schedule
+from quantus_miner.setting import (
+    FROM_FILES,
+    CommandName,
+    Setting,
+    check,
+    look_up,
+    parse_api_token,
+    parse_devices,
+    parse_engines,
+    parse_kernel,
+    parse_log_filter,
+    parse_path,
+    parse_value,
+)
 from quantus_miner.setting_sources import read_config, read_value, user_state_dir, without_service_links
 from quantus_miner.wire.address import parse_wallet, parse_worker
+from quantus_miner.wire.fleet import parse_hub_url
 from quantus_miner.wire.hosts import parse_names
 from quantus_miner.wire.messages import parse_fingerprint, parse_token
-from quantus_miner.wire.pool_url import PoolUrl, parse_pool_urls
+from quantus_miner.wire.pool_url import parse_pool_urls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+
+    from quantus_miner.wire.fleet import HubUrl
+    from quantus_miner.wire.pool_url import PoolUrl
 
 LOG_FORMATS: Final = ("auto", "text", "journald", "json")
 PRIORITIES: Final = ("live", "equal", "http")
 U64: Final = 2**64 - 1
-
-Parser = Callable[[str], Any]
-"""Converts a text to a value. Raises a ValueError whose text says what is allowed."""
-
-
-def _engines(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(","))
-    if len(set(names)) != len(names) or not set(names) <= set(table.names()):
-        raise ValueError(f"one or more of {', '.join(table.names())}, each once, separated by commas")
-    return names
-
-
-def _word(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9_-]{1,32}", text):
-        raise ValueError("a kernel name as `quantus-miner devices` lists them")
-    return text
-
-
-def _devices(text: str) -> tuple[str, ...]:
-    """Return ``all`` alone, or indices and PCI addresses with their domain."""
-    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",")))
-    known = re.compile(r"[0-9]{1,3}|(?:[0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
-    if names != ("all",) and not all(known.fullmatch(name) for name in names):
-        raise ValueError("all, or indices and PCI addresses as `quantus-miner devices` lists them, separated by commas")
-    return tuple(f"0000:{name}" if name.count(":") == 1 else name for name in names)
-
-
-def _token(text: str) -> str:
-    if not re.fullmatch(r"[!-~]{1,512}", text):
-        raise ValueError("1 to 512 printable ASCII characters without spaces")
-    return text
-
-
-def _path(text: str) -> Path:
-    if "\0" in text:
-        raise ValueError("a path without NUL characters")
-    return Path(text)
-
-
-def _filter(text: str) -> str:
-    parse_filter(text)
-    return text
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One row of the table. ``default`` is written as a user would write it; None means unset."""
-
-    name: str
-    parse: Parser
-    default: str | None
-    help: str
-    metavar: str
-    short: str | None = None
-    envs: tuple[str, ...] = ()
-    secret: bool = False
-    many: bool = False
-    """True if the flag may be repeated; its texts are joined by commas."""
-    switch: bool = False
-    """True if the flag takes no value and means ``on``, and its opposite ``--no-…`` means ``off``."""
-    applies: Literal["live", "restart"] = "live"
-    """When a changed value applies: after a reload of the settings, or after a restart of the service."""
-
-    @property
-    def flag(self) -> str:
-        """The long flag, ``--metrics-port``."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def opposite(self) -> str:
-        """The flag that switches it off, ``--no-page``."""
-        return f"--no-{self.flag.removeprefix('--')}"
-
-    @property
-    def environment(self) -> tuple[str, ...]:
-        """Names of the environment variables. The first one that is set and not empty wins."""
-        return self.envs or ("MINER_" + self.name.upper(),)
-
 
 SETTINGS: Final = (
     Setting(
@@ -128,12 +68,14 @@ SETTINGS: Final = (
         "page", units.choice("off", "on"), "on", "Serve the page at / on the port of the job API.", "", switch=True
     ),
     Setting("allowed_hosts", parse_names, None, "More host names under which clients reach the miner.", "NAME[,NAME]"),
-    Setting("engine", _engines, table.FAST, "Engine, or several separated by commas.", "NAME[,NAME]"),
-    Setting("kernel", _word, None, "CPU kernel of the fast engines; unset: the fastest on this processor.", "NAME"),
+    Setting("engine", parse_engines, table.FAST, "Engine, or several separated by commas.", "NAME[,NAME]"),
+    Setting(
+        "kernel", parse_kernel, None, "CPU kernel of the fast engines; unset: the fastest on this processor.", "NAME"
+    ),
     Setting(
         "workers", units.integer(0, LARGEST_CPU + 1), None, "CPU workers; unset: about half of the effective CPUs.", "N"
     ),
-    Setting("gpu_devices", _devices, "all", "GPUs to use: all, or their indices or PCI addresses.", "ID[,ID]"),
+    Setting("gpu_devices", parse_devices, "all", "GPUs to use: all, or their indices or PCI addresses.", "ID[,ID]"),
     Setting("gpu_duty", units.integer(1, 100), "100", "Percentage of the time that each GPU works.", "PERCENT"),
     Setting(
         "gpu_temp_limit",
@@ -242,7 +184,7 @@ SETTINGS: Final = (
     ),
     Setting("node_addr", units.parse_endpoint, None, "Mine for the node at this UDP address.", "HOST:PORT"),
     Setting("auth_token", parse_token, None, "Token of the node, from its miner-auth-token.", "TOKEN", secret=True),
-    Setting("auth_token_file", _path, None, "File with the node's token.", "FILE"),
+    Setting("auth_token_file", parse_path, None, "File with the node's token.", "FILE"),
     Setting(
         "tls_cert_sha256",
         parse_fingerprint,
@@ -250,7 +192,7 @@ SETTINGS: Final = (
         "SHA-256 of the node's certificate, from its miner-tls-cert-sha256.",
         "HEX",
     ),
-    Setting("tls_cert_sha256_file", _path, None, "File with the SHA-256 of the node's certificate.", "FILE"),
+    Setting("tls_cert_sha256_file", parse_path, None, "File with the SHA-256 of the node's certificate.", "FILE"),
     Setting(
         "pool",
         parse_pool_urls,
@@ -278,16 +220,75 @@ SETTINGS: Final = (
     ),
     Setting(
         "api_token",
-        _token,
+        parse_api_token,
         None,
         "Bearer token that /mine, /result and /cancel require; unset: none is required.",
         "TOKEN",
         secret=True,
     ),
-    Setting("api_token_file", _path, None, "File with the API token.", "FILE"),
+    Setting("api_token_file", parse_path, None, "File with the API token.", "FILE"),
+    Setting(
+        "hub",
+        parse_hub_url,
+        None,
+        "Mine for this hub, before any node and pool. The URL has the rig's token.",
+        "URL",
+        secret=True,
+    ),
+    Setting("hub_file", parse_path, None, "File with the URL of the hub.", "FILE"),
+    Setting(
+        "nats_port",
+        units.integer(0, 65535),
+        None,
+        "TCP port on which our own rigs can connect to the hub; 0 takes a free one.",
+        "PORT",
+        applies="restart",
+    ),
+    Setting(
+        "nats_bind",
+        units.parse_address,
+        "127.0.0.1",
+        "IP address that the hub listens on for rigs.",
+        "ADDRESS",
+        applies="restart",
+    ),
+    Setting(
+        "stratum_port",
+        units.integer(0, 65535),
+        None,
+        "TCP port on which stratum miners can mine through the hub; 0 takes a free one.",
+        "PORT",
+        applies="restart",
+    ),
+    Setting(
+        "stratum_bind",
+        units.parse_address,
+        "127.0.0.1",
+        "IP address that the hub listens on for stratum miners.",
+        "ADDRESS",
+        applies="restart",
+    ),
+    Setting(
+        "stratum_cert",
+        parse_path,
+        None,
+        "PEM file with the certificate for stratum miners; unset: no TLS.",
+        "FILE",
+        applies="restart",
+    ),
+    Setting(
+        "stratum_key",
+        parse_path,
+        None,
+        "PEM file with its private key; unset: it is in the file with the certificate.",
+        "FILE",
+        applies="restart",
+    ),
+    Setting("stratum_share_time", units.integer(1, 3600), "5", "Seconds between the shares of a miner to aim at.", "S"),
+    Setting("stratum_difficulty", units.integer(1, U64), "1000000", "Difficulty of a miner's first share.", "N"),
     Setting(
         "state_dir",
-        _path,
+        parse_path,
         None,
         "Folder for what survives a restart; unset: the user's state folder.",
         "DIR",
@@ -297,7 +298,7 @@ SETTINGS: Final = (
     Setting("history_days", units.integer(1, 36_500), "30", "Days of running for which finds are kept.", "DAYS"),
     Setting(
         "log",
-        _filter,
+        parse_log_filter,
         "info",
         "Log filter, such as info,miner=debug. Levels: off, error, warn, info, debug, trace.",
         "FILTER",
@@ -313,9 +314,25 @@ SETTINGS: Final = (
     ),
 )
 
-FROM_FILES: Final = ("auth_token", "tls_cert_sha256", "api_token")
-"""Settings whose value may be in a file that another setting names."""
 BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
+
+NOT_OF: Final[Mapping[CommandName, frozenset[str]]] = {
+    "serve": frozenset(name for name in BY_NAME if name.startswith(("nats_", "stratum_"))),
+    "hub": frozenset(
+        (
+            *("port", "bind", "api_token", "api_token_file", "job_expiry_s", "priority", "hub", "hub_file"),
+            *("engine", "kernel", "workers", "progress_chunk_ms", "schedule", "pause_when_busy"),
+            *("gpu_devices", "gpu_duty", "gpu_temp_limit"),
+            *("manip_solved_blocks", "manip_base_delay_ns", "manip_step_batch", "manip_throttle_cap"),
+        )
+    ),
+}
+"""Settings that a command does not use. Both may read the same config file."""
+
+
+def names_of(command: CommandName) -> list[str]:
+    """Return the names of the settings that a command uses, in the order of the table."""
+    return [name for name in BY_NAME if name not in NOT_OF[command]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +363,15 @@ class Settings(EngineOptions):
     exit_on_refusal: str
     priority: str
     api_token: str | None
+    hub: HubUrl | None
+    nats_port: int | None
+    nats_bind: str
+    stratum_port: int | None
+    stratum_bind: str
+    stratum_cert: Path | None
+    stratum_key: Path | None
+    stratum_share_time: int
+    stratum_difficulty: int
     history_days: int
     log: str
     log_format: str
@@ -378,8 +404,10 @@ def load(
     environ: Mapping[str, str],
     config: Path | None,
     warn: Callable[[str], None] = lambda _: None,
+    *,
+    command: CommandName = "serve",
 ) -> Settings:
-    """Return the settings from all sources.
+    """Return the settings of a command from all sources. Those that it does not use have their defaults.
 
     ``flags``: the texts on the command line, by setting name. ``warn`` is called with each line that the user should
     see although the settings can be used. Raises SettingError, one line that names the setting, its source and what is
@@ -389,8 +417,10 @@ def load(
     file = read_config(config, {setting.name: setting.secret for setting in SETTINGS}, warn) if config else {}
     values: dict[str, Any] = {}
     for setting in SETTINGS:
-        text, source = _lookup(setting, flags, environ, file, f"config file {config}")
-        values[setting.name] = None if text is None else _parse(setting, text, source)
+        text, source = setting.default, "default"
+        if setting.name not in NOT_OF[command]:
+            text, source = look_up(setting, flags, environ, file, f"config file {config}")
+        values[setting.name] = None if text is None else parse_value(setting, text, source)
     for name in FROM_FILES:
         path: Path | None = values.pop(f"{name}_file")
         if path is not None:
@@ -398,47 +428,8 @@ def load(
             if values[name] is not None:
                 raise SettingError(f"{flag} and {flag}-file are both set; set one of them")
             text = read_value(path, f"{flag}-file", secret=BY_NAME[name].secret, warn=warn)
-            values[name] = _parse(BY_NAME[name], text, f"file {path}")
-    _check_live(values)
+            values[name] = parse_value(BY_NAME[name], text, f"file {path}")
+    check(values, command)
     if values["state_dir"] is None:
         values["state_dir"] = user_state_dir(environ)
     return Settings(**values)
-
-
-def _lookup(
-    setting: Setting, flags: Mapping[str, str], environ: Mapping[str, str], file: Mapping[str, str], file_source: str
-) -> tuple[str | None, str]:
-    if setting.name in flags:
-        return flags[setting.name], "command line"
-    for variable in setting.environment:
-        text = environ.get(variable, "")
-        if setting.parse is not _path:
-            # In environment files, systemd keeps a comment after a value. Only a path could contain such a text itself.
-            text = re.sub(r"(\s+#|^#\s).*", "", text, flags=re.DOTALL)
-        if variable == "STATE_DIRECTORY":
-            # systemd separates the folders of StateDirectory= with colons.
-            text = text.partition(":")[0]
-        if text:
-            return text, f"environment variable {variable}"
-    if setting.name in file:
-        return file[setting.name], file_source
-    return setting.default, "default"
-
-
-def _parse(setting: Setting, text: str, source: str) -> Any:  # noqa: ANN401 - the table decides the type
-    try:
-        return setting.parse(text)
-    except ValueError as error:
-        shown = "the value" if setting.secret else repr(text[:80])
-        raise SettingError(f"{setting.flag}: {shown} ({source}) is not allowed; allowed: {error}") from None
-
-
-def _check_live(values: Mapping[str, Any]) -> None:
-    """Check that live sources have the settings they need. Raises SettingError if one is missing."""
-    needs = {"node_addr": ("auth_token", "tls_cert_sha256"), "pool": ("wallet",)}
-    for name, needed in needs.items():
-        for other in needed:
-            if values[name] is not None and values[other] is None:
-                flag = BY_NAME[other].flag
-                also = f" or {flag}-file" if other in FROM_FILES else ""
-                raise SettingError(f"{BY_NAME[name].flag} needs {flag}{also}")

@@ -26,7 +26,7 @@ HTTP_ONLY: Final = "no node or pool is set; jobs come over HTTP"
 
 def short(source: str) -> str:
     """Return where a source is, such as ``pool.example:3333`` of ``pool stratum+tcp://pool.example:3333``."""
-    return re.sub(r"^(?:node|pool) (?:[a-z+]+://)?", "", source).partition("?")[0]
+    return re.sub(r"^(?:hub|node|pool) (?:[a-z+]+://)?", "", source).partition("?")[0]
 
 
 def judges(source: str) -> bool:
@@ -66,7 +66,13 @@ def job(link: LinkStats) -> str:
 
 
 def totals(snapshot: Snapshot) -> Iterator[str]:
-    """Yield ``shares 12/0/0`` (accepted, rejected, stale) and ``blocks 35``, each if there may be any."""
+    """Yield ``shares 12/0/0`` (accepted, rejected, stale) and ``blocks 35``, each if there may be any.
+
+    For a hub, yield ``miners 5`` (over stratum) and ``rigs 2/3`` (online, known) first.
+    """
+    if (hub := snapshot.hub) is not None:
+        yield f"miners {hub.connections}"
+        yield f"rigs {sum(rig.online for rig in hub.rigs)}/{len(hub.rigs)}"
     tally, names = snapshot.tally, [link.name for link in snapshot.sources]
     if any(map(judges, names)) or tally.accepted or tally.rejected or tally.stale:
         yield f"shares {tally.accepted}/{tally.rejected}/{tally.stale}"
@@ -106,8 +112,12 @@ def pause(event: PauseChanged, snapshot: Snapshot) -> str:
 
 
 def summary(snapshot: Snapshot) -> str:
-    """Return what the miner has done since its start."""
+    """Return what the miner has done since its start; for a hub, what its miners have proven."""
     miner, seconds = snapshot.miner, snapshot.uptime_s
+    if (hub := snapshot.hub) is not None:
+        average = units.hash_rate(hub.work / seconds if seconds > 0 else 0.0)
+        line = f"accepted work of {hub.work} hashes in {units.duration(seconds)}, {average} on average"
+        return " | ".join((f"Stopped: {line}", *totals(snapshot)))
     hashes, solutions = (miner.hashes, sum(miner.solved_by_engine.values())) if miner else (0, 0)
     average = units.hash_rate(hashes / seconds if seconds > 0 else 0.0)
     line = f"{hashes} hashes, {solutions} solutions in {units.duration(seconds)}, {average} on average"

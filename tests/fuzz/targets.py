@@ -29,23 +29,24 @@ from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.backends.throttled import ThrottledEngine
 from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
-from quantus_miner.dev.validator import ShareValidator
 from quantus_miner.errors import MinerError, SettingError
 from quantus_miner.gpu import tuning
 from quantus_miner.gpu.device import Device
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.notify import Notifier
+from quantus_miner.hub import nats_server
+from quantus_miner.hub.roster import Roster
 from quantus_miner.jobs import Jobs
 from quantus_miner.mining.miner import Miner
 from quantus_miner.mining.stats import GpuStats, LinkStats, MinerStats, WorkerStats
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Order, Pow, Progress, Solution, Status
 from quantus_miner.monitor import Snapshot
 from quantus_miner.pow.block import SealedBlock
-from quantus_miner.pow.order import last_position
+from quantus_miner.pow.order import last_position, positions_from
 from quantus_miner.settings import SETTINGS, load
 from quantus_miner.store import database, history
 from quantus_miner.store.database import DamagedError, Database, NewerError
-from quantus_miner.store.rows import Find, StoredJob
+from quantus_miner.store.rows import Find, StoredJob, StoredSolution
 from quantus_miner.store.writer import Store
 from quantus_miner.web import line_server
 from quantus_miner.web.connection import BoundedProtocol
@@ -59,6 +60,7 @@ from quantus_miner.wire import (
     cgminer,
     claymore,
     core,
+    fleet,
     frames,
     hosts,
     json_rpc,
@@ -72,6 +74,7 @@ from quantus_miner.wire import (
     xmrig,
 )
 from quantus_miner.wire.stratum_pool import LoginAsked, ShareCame, StratumPool
+from quantus_miner.wire.validator import ShareValidator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -406,7 +409,7 @@ def stratum_from_miner(data: bytes) -> None:
 
 def _stratum_pool(pieces: Sequence[bytes]) -> object:
     pool = StratumPool("session", 0.0)
-    validator = ShareValidator(EXTRANONCE)
+    validator, job = ShareValidator(), LiveJob("1", HEADER, 1, EXTRANONCE)
     heard: list[object] = []
     sent = b""
     for piece in pieces:
@@ -420,7 +423,8 @@ def _stratum_pool(pieces: Sequence[bytes]) -> object:
                 case LoginAsked(login, agent):
                     assert login.isprintable()
                     assert agent.isprintable()
-                    pool.take_login(validator.give("1", HEADER, 1, clean=True))
+                    validator.give(job, clean=True)
+                    pool.take_login(job)
                 case ShareCame():
                     share = validator.validate(event)
                     pool.send_verdict(event.request, share if isinstance(share, str) else None)
@@ -560,6 +564,59 @@ def pool_urls(data: bytes) -> None:
     assert pool_url.parse_pool_url(f"{url}{query}") == url
 
 
+def hub_url(data: bytes) -> None:
+    try:
+        url = fleet.parse_hub_url(_text(data))
+    except ValueError as error:
+        assert str(error) == fleet.URL_FORM
+        return
+    assert 1 <= url.port <= 65535
+    assert fleet.parse_hub_url(url.secret) == url
+    assert url.seed not in str(url)
+    assert str(url).isprintable()
+
+
+def fleet_message(data: bytes) -> None:
+    """A message between a hub and a rig, as each kind. A job is one that can be searched."""
+    for kind in (
+        fleet.JobMessage,
+        fleet.Welcome,
+        fleet.SlotMessage,
+        fleet.SolutionMessage,
+        fleet.SolutionReply,
+        fleet.StatusMessage,
+    ):
+        try:
+            message = fleet.decode(data, kind)
+            assert fleet.decode(fleet.encode(message), kind) == message
+            job = (
+                message
+                if isinstance(message, fleet.JobMessage)
+                else message.job
+                if isinstance(message, fleet.Welcome)
+                else None
+            )
+            if job is not None and (live := fleet.live_job(job, b"abc")) is not None:
+                assert 1 <= live.difficulty <= MAX
+                assert 0 <= live.target <= MAX
+                assert len(live.header) == 32
+                assert positions_from(Order.WALK, live.prefix, 5)
+        except core.RemoteProtocolError as error:
+            assert str(error).isprintable()
+
+
+def rigs_file(data: bytes) -> None:
+    folder = _tree(("hub/rigs.json",), data, whole=True)
+    try:
+        rigs = Roster(folder).load()
+    except MinerError as error:
+        _check_line(error)
+        return
+    text = nats_server.config(folder, folder / "hub.pem", "127.0.0.1", 1, "U", rigs)
+    assert text.count("nkey:") == len(rigs) + 1
+    assert all(line.isprintable() for line in text.splitlines())
+
+
 def wallets(data: bytes) -> None:
     text = _text(data)
     warning = address.address_warning(text)
@@ -587,8 +644,11 @@ def store_file(data: bytes) -> None:
             find = Find(2**60, "http", "new", Pow.SHA3, HEADER, Solution(5, 5))
             job = Job("new", Pow.POSEIDON2, HEADER, 5, (NonceRange(0, MAX),))
             new = StoredJob(job, Progress(job.ranges), Status.RUNNING)
-            opened.write([new], [stored.job.id for stored in jobs], [find], [("http", 5, "accepted")])
-            assert opened.load() == [new]
+            outbox, solution = opened.load_outbox(), StoredSolution(HEADER, Solution(5, 5))
+            settled = [kept.key for kept in outbox if len(kept.header) == 32]
+            opened.write([new], [stored.job.id for stored in jobs], [find], [("http", 5, "accepted")], settled=settled)
+            opened.write([], [], [], [], solutions=[solution])
+            assert (opened.load(), opened.load_outbox()) == ([new], [solution])
     except (DamagedError, NewerError) as error:
         assert str(error)
     try:
@@ -762,6 +822,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         *(stratum_line, stratum_from_pool, stratum_from_miner),
         *(cpu_list, cgroup_files, cpuinfo_file, sysfs_files, service_files, notify_environment),
         *(settings_environment, settings_file, secret_files, pool_urls, wallets),
+        *(hub_url, fleet_message, rigs_file),
         *(store_file, kernels_file, tuning_file, solved_blocks_file, block_file, rpc_reply),
         *(miner_reply, node_files, miner_url),
     )

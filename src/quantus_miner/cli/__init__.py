@@ -22,6 +22,7 @@ from quantus_miner.cli.dev_pool import dev_pool
 from quantus_miner.cli.devices import devices
 from quantus_miner.cli.doctor import doctor
 from quantus_miner.cli.history import history
+from quantus_miner.cli.hub import hub
 from quantus_miner.cli.serve import serve
 from quantus_miner.cli.service import service
 from quantus_miner.cli.top import top
@@ -65,7 +66,7 @@ def cli() -> None:
 
 
 COMMANDS = (
-    serve, top, pause, resume, bench, verify, devices, doctor, service, history, completion, dev_node, dev_pool,
+    serve, hub, top, pause, resume, bench, verify, devices, doctor, service, history, completion, dev_node, dev_pool,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

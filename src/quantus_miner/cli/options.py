@@ -13,10 +13,12 @@ import click
 from quantus_miner import logs
 from quantus_miner.cli.completion import complete_path
 from quantus_miner.model import Pow
-from quantus_miner.settings import BY_NAME, SETTINGS, Settings, load
+from quantus_miner.settings import BY_NAME, SETTINGS, Settings, load, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from quantus_miner.setting import CommandName
 
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -32,8 +34,8 @@ pow_option: Final = click.option(
 
 
 def settings_options(command: Command) -> Command:
-    """Add every row of the settings table as an option, and --config."""
-    return setting_options(*BY_NAME)(command)
+    """Add the settings of ``serve`` as options, and --config."""
+    return setting_options(*names_of("serve"))(command)
 
 
 def setting_options(*names: str) -> Callable[[Command], Command]:
@@ -63,22 +65,26 @@ def _on_or_off(_context: click.Context, _option: click.Parameter, given: bool | 
     return None if given is None else "on" if given else "off"
 
 
-def load_settings(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings from flags, environment and config file, and set up the log with them."""
-    settings, warnings = _read_settings(given, environ)
+def load_settings(
+    given: Mapping[str, Any], environ: Mapping[str, str] = os.environ, *, command: CommandName = "serve"
+) -> Settings:
+    """Return the settings of a command from flags, environment and config file, and set up the log with them."""
+    settings, warnings = _read_settings(given, environ, command)
     logs.configure(settings.log, settings.log_format)
     _warn(warnings)
     return settings
 
 
-def reload_settings(given: Mapping[str, Any]) -> Settings:
+def reload_settings(given: Mapping[str, Any], *, command: CommandName = "serve") -> Settings:
     """Return the settings after reading their files again. Flags and environment stay the same."""
-    settings, warnings = _read_settings(given, os.environ)
+    settings, warnings = _read_settings(given, os.environ, command)
     _warn(warnings)
     return settings
 
 
-def _read_settings(given: Mapping[str, Any], environ: Mapping[str, str]) -> tuple[Settings, list[str]]:
+def _read_settings(
+    given: Mapping[str, Any], environ: Mapping[str, str], command: CommandName
+) -> tuple[Settings, list[str]]:
     config = given.get("config")
     flags = {
         name: ",".join(text) if isinstance(text, tuple) else text
@@ -86,7 +92,7 @@ def _read_settings(given: Mapping[str, Any], environ: Mapping[str, str]) -> tupl
         if name != "config" and text is not None and text != ()
     }
     warnings: list[str] = []
-    return load(flags, environ, Path(config) if config else None, warnings.append), warnings
+    return load(flags, environ, Path(config) if config else None, warnings.append, command=command), warnings
 
 
 def _warn(warnings: list[str]) -> None:

@@ -27,7 +27,7 @@ LEFT_OUT: Final = re.compile(r" miner\.(?:http|live): (?:Job|new job|Solution|so
 """Matches lines about jobs and shares: the node or pool prints the same."""
 NOT_INHERITED: Final = (
     *("MINER_API_TOKEN", "MINER_AUTH_TOKEN", "MINER_TLS_CERT_SHA256"),
-    *("MINER_NODE_ADDR", "MINER_POOL", "MINER_WALLET"),
+    *("MINER_NODE_ADDR", "MINER_POOL", "MINER_WALLET", "MINER_HUB"),
 )
 """Prefixes of environment variables that our own miner must not see: other sources of work, and secrets."""
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
-from quantus_miner.dev.certificate import self_signed
 from quantus_miner.errors import MinerError
+from quantus_miner.host.certificate import self_signed
 from quantus_miner.wire.messages import parse_token
 
 if TYPE_CHECKING:

@@ -13,28 +13,28 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import units
-from quantus_miner.dev.certificate import self_signed
 from quantus_miner.dev.miner_process import ignore_stop_signals, on_stop_signal, start_miner, stop_miner
 from quantus_miner.dev.misbehaviour import PoolMisbehaviour
-from quantus_miner.dev.validator import Share, ShareValidator, Vardiff
 from quantus_miner.errors import MinerError
-from quantus_miner.model import Pow, achieved_difficulty
+from quantus_miner.host.certificate import self_signed
+from quantus_miner.hub.stratum_server import StratumServer, StratumSession
+from quantus_miner.model import LiveJob, Pow, achieved_difficulty
+from quantus_miner.web.server import listen
 from quantus_miner.wire import stratum
-from quantus_miner.wire.core import Broken
-from quantus_miner.wire.stratum_pool import LoginAsked, ShareCame, StratumPool, StratumPoolState
+from quantus_miner.wire.validator import ShareValidator
+from quantus_miner.wire.vardiff import Vardiff
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
 
     from quantus_miner.dev.chain import Chain
-    from quantus_miner.model import LiveJob
+    from quantus_miner.wire.stratum_pool import ShareCame
+    from quantus_miner.wire.validator import Share
 
 DEV_WALLET: Final = "qzpFUhjXpZnRCbNr9LW5sAkWmTus52Ffcf31MBpig82u1JArX"
 """The public key of Substrate's development account Alice as a Quantus address."""
 MAX_SESSIONS: Final = 100
-MAX_UNSENT: Final = 1_000_000
-"""Unread bytes after which a miner is disconnected."""
 MISBEHAVE_SHARES: Final = 3
 """Shares between two drops."""
 
@@ -63,7 +63,8 @@ class DevPool:
         self.share_time = share_time
         self.misbehaviour = misbehaviour
         self.report = report
-        self.sessions: set[Session] = set()
+        self.miners: set[Session] = set()
+        """Those that are connected."""
         self.accepted = 0
         self.rejected: Counter[str] = Counter()
         self.work = 0
@@ -74,7 +75,8 @@ class DevPool:
         self.logins = 0
         self._certificate = self_signed() if tls else None
         self._extranonce = secrets.randbits(32)
-        self._server: asyncio.Server | None = None
+        self._server = StratumServer(lambda: Session(self, self._server), max_sessions=MAX_SESSIONS)
+        self._port: int | None = None
         self._refresher: asyncio.TimerHandle | None = None
         self._block_began = self.began
 
@@ -82,40 +84,32 @@ class DevPool:
         """Listen on 127.0.0.1. Port 0 picks a free one. Raises MinerError if that fails."""
         loop = asyncio.get_running_loop()
         context = None if self._certificate is None else self._certificate.server_context()
-        try:
-            self._server = await loop.create_server(lambda: Session(self), "127.0.0.1", port, ssl=context)
-        except OSError as error:
-            raise MinerError(f"cannot listen on port {port}: {error.strerror}") from None
+        sock = listen("127.0.0.1", port, "--listen")
+        self._port = sock.getsockname()[1]
+        self._server.start(sock, context)
         self._refresher = loop.call_later(self.chain.block_time, self._on_refresh)
 
     @property
     def url(self) -> str:
         """Return the value for a miner's ``--pool``."""
-        if self._server is None:
+        if self._port is None:
             raise RuntimeError("the pool is not started")
-        port = self._server.sockets[0].getsockname()[1]
         if self._certificate is None:
-            return f"stratum+tcp://127.0.0.1:{port}"
+            return f"stratum+tcp://127.0.0.1:{self._port}"
         pin = self._certificate.fingerprint
         if self.misbehaviour is PoolMisbehaviour.WRONG_PIN:
             pin = bytes(byte ^ 0xFF for byte in pin)
-        return f"stratum+ssl://127.0.0.1:{port}?pin={pin.hex()}"
+        return f"stratum+ssl://127.0.0.1:{self._port}?pin={pin.hex()}"
 
     async def close(self) -> None:
         """Drop all miners and stop listening."""
         if self._refresher is not None:
             self._refresher.cancel()
-        if self._server is not None:
-            self._server.close()
-            self.drop()
-            while self.sessions:
-                self.changed.clear()
-                await self.changed.wait()
-            await self._server.wait_closed()
+        await self._server.close()
 
     def drop(self) -> None:
         """Drop all miners."""
-        for session in self.sessions:
+        for session in self.miners:
             session.transport.abort()
 
     def refresh(self, *, clean: bool = False) -> None:
@@ -170,69 +164,54 @@ class DevPool:
     def _renew(self, *, clean: bool) -> None:
         self.header = self.chain.proposal.mining_hash()
         self.sequence += 1
-        for session in self.sessions:
+        for session in self.miners:
             session.give_job(clean=clean)
 
     def _on_refresh(self) -> None:
         if self.misbehaviour is PoolMisbehaviour.QUIET:
-            for session in self.sessions:
+            for session in self.miners:
                 session.give_job(clean=False)
         else:
             self.refresh()
         self._refresher = asyncio.get_running_loop().call_later(self.chain.block_time, self._on_refresh)
 
 
-class Session(asyncio.Protocol):
+class Session(StratumSession):
     """One miner's connection."""
 
-    transport: asyncio.Transport
-
-    def __init__(self, pool: DevPool) -> None:
+    def __init__(self, pool: DevPool, server: StratumServer) -> None:
+        super().__init__(server)
         self._pool = pool
-        self._loop = asyncio.get_running_loop()
-        self._core = StratumPool(secrets.token_hex(8), self._loop.time())
-        self._validator = ShareValidator(pool.next_extranonce())
-        self._vardiff = Vardiff(pool.share_difficulty, pool.share_time, self._loop.time())
+        self._extranonce = pool.next_extranonce()
+        self._validator = ShareValidator()
+        self._vardiff = Vardiff(pool.share_difficulty, pool.share_time, self.began)
         self._shares = 0
-        self._timer = self._loop.call_at(self._core.deadline, self._on_time)
         self.worker = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio.Protocol."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server makes
-        self.transport = transport
-        if len(self._pool.sessions) >= MAX_SESSIONS:
-            transport.abort()
-            return
-        self._pool.sessions.add(self)
+        """Count the miner."""
+        super().connection_made(transport)
+        self._pool.miners.add(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """See asyncio.Protocol."""
-        self._timer.cancel()
-        self._pool.sessions.discard(self)
+    def on_lost(self) -> None:
+        """Report that the miner has gone."""
+        self._pool.miners.discard(self)
         if self.worker:
             self._pool.report(f"miner {self.worker} has gone")
         self._pool.changed.set()
 
+    def on_broken(self, reason: str) -> None:
+        """Report why the miner is dropped."""
+        self._pool.report(f"miner {self.worker} is dropped: {reason}")
+
     def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
-        if self._pool.misbehaviour is PoolMisbehaviour.STALL or self.transport.is_closing():
-            return
-        for event in self._core.receive(data, self._loop.time()):
-            match event:
-                case Broken(reason):
-                    self._break(reason)
-                case _ if self._core.is_over:
-                    pass  # no answer can be sent any more
-                case LoginAsked(login):
-                    self._on_login(login)
-                case ShareCame():
-                    self._on_share(event)
-        self._flush()
+        """Handle what the miner sends."""
+        if self._pool.misbehaviour is not PoolMisbehaviour.STALL:
+            super().data_received(data)
 
     def give_job(self, *, clean: bool) -> None:
         """Send the pool's current work at this miner's difficulty. No-op if the miner is not logged in."""
-        if self._core.state is not StratumPoolState.OPEN:
+        if not self.is_open:
             return
         self._retarget()
         job = self._next_job(clean=clean)
@@ -240,35 +219,36 @@ class Session(asyncio.Protocol):
             body = stratum.job_body(job) | {"difficulty": 2 * job.difficulty + 2}
             self.transport.write(stratum.encode({"method": "job", "params": {"clean_jobs": clean, "job": body}}))
         else:
-            self._core.send_job(job, clean=clean)
-            self._flush()
+            self.core.send_job(job, clean=clean)
+            self.flush()
 
     def _retarget(self) -> bool:
         """Adjust this miner's difficulty. Return True if it changed."""
-        return self._pool.misbehaviour is not PoolMisbehaviour.QUIET and self._vardiff.adjust(self._loop.time())
+        return self._pool.misbehaviour is not PoolMisbehaviour.QUIET and self._vardiff.adjust(self.loop.time())
 
     def _next_job(self, *, clean: bool) -> LiveJob:
         # A share need not be harder than a block.
         difficulty = min(self._vardiff.difficulty, self._pool.chain.difficulty)
-        return self._validator.give(f"{self._pool.sequence}-{difficulty}", self._pool.header, difficulty, clean=clean)
+        job = LiveJob(f"{self._pool.sequence}-{difficulty}", self._pool.header, difficulty, self._extranonce)
+        self._validator.give(job, clean=clean)
+        return job
 
-    def _on_login(self, login: str) -> None:
+    def on_login(self, login: str, agent: str) -> None:  # noqa: ARG002 - any agent is welcome
+        """Accept the login and send the first job, or misbehave."""
         misbehaviour = self._pool.misbehaviour
         self._pool.logins += 1
         busy = misbehaviour is PoolMisbehaviour.BUSY and self._pool.logins == 1
         if misbehaviour is PoolMisbehaviour.REFUSE_LOGIN or busy or not login:
-            self._core.refuse_login("server busy" if busy else "Invalid login")
-            self._flush()
-            self.transport.close()
+            self.refuse_login("server busy" if busy else "Invalid login")
             return
         self.worker = stratum.legible(login.rpartition(".")[2])
         self._pool.report(f"miner {self.worker} is here")
         if misbehaviour is PoolMisbehaviour.SLOW_JOB:
-            self._core.take_login(None)
-            self._loop.call_later(self._pool.share_time, lambda: self.give_job(clean=True))
+            self.core.take_login(None)
+            self.loop.call_later(self._pool.share_time, lambda: self.give_job(clean=True))
         else:
-            self._core.take_login(self._next_job(clean=True))
-        self._flush()
+            self.core.take_login(self._next_job(clean=True))
+        self.flush()
         if misbehaviour is PoolMisbehaviour.GARBAGE:
             self.transport.write(b"\x00garbage\n")
         elif misbehaviour is PoolMisbehaviour.FLOOD:
@@ -276,7 +256,8 @@ class Session(asyncio.Protocol):
         elif misbehaviour is PoolMisbehaviour.ONE_JOB:
             self.transport.close()
 
-    def _on_share(self, came: ShareCame) -> None:
+    def on_share(self, came: ShareCame) -> None:
+        """Judge a share, or misbehave."""
         self._shares += 1
         misbehaviour = self._pool.misbehaviour
         if misbehaviour is PoolMisbehaviour.DROP and self._shares % MISBEHAVE_SHARES == 0:
@@ -289,33 +270,16 @@ class Session(asyncio.Protocol):
             share = "Unauthenticated"
         refusal = share if isinstance(share, str) else None
         if misbehaviour is not PoolMisbehaviour.NO_REPLY:
-            self._core.send_verdict(came.request, refusal)
+            self.core.send_verdict(came.request, refusal)
         if isinstance(share, str):
             self._pool.refuse(self.worker, share)
             return
         # The verdict goes out before any new job that the share brings about.
-        self._flush()
+        self.flush()
         self._vardiff.count()
         self._pool.take(self.worker, share)
         if self._retarget():
             self.give_job(clean=False)
-
-    def _on_time(self) -> None:
-        for event in self._core.tick(self._loop.time()):
-            if isinstance(event, Broken):
-                self._break(event.reason)
-        if not self._core.is_over:
-            self._timer = self._loop.call_at(self._core.deadline, self._on_time)
-
-    def _break(self, reason: str) -> None:
-        self._pool.report(f"miner {self.worker} is dropped: {reason}")
-        self.transport.abort()
-
-    def _flush(self) -> None:
-        if data := b"".join(self._core.data_to_send()):
-            self.transport.write(data)
-        if self.transport.get_write_buffer_size() > MAX_UNSENT:
-            self._break("it does not read")
 
 
 def run(

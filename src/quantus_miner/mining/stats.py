@@ -194,3 +194,61 @@ class LinkStats:
     def accepted_age_s(self) -> float | None:
         """Seconds between its last accepted share and this copy. None before the first."""
         return None if self.accepted_at is None else self.now - self.accepted_at
+
+
+@dataclass(frozen=True, slots=True)
+class HubWorkerStats:
+    """The miners of a hub that log in under one worker name.
+
+    ``difficulty``: the last one that was given to one of them. ``work``: the sum of the difficulties of their accepted
+    shares. ``accepted_age_s``: seconds since the last of these.
+    """
+
+    name: str
+    connections: int
+    difficulty: int
+    accepted: int
+    stale: int
+    rejected: int
+    blocks: int
+    work: int
+    accepted_age_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RigStats:
+    """A rig of a hub. ``hash_rate``: as it reports, nonces a second; None while it is offline.
+
+    ``aside``: it has sent invalid solutions and is ignored for now. ``temperature``: degrees Celsius. ``power``: watts.
+    ``kept``: its solutions that the hub has taken.
+    """
+
+    name: str
+    online: bool
+    aside: bool
+    contact_age_s: float
+    version: str
+    hash_rate: float | None
+    temperature: float | None
+    power: float | None
+    kept: int
+    stale: int
+    invalid: int
+
+
+@dataclass(frozen=True, slots=True)
+class HubStats:
+    """A hub and its miners. ``refusals``: refused shares by reason. ``solutions_waiting``: found and not sent yet.
+
+    ``solutions_expired``: those that were given up. ``work``: as of a worker, of all of them and of
+    the rigs.
+    """
+
+    connections: int
+    banned_addresses: int
+    solutions_waiting: int
+    solutions_expired: int
+    work: int
+    refusals: Mapping[str, int]
+    workers: tuple[HubWorkerStats, ...]
+    rigs: tuple[RigStats, ...] = ()

@@ -10,7 +10,7 @@ from quantus_miner import wording
 from quantus_miner.events import PauseChanged, ShareJudged, SolutionSent, SourceChanged
 from quantus_miner.host.terminal import Keys
 from quantus_miner.mining.pauses import USER
-from quantus_miner.parts.part import Part
+from quantus_miner.parts.part import MinerPart
 from quantus_miner.sources.source_log import SourceLog, job_fields
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from quantus_miner.events import Event
     from quantus_miner.monitor import Monitor, Snapshot
-    from quantus_miner.parts.part import Components
+    from quantus_miner.parts.part import MinerComponents
     from quantus_miner.settings import Settings
 
 log = logging.getLogger("miner")
@@ -139,12 +139,12 @@ class Narrator:
                 log.info("%s", line)
 
 
-class Console(Part):
+class Console(MinerPart):
     """Says what happens while the service mines, and answers the keys of a terminal."""
 
     name = "The console"
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: MinerComponents) -> None:
         super().__init__(components)
         narrator = Narrator(components.monitor)
         components.monitor.subscribe("console", on_snapshot=narrator.on_snapshot, on_event=narrator.on_event)

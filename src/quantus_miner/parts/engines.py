@@ -13,7 +13,7 @@ from quantus_miner.backends.registry import create_engines, update_engines
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.deadline import in_thread
 from quantus_miner.model import Pow
-from quantus_miner.parts.part import Part
+from quantus_miner.parts.part import MinerPart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +28,7 @@ CLOSE_S: Final = 0.3
 """Seconds that workers may take to end their slices."""
 
 
-class Engines(Part):
+class Engines(MinerPart):
     """The engines and the miner's workers, which belong to them."""
 
     name = "The miner"

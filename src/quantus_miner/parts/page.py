@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import logs
 from quantus_miner.parts.findings import examine
-from quantus_miner.parts.part import Part
+from quantus_miner.parts.part import MinerPart
 from quantus_miner.unit import Host
 from quantus_miner.web.doctor import Doctor
 from quantus_miner.web.events import MAX_STREAMS, Streams, encode_event, message_of
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from quantus_miner.events import Event
     from quantus_miner.monitor import Snapshot
-    from quantus_miner.parts.part import Components
+    from quantus_miner.parts.part import MinerComponents
     from quantus_miner.settings import Settings
     from quantus_miner.wire.events import EventMessage, FindingMessage
 
@@ -38,7 +38,7 @@ RECENT: Final = 50
 """Events that a client gets when it connects. Solutions and shares are not among them."""
 
 
-class WebPage(Part):
+class WebPage(MinerPart):
     """Serves the page while ``page`` is on, and keeps the history that it shows."""
 
     name = "The page"
@@ -46,7 +46,7 @@ class WebPage(Part):
     _settings: Settings
     """Those of ``start``, before which the page is off."""
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: MinerComponents) -> None:
         super().__init__(components)
         self._streams = Streams(self._first)
         self._history = History(components.store.keep_point, self._streams.publish)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from quantus_miner.backends.base import Engine
     from quantus_miner.host.notify import Notifier
+    from quantus_miner.hub.door import Door
+    from quantus_miner.hub.rigs import Rigs
+    from quantus_miner.hub.work import Hub
     from quantus_miner.jobs import Jobs
     from quantus_miner.mining.miner import Miner
     from quantus_miner.monitor import Monitor
@@ -25,24 +28,39 @@ if TYPE_CHECKING:
 class Components:
     """The objects that the parts share. The service makes them before it starts any part."""
 
+    store: Store
+    live: LiveSource
+    notifier: Notifier
+    monitor: Monitor
+    connections: dict[str, int] = field(default_factory=dict, kw_only=True)
+    """How many connections each port can hold, by the name of its setting. Empty until the first port starts."""
+
+
+@dataclass(slots=True)
+class MinerComponents(Components):
+    """Those of a miner."""
+
     engines: list[Engine]
     on_job_solved: list[Callable[[], None]]
     """Called, from any thread, for every job that the miner solves."""
     miner: Miner
-    store: Store
-    live: LiveSource
     jobs: Jobs
     api: JobApi
     routes: Routes
     """The calls of the job API's port."""
     access: Access
     """Who may make them."""
-    notifier: Notifier
-    monitor: Monitor
     rig_routes: Routes
     """The calls of --rig-port."""
-    connections: dict[str, int] = field(default_factory=dict)
-    """How many connections each port can hold, by the name of its setting. Empty until the first port starts."""
+
+
+@dataclass(slots=True)
+class HubComponents(Components):
+    """Those of a hub."""
+
+    hub: Hub
+    door: Door
+    rigs: Rigs
 
 
 class Part:
@@ -82,3 +100,21 @@ class Part:
 
     async def stop(self) -> None:
         """Stop, also after a failure in ``start`` or ``run``. May take up to the supervisor's STOP_S seconds."""
+
+
+class MinerPart(Part):
+    """A part that only a miner has."""
+
+    components: MinerComponents
+
+    def __init__(self, components: MinerComponents) -> None:
+        super().__init__(components)
+
+
+class HubPart(Part):
+    """A part that only a hub has."""
+
+    components: HubComponents
+
+    def __init__(self, components: HubComponents) -> None:
+        super().__init__(components)

@@ -11,7 +11,7 @@ from quantus_miner.host import cpus
 from quantus_miner.host.load import others_cpu_time
 from quantus_miner.mining.pauses import BUSY, SCHEDULE
 from quantus_miner.mining.rates import RateMeter
-from quantus_miner.parts.part import Part
+from quantus_miner.parts.part import MinerPart
 
 if TYPE_CHECKING:
     from quantus_miner.settings import Settings
@@ -26,7 +26,7 @@ PER_SECOND: Final = 1000
 """Units of a meter in a second of CPU time."""
 
 
-class AutomaticPauses(Part):
+class AutomaticPauses(MinerPart):
     """Pauses and resumes mining by the clock and by the load that others cause."""
 
     name = "The schedule"

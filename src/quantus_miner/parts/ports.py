@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.parts.live import count_links
-from quantus_miner.parts.part import Part
+from quantus_miner.parts.part import HubComponents, Part
 from quantus_miner.web import server
 from quantus_miner.web.line_server import MAX_CLIENTS
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 GRACE_S: Final = 0.3
 """Seconds that requests under way may take when the service ends."""
-PORTS: Final = {
+MINER_PORTS: Final = {
     "port": server.MAX_CONNECTIONS,
     "metrics_port": server.MAX_SCRAPERS,
     "rig_port": server.MAX_SCRAPERS,
     "rig_claymore_port": MAX_CLIENTS,
     "rig_cgminer_port": MAX_CLIENTS,
 }
+HUB_PORTS: Final = {"stratum_port": server.MAX_SESSIONS, "metrics_port": server.MAX_SCRAPERS}
 """Connections that each port holds at once if there are enough file descriptors, by the name of its setting."""
 
 
@@ -36,7 +37,8 @@ class Port(Part):
         """
         shares = self.components.connections
         if not shares:
-            ports = {port: most for port, most in PORTS.items() if getattr(settings, port) is not None}
+            table = HUB_PORTS if isinstance(self.components, HubComponents) else MINER_PORTS
+            ports = {port: most for port, most in table.items() if getattr(settings, port) is not None}
             shares.update(server.share_connections(count_links(settings), ports))
         return shares[name]
 

@@ -1,89 +1,109 @@
-"""The parts that serve rig managers on ports of their own. Each does nothing if its port is not set."""
+"""The hub's rigs: the NATS server, and what is said on it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Final
 
-from quantus_miner.parts.part import Part
-from quantus_miner.parts.ports import HttpPort, Port
-from quantus_miner.web import server
-from quantus_miner.web.line_server import LineServer
-from quantus_miner.web.status import status_of
-from quantus_miner.wire import cgminer, claymore
+from quantus_miner.errors import MinerError
+from quantus_miner.hub.nats_server import NatsServer
+from quantus_miner.hub.roster import Roster, new_key
+from quantus_miner.parts.part import HubPart
+from quantus_miner.sources import nats
+from quantus_miner.wire import fleet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from quantus_miner.parts.part import Components
+    from quantus_miner.parts.part import HubComponents
     from quantus_miner.settings import Settings
-    from quantus_miner.wire.status import Status
 
 log = logging.getLogger("miner")
 
-
-class RigServer(HttpPort):
-    """The calls of rig managers over HTTP, without the job API."""
-
-    name = "The rig API"
-
-    async def start(self, settings: Settings) -> None:
-        """Accept requests. Raises MinerError if the port is taken."""
-        if settings.rig_port is None:
-            return
-        most = self.connections("rig_port", settings)
-        sock = server.listen(settings.rig_bind, settings.rig_port, "--rig-port")
-        log.info("Starting rig API on %s", server.endpoint(sock))
-        await self.serve(server.Server(self.components.rig_routes, sock, most), settings.rig_bind, settings)
+ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - any address, and where the hub connects to it itself
 
 
-class _LinePort(Port):
-    """A protocol of one request a connection. ``port``: name of the setting. ``title``: of the protocol."""
+class RigServer(HubPart):
+    """Serves rigs. Does nothing if no port is set."""
 
-    port: ClassVar[str]
-    title: ClassVar[str]
-    answer: ClassVar[Callable[[bytes, Status], bytes]]
+    name = "The rig server"
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: HubComponents) -> None:
         super().__init__(components)
-        self._server: LineServer | None = None
+        self._server: NatsServer | None = None
+        self._roster: Roster | None = None
+        self._seed = ""
+        self._host = ""
+        self._stamp = 0
 
     async def start(self, settings: Settings) -> None:
-        """Listen. Raises MinerError if the port is taken."""
-        port: int | None = getattr(settings, self.port)
-        if port is None:
+        """Start the NATS server. Raises MinerError if it does not start."""
+        if settings.nats_port is None:
             return
-        most = self.connections(self.port, settings)
-        sock = server.listen(settings.rig_bind, port, f"--{self.port.replace('_', '-')}")
-        self._server = LineServer(sock, most, self._reply)
-        log.info("Starting %s API on %s", self.title, server.endpoint(sock))
+        self._roster = roster = Roster(settings.state_dir)
+        self._seed, key = new_key()
+        self._host = ANY.get(settings.nats_bind, settings.nats_bind)
+        certificate = roster.certificate()
+        self._stamp, rigs = roster.stamp(), roster.load()
+        self._server = NatsServer(roster.folder, certificate, settings.nats_bind, settings.nats_port, key)
+        await self._server.start(rigs)
+        self.components.rigs.invite(rigs)
+        text = "Rigs can connect to port %d of %s; %d are invited"
+        log.info(text, self._server.port, settings.nats_bind, len(rigs))
 
     async def run(self) -> None:
-        """Serve until stopped, or do nothing without a port."""
-        await (Part.run(self) if self._server is None else self._server.run())
+        """Serve rigs until the server ends. It is started again then."""
+        if self._server is None or self._roster is None:
+            await super().run()
+            return
+        closed = asyncio.Event()
+
+        async def on_end() -> None:
+            closed.set()
+
+        certificate = self._roster.certificate().read_text(encoding="ascii").partition("-----BEGIN PRIVATE")[0]
+        client = await nats.connect(
+            (self._host, self._server.port),
+            nats.trusting(certificate),
+            seed=self._seed,
+            inbox=f"{fleet.INBOX}.-hub-",
+            on_error=_on_error,
+            on_end=on_end,
+        )
+        tasks = [
+            asyncio.create_task(self.components.rigs.serve(client), name="rigs"),
+            asyncio.create_task(closed.wait()),
+            asyncio.create_task(self._server.wait()),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].done():
+                tasks[0].result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await client.close()
+
+    def tick(self) -> None:
+        """Apply invitations and revocations, which another process has written."""
+        if self._server is None or self._roster is None or self._roster.stamp() == self._stamp:
+            return
+        self._stamp = self._roster.stamp()
+        try:
+            rigs = self._roster.load()
+            self._server.reload(rigs)
+        except MinerError as error:
+            log.error("The rigs stay as they are: %s", error)  # noqa: TRY400 - of the user
+            return
+        self.components.rigs.invite(rigs)
+        log.info("%d rigs are invited", len(rigs))
 
     async def stop(self) -> None:
-        """Stop accepting connections and close those that are open."""
+        """End the NATS server."""
         if self._server is not None:
-            self._server.close()
-
-    def _reply(self, request: bytes) -> bytes:
-        return type(self).answer(request, status_of(self.components.monitor.look()))
+            await self._server.stop()
+            self._server = None
 
 
-class ClaymorePort(_LinePort):
-    """Claymore's monitoring protocol."""
-
-    name = "The Claymore API"
-    port = "rig_claymore_port"
-    title = "Claymore"
-    answer = claymore.answer
-
-
-class CgminerPort(_LinePort):
-    """cgminer's API, for reading."""
-
-    name = "The cgminer API"
-    port = "rig_cgminer_port"
-    title = "cgminer"
-    answer = cgminer.answer
+async def _on_error(error: Exception) -> None:
+    log.debug("NATS: %s", error)

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from quantus_miner.parts.live import PRIORITIES
-from quantus_miner.parts.part import Part
+from quantus_miner.parts.part import MinerPart
 from quantus_miner.parts.ports import HttpPort
 from quantus_miner.web import control, metrics, server
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner")
 
 
-class JobList(Part):
+class JobList(MinerPart):
     """The jobs that come over HTTP."""
 
     name = "The job list"
@@ -47,7 +47,7 @@ class JobList(Part):
         self.components.jobs.prioritize(PRIORITIES[settings.priority][1])
 
 
-class JobServer(HttpPort):
+class JobServer(HttpPort, MinerPart):
     """The job API."""
 
     name = "The job API"

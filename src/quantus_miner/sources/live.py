@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from quantus_miner.errors import LinkLostError, LinkRefusedError
-from quantus_miner.events import ShareJudged, SolutionSent, SourceChanged
+from quantus_miner.events import ShareJudged, SolutionSent, SolutionUnsent, SourceChanged
 from quantus_miner.mining.stats import LinkStats
-from quantus_miner.model import Job, LiveJob, Solution
-from quantus_miner.pow.order import fastest_order, positions_from
 from quantus_miner.sources.failover import POLICY, Failover
 from quantus_miner.sources.link import Handover
 from quantus_miner.sources.source_log import SourceLog, job_fields
@@ -23,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from quantus_miner.events import Event
-    from quantus_miner.mining.miner import Miner
-    from quantus_miner.mining.search import Search
+    from quantus_miner.model import LiveJob, Solution
     from quantus_miner.sources.failover import Policy
     from quantus_miner.sources.link import Link, Verdict
+    from quantus_miner.sources.searcher import LiveSearch, Searcher
 
 log = logging.getLogger("miner.live")
 
@@ -77,23 +75,24 @@ class _Upstream:
 
 @dataclass(frozen=True, slots=True)
 class _Mined:
-    """The job that the miner is searching."""
+    """The job that is being searched."""
 
     upstream: _Upstream
     job: LiveJob
-    search: Search
+    search: LiveSearch
 
 
 class LiveSource:
     """Mines for the best of ``links`` (in the user's order) that has work. Owned by the event loop's thread.
 
-    ``priority``: that of its jobs among those of other sources. ``publish``: called on the event loop with each event.
-    ``exit_on_refusal``: end when every link is refused, instead of trying again at long intervals.
+    ``searcher``: searches the jobs. ``priority``: that of its jobs among those of other sources. ``publish``: called on
+    the event loop with each event. ``exit_on_refusal``: end when every link is refused, instead of trying again at long
+    intervals.
     """
 
     def __init__(
         self,
-        miner: Miner,
+        searcher: Searcher,
         links: Sequence[Link],
         *,
         priority: int,
@@ -102,7 +101,7 @@ class LiveSource:
         policy: Policy = POLICY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._miner = miner
+        self._searcher = searcher
         self._priority = priority
         self._publish = publish
         self._clock = clock
@@ -169,7 +168,7 @@ class LiveSource:
         """Return a snapshot of each link, in the user's order."""
         copies = {upstream: upstream.stats.copy(self._clock()) for upstream in self._upstreams}
         if self._mined is not None and self._mined.upstream in copies:
-            copies[self._mined.upstream].hashes += self._miner.hashes(self._mined.search)
+            copies[self._mined.upstream].hashes += self._mined.search.hashes
         return tuple(copies.values())
 
     # --- events of links, on the event loop ---
@@ -213,10 +212,12 @@ class LiveSource:
             upstream.log.debug("Solution for job %s sent to %s: nonce %x", job.id, name, solution.nonce, extra=fields)
         elif handover is Handover.LATE:
             upstream.stats.late += 1
+            self._publish(SolutionUnsent(name, job, solution))
             text = "Solution for job %s came too late for %s"
             upstream.log.warn_of("late", "", text, job.id, name, level=logging.INFO, extra=fields)
         elif handover is Handover.SURPLUS:
             upstream.stats.late += 1
+            self._publish(SolutionUnsent(name, job, solution))
             text = "Solution for job %s not sent to %s, which has enough of them for now"
             upstream.log.debug(text, job.id, name, extra=fields)
 
@@ -313,7 +314,7 @@ class LiveSource:
     def _refusals(self) -> list[str]:
         return [f"{upstream.link.name}: {upstream.stats.refusal}" for upstream in self._upstreams]
 
-    # --- the miner ---
+    # --- the search ---
 
     def _apply(self) -> None:
         """Make the miner search the job of the chosen link."""
@@ -346,49 +347,35 @@ class LiveSource:
                 upstream.log.info("%s is no longer failing", name)
 
     def _start(self, upstream: _Upstream, job: LiveJob) -> None:
-        order, before = fastest_order(job.pow), self._mined
-        # Random for every job, so that no two processes or two jobs with the same header search the same nonces.
-        ranges = positions_from(order, job.prefix, secrets.randbits(512))
+        before = self._mined
 
-        def solved(search: Search, solution: Solution) -> None:
-            """Submit a solution on the event loop. Called from a worker's thread."""
-            # The loop is already closed if a worker is the last to end with the service.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._submit, upstream, job, search, solution)
+        def solved(search: LiveSearch, solution: Solution) -> None:
+            self._submit(upstream, job, search, solution)
 
-        search = self._miner.submit(
-            Job(job.id, job.pow, job.header, job.target, ranges, order),
-            self._on_end,
-            on_solution=solved,
-            priority=self._priority,
-            replaces=None if before is None else before.search,
-        )
+        replaces = None if before is None else before.search
+        search = self._searcher.search(upstream.link, job, solved, priority=self._priority, replaces=replaces)
         self._mined = _Mined(upstream, job, search)
         self._note_mined(before)
 
     def _stop(self) -> None:
         before, self._mined = self._mined, None
         if before is not None:
-            self._miner.cancel(before.search)
+            before.search.cancel()
         self._note_mined(before)
 
     def _note_mined(self, before: _Mined | None) -> None:
         """Count the hashes for ``before``, and publish a change if the miner now works for another link."""
         after = self._mined
         if before is not None:
-            before.upstream.stats.hashes += self._miner.hashes(before.search)
+            before.upstream.stats.hashes += before.search.hashes
         if before is not None and (after is None or after.upstream is not before.upstream):
             self._publish(SourceChanged(before.upstream.link.name, "idle"))
         if after is not None and (before is None or after.upstream is not before.upstream):
             self._publish(SourceChanged(after.upstream.link.name, "mined"))
 
-    def _submit(self, upstream: _Upstream, job: LiveJob, search: Search, solution: Solution) -> None:
-        hashes, elapsed = self._miner.hashes(search), self._miner.elapsed(search)
-        self.on_handover(upstream, job, solution, upstream.link.submit(job, solution, hashes, elapsed))
-
-    def _on_end(self, search: Search) -> None:
-        """Log the end of a live search, which means that no worker is left for it. Called from a worker's thread."""
-        log.error("Live job %s has ended: no worker is left for it", search.job.id, extra={"job": search.job.id})
+    def _submit(self, upstream: _Upstream, job: LiveJob, search: LiveSearch, solution: Solution) -> None:
+        handover = upstream.link.submit(job, solution, search.hashes, search.elapsed)
+        self.on_handover(upstream, job, solution, handover)
 
 
 def _jitter() -> float:

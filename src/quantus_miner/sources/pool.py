@@ -64,6 +64,10 @@ class PoolLink:
         """``pool stratum+tcp://host:3333``."""
         return f"pool {self._url}"
 
+    def with_login(self, login: str) -> PoolLink:
+        """Return a link of its own to the same pool, with another login."""
+        return PoolLink(self._url, login, timing=self._timing, connect_timeout_s=self._connect_timeout_s)
+
     async def run(self, listener: Listener) -> NoReturn:
         """See ``Link.run``."""
         now = asyncio.get_running_loop().time

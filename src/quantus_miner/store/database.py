@@ -17,7 +17,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.store import schema
-from quantus_miner.store.rows import JOB_COLUMNS, Find, StoredJob, StoredPoint, encode_id, encode_nonce
+from quantus_miner.store.rows import (
+    JOB_COLUMNS,
+    Find,
+    StoredJob,
+    StoredPoint,
+    StoredSolution,
+    encode_id,
+    encode_nonce,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -208,6 +216,14 @@ class Database:
             rows = self._db.execute("SELECT step_s, time, body FROM points ORDER BY number").fetchall()
         return [StoredPoint(*row) for row in rows]
 
+    def load_outbox(self) -> list[StoredSolution]:
+        """Return the solutions of the outbox. Raises sqlite3.Error, DamagedError."""
+        try:
+            with damage():
+                return [StoredSolution.of(row) for row in self._db.execute("SELECT * FROM outbox").fetchall()]
+        except (ValueError, TypeError) as error:
+            raise DamagedError(str(error)) from None
+
     def reserve(self) -> None:
         """Make both files so large that RESERVE_BYTES can be written to them when the disk is full.
 
@@ -238,10 +254,13 @@ class Database:
         finds: list[Find],
         verdicts: Iterable[tuple[str, int, str]],
         points: Sequence[StoredPoint] = (),
+        solutions: Iterable[StoredSolution] = (),
+        settled: Iterable[tuple[bytes, int]] = (),
     ) -> None:
         """Write one transaction, which is on the disk when this returns. ``verdicts``: source, nonce and verdict.
 
-        A point replaces one with the same step and time.
+        A point replaces one with the same step and time. ``solutions``: for the outbox. ``settled``: header and nonce
+        of those that leave it.
         """
         ran = self._clock() + self._offset
         with damage():
@@ -256,6 +275,13 @@ class Database:
                 self._db.executemany(
                     "UPDATE finds SET verdict = ? WHERE source = ? AND nonce = ? AND verdict IS NULL",
                     [(verdict, source, encode_nonce(nonce)) for source, nonce, verdict in verdicts],
+                )
+                self._db.executemany(
+                    "DELETE FROM outbox WHERE header = ? AND nonce = ?",
+                    [(header, encode_nonce(nonce)) for header, nonce in settled],
+                )
+                self._db.executemany(
+                    "REPLACE INTO outbox VALUES (?, ?, ?, ?)", [solution.columns() for solution in solutions]
                 )
                 unpruned = self._unpruned + len(finds)
                 if unpruned >= PRUNE_EVERY:

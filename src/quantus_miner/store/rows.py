@@ -1,4 +1,4 @@
-"""The rows of the database as values: jobs and finds."""
+"""The rows of the database as values: jobs, finds, and the solutions of a hub's outbox."""
 
 from __future__ import annotations
 
@@ -117,6 +117,30 @@ class StoredPoint(NamedTuple):
     step_s: int
     time: int
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSolution:
+    """A solution in the outbox of a hub. ``header``: 32 bytes. ``sent``: it was written to the socket of its source."""
+
+    header: bytes
+    solution: Solution
+    sent: bool = False
+
+    @property
+    def key(self) -> tuple[bytes, int]:
+        """Header and nonce, which no two of them share."""
+        return self.header, self.solution.nonce
+
+    def columns(self) -> tuple[Any, ...]:
+        """Return the values in the order of the table ``outbox``."""
+        return self.header, _encode(self.solution.nonce), _encode(self.solution.value), int(self.sent)
+
+    @classmethod
+    def of(cls, columns: tuple[Any, ...]) -> StoredSolution:
+        """Return the solution with these values of the table ``outbox``."""
+        header, nonce, value, sent = columns
+        return cls(header, Solution(_decode(nonce), _decode(value)), bool(sent))
 
 
 def encode_id(job_id: str) -> bytes:

@@ -64,6 +64,16 @@ CREATE TABLE points (
 ) STRICT;
 PRAGMA user_version = 4;
 """,
+    """
+CREATE TABLE outbox (
+    header BLOB NOT NULL CHECK (length(header) = 32),
+    nonce BLOB NOT NULL CHECK (length(nonce) = 64),
+    value BLOB NOT NULL CHECK (length(value) = 64),
+    sent INTEGER NOT NULL,
+    PRIMARY KEY (header, nonce)
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 5;
+""",
 )
 """STEPS[N] upgrades a file of version N to version N + 1. An empty file has version 0."""
 VERSION: Final = len(STEPS)

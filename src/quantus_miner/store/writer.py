@@ -1,4 +1,4 @@
-"""The store: a copy of the jobs, in memory and on the disk. One thread writes the file.
+"""The store: a copy of the jobs and of a hub's outbox, in memory and on the disk. One thread writes the file.
 
 The owner of the jobs (``jobs``) reports each new state. Changes that come while a commit is under way go into the next
 one. If the disk fails or the file is removed, everything is written again from memory.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from quantus_miner.events import Event
-    from quantus_miner.store.rows import StoredJob, StoredPoint
+    from quantus_miner.store.rows import StoredJob, StoredPoint, StoredSolution
 
 log = logging.getLogger("miner.store")
 
@@ -44,7 +44,9 @@ MAX_WAITING_POINTS: Final = 1_000
 
 
 class Store:
-    """Jobs and finds in the state folder. Methods may be called from any thread. Only ``start`` and ``close`` wait.
+    """Jobs, finds and the outbox in the state folder.
+
+    Methods may be called from any thread. Only ``start`` and ``close`` wait.
 
     ``history_days``: days of running time for which finds are kept. ``clock``: the clock of the jobs. ``retry_s``:
     shorter in tests.
@@ -66,6 +68,8 @@ class Store:
         self._ready = threading.Condition()
         self._jobs: dict[str, StoredJob] = {}
         self._changed: dict[str, None] = {}  # in this order
+        self._outbox: dict[tuple[bytes, int], StoredSolution] = {}
+        self._outbox_changed: dict[tuple[bytes, int], None] = {}
         self._finds: deque[Find] = deque(maxlen=MAX_WAITING)
         self._verdicts: deque[tuple[str, int, str]] = deque(maxlen=MAX_WAITING)
         self._points: deque[StoredPoint] = deque(maxlen=MAX_WAITING_POINTS)
@@ -76,6 +80,7 @@ class Store:
         # The writer's own:
         self._database: Database | None = None
         self._on_disk: set[str] = set()
+        self._outbox_on_disk: set[tuple[bytes, int]] = set()
         self._written = 0.0  # when the last commit was
         self._reserved = 0.0  # when it was looked at last
         self._roomy = True
@@ -83,6 +88,8 @@ class Store:
         """The jobs of the last run, in the order in which they came."""
         self.earlier_points: list[StoredPoint] = []
         """The points of the last runs, in the order in which they came. Complete once ``loaded`` is done."""
+        self.outbox: list[StoredSolution] = []
+        """The solutions of the last run, once ``loaded`` is done."""
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
 
     def keep_history(self, days: int) -> None:
@@ -128,6 +135,24 @@ class Store:
             self._changed |= dict.fromkeys(gone)
             if gone:
                 self._ready.notify()
+
+    def keep(self, solution: StoredSolution) -> Future[None]:
+        """Put a solution into the outbox, or store its new state. The future is as that of ``put``."""
+        with self._ready:
+            if self._closing:
+                return _done()
+            self._outbox[solution.key] = solution
+            self._outbox_changed[solution.key] = None
+            self._ready.notify()
+            return self._commit if self._ok else _done()
+
+    def settle(self, keys: Collection[tuple[bytes, int]]) -> None:
+        """Remove solutions from the outbox. ``keys``: header and nonce of each."""
+        with self._ready:
+            for key in keys:
+                if self._outbox.pop(key, None) is not None:
+                    self._outbox_changed[key] = None
+            self._ready.notify()
 
     def on_event(self, event: Event) -> None:
         """Keep solutions that were sent, and what pools said of them, as history."""
@@ -189,6 +214,8 @@ class Store:
         jobs = self._first_load()
         self._on_disk = {stored.job.id for stored in jobs}
         self._jobs = {stored.job.id: stored for stored in jobs}
+        self._outbox = {solution.key: solution for solution in self.outbox}
+        self._outbox_on_disk = set(self._outbox)
         self._reserve()
         self._written = self._clock()
         self.loaded.set_result(jobs)
@@ -207,12 +234,15 @@ class Store:
                 changed, self._changed = self._changed, {}
                 jobs = [self._jobs[job_id] for job_id in changed if job_id in self._jobs]
                 gone = changed.keys() - self._jobs.keys()
+                due, self._outbox_changed = self._outbox_changed, {}
+                solutions = [self._outbox[key] for key in due if key in self._outbox]
+                settled = due.keys() - self._outbox.keys()
                 finds, verdicts, points = list(self._finds), list(self._verdicts), list(self._points)
                 self._finds.clear()
                 self._verdicts.clear()
                 self._points.clear()
                 self._under_way, self._commit = self._commit, _future()
-            if not self._write(jobs, gone, finds, verdicts, points):
+            if not self._write(jobs, gone, finds, verdicts, points, solutions, settled):
                 with self._ready:
                     self._finds = deque([*finds, *self._finds], MAX_WAITING)
                     self._verdicts = deque([*verdicts, *self._verdicts], MAX_WAITING)
@@ -222,7 +252,8 @@ class Store:
                 self._reserve()
 
     def _has_work(self) -> bool:
-        return bool(self._closing or self._changed or self._finds or self._verdicts)
+        changed = self._changed or self._outbox_changed
+        return bool(self._closing or changed or self._finds or self._verdicts)
 
     def _first_load(self) -> list[StoredJob]:
         try:
@@ -237,8 +268,9 @@ class Store:
 
     def _load(self) -> list[StoredJob]:
         database = self._open()
-        self.earlier_points = database.load_points()
-        return database.load()
+        jobs = database.load()
+        self.earlier_points, self.outbox = database.load_points(), database.load_outbox()
+        return jobs
 
     def _check_in_place(self) -> None:
         if self._database is not None and not self._database.is_in_place():
@@ -252,22 +284,26 @@ class Store:
         finds: list[Find],
         verdicts: list[tuple[str, int, str]],
         points: list[StoredPoint],
+        solutions: list[StoredSolution],
+        settled: set[tuple[bytes, int]],
     ) -> bool:
         """Return True if it is on the disk."""
         try:
             try:
-                self._open().write(jobs, gone, finds, verdicts, points)
+                self._open().write(jobs, gone, finds, verdicts, points, solutions, settled)
             except DamagedError as error:
                 self._set_aside(error)
                 with self._ready:
-                    jobs = list(self._jobs.values())
-                self._open().write(jobs, (), finds, verdicts, points)
+                    jobs, solutions = list(self._jobs.values()), list(self._outbox.values())
+                self._open().write(jobs, (), finds, verdicts, points, solutions)
         except (OSError, ValueError, MemoryError, sqlite3.Error, DamagedError, LockedError, NewerError) as error:
             self._failed(error)
             return False
         self._written = self._clock()
         self._on_disk -= gone
         self._on_disk |= {job.job.id for job in jobs}
+        self._outbox_on_disk -= settled
+        self._outbox_on_disk |= {solution.key for solution in solutions}
         recovered, self._ok = not self._ok, True
         if recovered:
             log.warning("%s can be written again", self._path)
@@ -298,6 +334,7 @@ class Store:
             kept = self._database.set_aside()
             self._database = None
             self._on_disk.clear()
+            self._outbox_on_disk.clear()
             log.error("%s is damaged: %s; set aside as %s, begun anew", self._path, why, kept.name)
 
     def _failed(self, error: Exception) -> None:
@@ -312,6 +349,7 @@ class Store:
         self._close_database()
         with self._ready:
             self._changed = dict.fromkeys([*self._jobs, *self._on_disk])
+            self._outbox_changed = dict.fromkeys([*self._outbox, *self._outbox_on_disk])
         self._reserved = -RESERVE_S
 
     def _close_database(self) -> None:

@@ -18,6 +18,7 @@ from quantus_miner.events import (
     SettingsChanged,
     ShareJudged,
     SolutionSent,
+    SolutionUnsent,
     SourceChanged,
 )
 from quantus_miner.web.routes import error
@@ -144,6 +145,8 @@ def message_of(event: Event, time: float) -> EventMessage:
     match event:
         case SolutionSent(source, job):
             return EventMessage(time, "solution", source, "sent", f"job {job.id}")
+        case SolutionUnsent(source, job):
+            return EventMessage(time, "solution", source, "too late", f"job {job.id}")
         case ShareJudged(source, _, judgement, reason, _, latency_s):
             return EventMessage(time, "share", source, judgement, reason or f"{1000 * latency_s:.0f} ms")
         case SourceChanged(source, state, reason):

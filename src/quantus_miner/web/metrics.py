@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -18,6 +17,8 @@ from starlette.routing import Route
 from quantus_miner import __version__, logs
 from quantus_miner.errors import printable
 from quantus_miner.model import Status
+from quantus_miner.web.hub_metrics import HUB_METRICS, hub_values
+from quantus_miner.web.metric import Counts, Row, Values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -30,15 +31,6 @@ if TYPE_CHECKING:
     from quantus_miner.monitor import Snapshot
 
 log = logging.getLogger("miner.metrics")
-
-
-class Row(NamedTuple):
-    """One metric. ``kind``: gauge or counter."""
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    help: str
 
 
 METRICS: Final = (
@@ -136,6 +128,7 @@ METRICS: Final = (
     Row(
         "miner_source_latency_seconds", "gauge", ("source",), "Time from sending the last judged share to its verdict."
     ),
+    *HUB_METRICS,
     Row("miner_gpu_info", "gauge", ("device", "engine", "name"), "1 for each device of a GPU engine."),
     Row("miner_gpu_up", "gauge", ("device", "engine"), "1 while the device works, 0 while it is lost or set aside."),
     Row(
@@ -178,7 +171,7 @@ METRICS: Final = (
         "miner_snapshot_failures_total",
         "counter",
         ("part",),
-        "Failures to read the state of a part: miner, sources, api, store, readings.",
+        "Failures to read the state of a part: miner, sources, api, hub, store, readings.",
     ),
     Row("miner_uptime_seconds", "gauge", (), "Time since the start."),
     Row("miner_store_ok", "gauge", (), "1 while jobs and finds get to the disk, 0 while they are in memory only."),
@@ -187,11 +180,6 @@ METRICS: Final = (
     Row("miner_build_info", "gauge", ("version", "python"), "1; what is running."),
 )
 """All our metrics. The exporter adds those of the process (``process_*``) and of Python (``python_info``)."""
-
-Counts = dict[tuple[str, ...], float]
-"""Samples by label values, which are in the table's order."""
-Values = Mapping[tuple[str, ...], float | None]
-"""The same; None: the value is unknown and has no sample."""
 
 
 class MinerCollector(Collector):
@@ -203,7 +191,8 @@ class MinerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield one family for each row of the table."""
         values: dict[str, Values] = {"miner_build_info": {(__version__, platform.python_version()): 1}}
-        for part in (self._host_values, self._miner_values, self._gpu_values, self._api_values, self._link_values):
+        parts = (self._miner_values, self._gpu_values, self._api_values, self._hub_values, self._link_values)
+        for part in (self._host_values, *parts):
             try:
                 values |= part()
             except Exception:
@@ -316,6 +305,12 @@ class MinerCollector(Collector):
             "miner_thread_hash_rate": thread_rates,
             "miner_job_status": statuses,
         }
+
+    def _hub_values(self) -> dict[str, Values]:
+        hub, rates = self._snapshot.hub, self._snapshot.rates
+        if hub is None:
+            return {}
+        return _rates("miner_hash_rate", () if rates is None else [((), rates)]) | hub_values(hub)
 
     def _link_values(self) -> dict[str, Values]:
         links = self._snapshot.sources

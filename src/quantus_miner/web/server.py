@@ -31,6 +31,8 @@ log = logging.getLogger("miner.server")
 
 MAX_CONNECTIONS: Final = 512
 """Connections that a server holds at once."""
+MAX_SESSIONS: Final = 4096
+"""Stratum miners that a hub serves at once."""
 MAX_SCRAPERS: Final = 32
 """Connections that the metrics exporter holds at once."""
 MIN_CONNECTIONS: Final = 2
@@ -71,7 +73,7 @@ def share_connections(links: int, ports: Mapping[str, int]) -> dict[str, int]:
     if limit == resource.RLIM_INFINITY:
         return dict(ports)
     # Each port has its own socket and, for a moment, one connection more than it may hold.
-    spent = len(list(Path("/proc/self/fd").iterdir())) - 1 + RESERVED_FILES + LINK_FILES * links + 2 * len(ports)
+    spent = _open_files() + RESERVED_FILES + LINK_FILES * links + 2 * len(ports)
     left = limit - spent
     first, *others = ports
     least = MIN_CONNECTIONS + len(others)
@@ -79,6 +81,10 @@ def share_connections(links: int, ports: Mapping[str, int]) -> dict[str, int]:
         raise _too_few_files(limit, spent + least)
     shares = {name: max(1, min(ports[name], left // 8)) for name in others}
     return {first: min(ports[first], left - sum(shares.values())), **shares}
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir())) - 1
 
 
 def _too_few_files(limit: int, needed: int) -> MachineError:

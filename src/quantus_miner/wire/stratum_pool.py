@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 SILENCE_S: Final = 90.0
 """Seconds without a byte after which a miner is disconnected."""
+LOGIN_S: Final = 10.0
+"""Seconds that a miner has to log in."""
 
 RequestId = int | str | None
 
@@ -81,18 +83,21 @@ Event = LoginAsked | ShareCame | Broken
 class StratumPool(Core[StratumPoolState, StratumPoolStep, Event]):
     """The pool's side. ``session``: the id that every share of this connection must carry."""
 
-    def __init__(self, session: str, now: float, *, silence_s: float = SILENCE_S) -> None:
+    def __init__(self, session: str, now: float, *, login_s: float = LOGIN_S, silence_s: float = SILENCE_S) -> None:
         super().__init__(
             "stratum pool", TRANSITIONS, StratumPoolState.CONNECTED, StratumPoolStep.BREACH, LineSplitter(), now
         )
         self._session = session
+        self._began = now
+        self._login_s = login_s
         self._silence_s = silence_s
         self._login_request: RequestId = None
 
     @property
     def deadline(self) -> float:
         """See ``Core.deadline``."""
-        return self._heard + self._silence_s
+        silence = self._heard + self._silence_s
+        return min(silence, self._began + self._login_s) if self.state is StratumPoolState.CONNECTED else silence
 
     def take_login(self, job: LiveJob | None) -> None:
         """Accept the login and send the first job. None: it follows later."""
@@ -120,8 +125,10 @@ class StratumPool(Core[StratumPoolState, StratumPoolStep, Event]):
             self._reply_error(request, refusal)
 
     def _on_time(self, now: float, events: list[Event]) -> None:
-        if now >= self.deadline:
+        if now >= self._heard + self._silence_s:
             self._break(f"no byte for {self._silence_s:g} s", events)
+        elif now >= self.deadline:
+            self._break(f"no login within {self._login_s:g} s", events)
 
     def _on_message(self, line: bytes, events: list[Event]) -> None:
         message = stratum.decode(line, stratum.FromMiner)
@@ -138,7 +145,7 @@ class StratumPool(Core[StratumPoolState, StratumPoolStep, Event]):
                     events.append(ShareCame(message.id, share.job_id, share.nonce, share.result))
                 else:
                     self.send_verdict(message.id, "Invalid session")
-            case "keepalived":
+            case "keepalived" | "keepalive":
                 self._peer_step(StratumPoolStep.KEEPALIVE)
                 self._reply(message.id, {"status": stratum.KEEPALIVED})
         # Like real pools, this one ignores every other method, such as mining.subscribe and mining.authorize.

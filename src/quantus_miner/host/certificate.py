@@ -1,4 +1,4 @@
-"""Self-signed certificates for development servers."""
+"""Self-signed certificates, for a hub and for development servers."""
 
 from __future__ import annotations
 

@@ -1,0 +1,108 @@
+"""The rigs that a hub knows, and the hub's certificate, in a folder of the state folder."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509 import load_pem_x509_certificate
+
+from quantus_miner.errors import MinerError
+from quantus_miner.host import files
+from quantus_miner.host.certificate import self_signed
+from quantus_miner.wire.fleet import HubUrl, parse_rig_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RIGS: Final = "rigs.json"
+"""Names of the rigs and their public keys."""
+CERTIFICATE: Final = "hub.pem"
+"""The certificate and its private key. Rigs know its SHA-256, so it stays."""
+MAX_RIGS: Final = 100_000
+MAX_BYTES: Final = 20_000_000
+MISSING: Final = "rigs need the extra hub: pip install 'quantus-miner[hub]'"
+
+
+class Roster:
+    """The rigs that may connect. ``state_dir``: the hub's."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.folder = state_dir / "hub"
+        self._path = self.folder / RIGS
+
+    def load(self) -> dict[str, str]:
+        """Return the public keys by name. Raises MinerError if the file cannot be read."""
+        try:
+            rigs = msgspec.json.decode(files.read(self._path, MAX_BYTES), type=dict[str, str])
+            for name, key in rigs.items():
+                parse_rig_name(name)
+                if not (len(key) == 56 and key.isalnum() and key.isascii()):
+                    raise ValueError(f"the key of {name} is not valid")  # noqa: TRY301 - said below
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise MinerError(f"cannot read {self._path}: {error.strerror}") from None
+        except (ValueError, msgspec.DecodeError, RecursionError) as error:
+            raise MinerError(f"cannot read {self._path}: {error}; remove it and invite the rigs again") from None
+        return rigs
+
+    def stamp(self) -> int:
+        """Return a number that changes with the file, 0 if there is none."""
+        try:
+            return self._path.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def invite(self, name: str, host: str, port: int) -> HubUrl:
+        """Give a rig a new key, which replaces an earlier one, and return what it connects with. Raises MinerError."""
+        rigs, pin = self.load(), self.fingerprint()
+        if len(rigs) >= MAX_RIGS and name not in rigs:
+            raise MinerError(f"the hub knows {MAX_RIGS:,} rigs already; revoke one first")
+        seed, key = new_key()
+        self._write(rigs | {name: key})
+        return HubUrl(name, seed, pin, host, port)
+
+    def revoke(self, name: str) -> None:
+        """Forget a rig. Raises MinerError if there is none of that name."""
+        rigs = self.load()
+        if rigs.pop(name, None) is None:
+            raise MinerError(f"there is no rig {name}; rigs: {', '.join(rigs) or 'none'}")
+        self._write(rigs)
+
+    def certificate(self) -> Path:
+        """Return the file with the hub's certificate, made at the first call. Raises MinerError."""
+        path = self.folder / CERTIFICATE
+        try:
+            if not path.exists():
+                files.replace(path, self_signed().pem, 0o600)
+        except OSError as error:
+            raise MinerError(f"cannot write {path}: {error.strerror}") from None
+        return path
+
+    def fingerprint(self) -> bytes:
+        """Return the SHA-256 of the hub's certificate. Raises MinerError."""
+        path = self.certificate()
+        try:
+            return load_pem_x509_certificate(files.read(path, 65_536)).fingerprint(hashes.SHA256())
+        except (OSError, ValueError, ssl.SSLError):
+            raise MinerError(f"cannot use {path}; remove it, and invite the rigs again") from None
+
+    def _write(self, rigs: dict[str, str]) -> None:
+        try:
+            files.replace(self._path, msgspec.json.format(msgspec.json.encode(rigs)), 0o600)
+        except OSError as error:
+            raise MinerError(f"cannot write {self._path}: {error.strerror}") from None
+
+
+def new_key() -> tuple[str, str]:
+    """Return a new private key and its public key, as NATS writes them. Raises MinerError without the extra ``hub``."""
+    try:
+        import nkeys
+    except ImportError:
+        raise MinerError(MISSING) from None
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
+    return seed.decode(), nkeys.from_seed(bytearray(seed)).public_key.decode()

@@ -1,0 +1,278 @@
+"""A link to a hub: jobs and solutions over NATS. A rig goes on with its job while the hub restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import secrets
+import socket
+import ssl
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from quantus_miner.errors import LinkLostError, LinkRefusedError, MachineError
+from quantus_miner.sources import nats
+from quantus_miner.sources.addresses import Addresses, LookUpError, connect_tcp
+from quantus_miner.sources.link import Handover
+from quantus_miner.store.rows import StoredSolution
+from quantus_miner.wire import fleet
+from quantus_miner.wire.core import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nats.aio.client import Client
+    from nats.aio.msg import Msg
+
+    from quantus_miner.model import LiveJob, Solution
+    from quantus_miner.sources.link import Listener
+    from quantus_miner.store.writer import Store
+
+log = logging.getLogger("miner.hub")
+
+CONNECT_S: Final = 10.0
+"""Seconds to look the hub up and to see its certificate, each."""
+REPLY_S: Final = 5.0
+"""Seconds for a reply of the hub."""
+STATUS_S: Final = 5.0
+"""Seconds between two reports of our state."""
+GRACE_S: Final = 60.0
+"""Seconds without the hub for which its job is still searched."""
+RETRY_S: Final = 1.0
+"""Seconds between two attempts to reach it meanwhile, and to deliver a solution."""
+MAX_PENDING: Final = 1_000
+"""Solutions that wait for the hub."""
+MAX_INFO: Final = 65_536
+ENDED: Final = "the connection ended"
+REFUSED: Final = "authorization violation"
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A solution that the hub does not have yet. ``job``: None if it is of an earlier run."""
+
+    stored: StoredSolution
+    job: LiveJob | None
+
+
+class HubLink:
+    """Implements Link. ``status``: returns our state for the hub."""
+
+    def __init__(self, url: fleet.HubUrl, store: Store, status: Callable[[], fleet.StatusMessage]) -> None:
+        self.identity = ("hub", url)
+        self._url = url
+        self._store = store
+        self._status = status
+        self._addresses = Addresses(url.host, url.port, socket.SOCK_STREAM)
+        self._context: ssl.SSLContext | None = None
+        self._pending: dict[tuple[bytes, int], _Pending] = {}
+        self._restored = False
+        self._wake = asyncio.Event()
+        self._message: fleet.JobMessage | None = None
+        self._slot: bytes | None = None
+        self._job: LiveJob | None = None
+
+    @property
+    def name(self) -> str:
+        """``hub tls://host:4222``."""
+        return f"hub {self._url}"
+
+    async def run(self, listener: Listener) -> NoReturn:
+        """See ``Link.run``. Connects again by itself for GRACE_S seconds."""
+        await self._restore()
+        loop = asyncio.get_running_loop()
+        self._message = self._job = None
+        opened, lost_at = False, loop.time()
+        while True:
+            try:
+                async with contextlib.AsyncExitStack() as stack:
+                    client, ended = await self._connect(stack)
+                    await self._greet(client, listener, opened=opened)
+                    opened = True
+                    await self._converse(client, ended, listener)
+            except LinkLostError as error:
+                now = loop.time()
+                if error.args[0] == ENDED:
+                    lost_at = now
+                if self._job is None or now - lost_at >= GRACE_S:
+                    raise
+                log.debug("No connection to %s: %s; its job goes on", self.name, error, extra={"source": self.name})
+                await asyncio.sleep(RETRY_S * (1 + secrets.randbits(8) / 256))
+
+    def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:  # noqa: ARG002 - not asked for
+        """See ``Link.submit``. The solution is on our disk until the hub has it."""
+        stored = StoredSolution(job.header, solution)
+        if stored.key in self._pending or len(self._pending) >= MAX_PENDING:
+            return Handover.LATE
+        self._pending[stored.key] = _Pending(stored, job)
+        self._store.keep(stored)
+        self._wake.set()
+        return Handover.WAITS
+
+    async def _restore(self) -> None:
+        """Take over the solutions that the last run could not deliver."""
+        if not self._restored:
+            await asyncio.wrap_future(self._store.loaded)
+            self._pending |= {stored.key: _Pending(stored, None) for stored in self._store.outbox[-MAX_PENDING:]}
+            self._restored = True
+
+    # --- the connection ---
+
+    async def _connect(self, stack: contextlib.AsyncExitStack) -> tuple[Client, asyncio.Future[None]]:
+        """Return a client, which is closed with ``stack``, and a future that is done when its connection ends."""
+        context = await self._trusted()
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        said: list[str] = []
+
+        async def on_error(error: Exception) -> None:
+            said.append(str(error))
+
+        async def on_end() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        inbox = f"{fleet.INBOX}.{self._url.name}"
+        address = (self._url.host, self._url.port)
+        try:
+            client = await nats.connect(
+                address, context, seed=self._url.seed, inbox=inbox, on_error=on_error, on_end=on_end
+            )
+        except MachineError as error:
+            raise LinkRefusedError(str(error)) from None
+        except Exception as error:  # of this library, whatever it is
+            if any(REFUSED in text.lower() for text in (*said, str(error))):
+                raise LinkRefusedError("it refuses our token: invite this rig again") from None
+            raise LinkLostError(f"no connection: {(said or [str(error)])[-1] or type(error).__name__}") from None
+        stack.push_async_callback(client.close)
+        return client, ended
+
+    async def _trusted(self) -> ssl.SSLContext:
+        """Return a context that trusts the hub's certificate alone. Raises LinkRefusedError if the hub has another."""
+        if self._context is None:
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    certificate = await self._see_certificate()
+            except LookUpError as error:
+                raise LinkLostError(str(error)) from None
+            except (OSError, TimeoutError, ValueError, EOFError) as error:
+                raise LinkLostError(f"no connection: {error or type(error).__name__}") from None
+            if not hmac.compare_digest(sha256(certificate).digest(), self._url.pin):
+                raise LinkRefusedError(
+                    f"its certificate has SHA-256 {sha256(certificate).hexdigest()}, not the one of our token"
+                )
+            self._context = nats.trusting(certificate)
+        return self._context
+
+    async def _see_certificate(self) -> bytes:
+        """Return the hub's certificate in DER form. Nothing is sent but the TLS handshake."""
+        sock, _ = await connect_tcp(await self._addresses.look_up(CONNECT_S))
+        reader, writer = await asyncio.open_connection(sock=sock, limit=MAX_INFO)
+        try:
+            await reader.readuntil(b"\n")  # NATS begins with a line about the server
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            await writer.start_tls(context)
+            certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            return certificate
+        finally:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    # --- what is said on it ---
+
+    async def _greet(self, client: Client, listener: Listener, *, opened: bool) -> None:
+        """Subscribe to jobs, and ask for the current one and our slot."""
+
+        async def on_job(message: Msg) -> None:
+            listener.on_alive()
+            with self._ignoring("a job"):
+                self._take(fleet.decode(message.data, fleet.JobMessage), listener)
+
+        async def on_slot(message: Msg) -> None:
+            with self._ignoring("a slot"):
+                slot = fleet.decode(message.data, fleet.SlotMessage).slot
+                self._slot = None if slot is None else bytes.fromhex(slot)
+
+        await client.subscribe(f"{fleet.RIG}.{self._url.name}", cb=on_slot)
+        reply = await self._ask(client, fleet.HELLO, b"")
+        welcome = fleet.decode(reply, fleet.Welcome)
+        self._slot = None if welcome.slot is None else bytes.fromhex(welcome.slot)
+        if not opened:
+            listener.on_open()
+        if welcome.job is not None:
+            self._take(welcome.job, listener)
+        await client.subscribe(fleet.JOB, cb=on_job)
+
+    async def _ask(self, client: Client, subject: str, data: bytes) -> bytes:
+        """Return the hub's reply. Raises LinkLostError."""
+        try:
+            reply = await client.request(f"{subject}.{self._url.name}", data, timeout=REPLY_S)
+        except Exception:  # of this library, whatever it is
+            raise LinkLostError("the hub does not answer") from None
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            # The library's asyncio.wait_for loses a cancellation that comes together with the reply.
+            raise asyncio.CancelledError
+        return bytes(reply.data)
+
+    def _take(self, message: fleet.JobMessage, listener: Listener) -> None:
+        """Search the newest job. An announcement of the one that is searched changes nothing."""
+        last, self._message = self._message, message
+        if last is not None and last.run == message.run and message.number < last.number:
+            self._message = last
+            return
+        job = fleet.live_job(message, self._slot)
+        if job == self._job:
+            return
+        self._job = job
+        if job is None:
+            listener.on_no_job()
+        else:
+            listener.on_job(job)
+
+    @contextlib.contextmanager
+    def _ignoring(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except RemoteProtocolError as error:
+            log.warning("Ignored %s of %s: %s", what, self.name, error, extra={"source": self.name})
+
+    async def _converse(self, client: Client, ended: asyncio.Future[None], listener: Listener) -> NoReturn:
+        """Deliver solutions and report our state until the connection ends."""
+        tasks = [asyncio.create_task(self._deliver(client, listener)), asyncio.create_task(self._report(client))]
+        try:
+            await asyncio.wait((ended, *tasks), return_when=asyncio.FIRST_COMPLETED)
+            raise LinkLostError(ENDED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _deliver(self, client: Client, listener: Listener) -> None:
+        """Send each solution until the hub has it, or says that it is too late."""
+        while True:
+            self._wake.clear()
+            for key, pending in list(self._pending.items()):
+                message = fleet.SolutionMessage(key[0].hex(), f"{key[1]:0128x}")
+                reply = await self._ask(client, fleet.SOLUTION, fleet.encode(message))
+                state = fleet.decode(reply, fleet.SolutionReply).state
+                if state == "later":
+                    break
+                del self._pending[key]
+                self._store.settle([key])
+                if state == "invalid":
+                    log.error("%s says that a solution is not valid", self.name, extra={"source": self.name})
+                if pending.job is not None:
+                    handover = Handover.SENT if state == "kept" else Handover.LATE
+                    listener.on_handover(pending.job, pending.stored.solution, handover)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_S if self._pending else None):
+                    await self._wake.wait()
+
+    async def _report(self, client: Client) -> None:
+        while True:
+            await client.publish(f"{fleet.STATUS}.{self._url.name}", fleet.encode(self._status()))
+            await asyncio.sleep(STATUS_S)

@@ -1,0 +1,198 @@
+"""Messages between a hub and its rigs, and the subjects that they travel on: JSON over NATS. No I/O."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from quantus_miner import units
+from quantus_miner.model import LiveJob
+from quantus_miner.wire.core import RemoteProtocolError
+from quantus_miner.wire.stratum import legible
+
+JOB: Final = "quantus.job"
+"""The hub's current job, to all rigs."""
+HELLO: Final = "quantus.hello"
+"""A rig asks for the current job and its slot: ``quantus.hello.NAME``, with a reply."""
+SOLUTION: Final = "quantus.solution"
+"""A rig's solution: ``quantus.solution.NAME``, with a reply."""
+STATUS: Final = "quantus.status"
+"""A rig's state: ``quantus.status.NAME``."""
+RIG: Final = "quantus.rig"
+"""To one rig: ``quantus.rig.NAME``. Its slot has changed."""
+INBOX: Final = "_INBOX"
+"""Prefix of the subjects of replies to a rig: ``_INBOX.NAME.>``."""
+
+PORT: Final = 4222
+MAX_MESSAGE: Final = 4096
+"""Bytes of a message, in both directions."""
+MAX_NAME: Final = 64
+MAX_PREFIX: Final = 31
+"""Bytes of a job's prefix, with the slot."""
+URL_FORM: Final = "tls://TOKEN@HOST:PORT as `quantus-miner hub invite NAME` prints it"
+
+Hex32 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Hex64 = Annotated[str, Meta(pattern="^[0-9a-f]{128}$")]
+Prefix = Annotated[str, Meta(pattern="^([0-9a-f]{2}){0,31}$")]
+Text = Annotated[str, Meta(min_length=1, max_length=128)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Rate = Annotated[float, Meta(ge=0, le=1e18)]
+State = Literal["kept", "stale", "invalid", "later"]
+Message = TypeVar("Message", bound=msgspec.Struct)
+
+
+class JobMessage(msgspec.Struct):
+    """A job. ``run``: the run of the hub that it is from. ``number``: its place there; only the newest counts.
+
+    ``difficulty``: decimal. ``target``: the largest valid hash. ``prefix``: the bytes that every nonce begins with.
+    ``divided``: the slot of the rig follows them.
+    """
+
+    run: Text
+    number: Count
+    job_id: Annotated[str, Meta(max_length=1024)]
+    header: Hex32
+    difficulty: Annotated[str, Meta(pattern="^[1-9][0-9]{0,154}$")]
+    target: Hex64
+    prefix: Prefix
+    divided: bool
+
+
+class Welcome(msgspec.Struct):
+    """The reply to HELLO. ``job``: None if there is none now. ``slot``: bytes; None if there is none for this job."""
+
+    job: JobMessage | None
+    slot: Prefix | None
+
+
+class SlotMessage(msgspec.Struct):
+    """To a rig whose slot has changed, before the next job. ``slot``: None if there is none for that job."""
+
+    slot: Prefix | None
+
+
+class SolutionMessage(msgspec.Struct):
+    """A solution for ``header``."""
+
+    header: Hex32
+    nonce: Hex64
+
+
+class SolutionReply(msgspec.Struct):
+    """What the hub does with a solution.
+
+    ``kept``: it is on the hub's disk, and is sent or was sent. ``stale``: it is too late. ``invalid``: it is not a
+    solution. ``later``: the hub has no work yet, ask again.
+    """
+
+    state: State
+
+
+class StatusMessage(msgspec.Struct):
+    """The state of a rig. ``hash_rate``: nonces a second. ``solutions``: found since its start."""
+
+    version: Annotated[str, Meta(max_length=64)]
+    uptime_s: Rate
+    hash_rate: Rate
+    hashes: Count
+    solutions: Count
+    workers: Count
+    temperature: Annotated[float, Meta(ge=-300, le=1000)] | None = None
+    """Degrees Celsius of the hottest GPU."""
+    power: Rate | None = None
+    """Watts of all GPUs."""
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Return a message as bytes."""
+    return msgspec.json.encode(message)
+
+
+def decode(data: bytes, kind: type[Message]) -> Message:
+    """Return the message in ``data``. Raises RemoteProtocolError, one line."""
+    if len(data) > MAX_MESSAGE:
+        raise RemoteProtocolError(f"a message of more than {MAX_MESSAGE:,} bytes")
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise RemoteProtocolError(f"a malformed message: {legible(str(error))}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise RemoteProtocolError("a message that is not JSON") from None
+
+
+def job_message(job: LiveJob, run: str, number: int, hub: bytes) -> JobMessage:
+    """Return a job as the hub sends it. ``hub``: its number, which follows the pool's extranonce if there is one."""
+    return JobMessage(
+        run=run,
+        number=number,
+        job_id=job.id,
+        header=job.header.hex(),
+        difficulty=str(job.difficulty),
+        target=f"{job.target:0128x}",
+        prefix=(job.prefix + hub).hex() if job.prefix else "",
+        divided=bool(job.prefix),
+    )
+
+
+def live_job(message: JobMessage, slot: bytes | None) -> LiveJob | None:
+    """Return the job as a rig searches it, None if it needs a slot and has none. Raises RemoteProtocolError."""
+    if message.divided and slot is None:
+        return None
+    prefix = bytes.fromhex(message.prefix) + ((slot or b"") if message.divided else b"")
+    difficulty = int(message.difficulty)
+    if difficulty >= 2**512 or len(prefix) > MAX_PREFIX:
+        raise RemoteProtocolError("a job whose difficulty or prefix is too long")
+    job = LiveJob(message.job_id, bytes.fromhex(message.header), difficulty, prefix)
+    target = int(message.target, 16)
+    return job if target == job.target else LiveJob(job.id, job.header, difficulty, prefix, target)
+
+
+@dataclass(frozen=True, slots=True)
+class HubUrl:
+    """Where a hub is, and a rig's credentials. ``seed``: its private key. ``pin``: SHA-256 of the hub's certificate."""
+
+    name: str
+    seed: str
+    pin: bytes
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return it without the credentials."""
+        return f"tls://{units.endpoint(self.host, self.port)}"
+
+    @property
+    def secret(self) -> str:
+        """Return it with the credentials, as ``parse_hub_url`` reads it."""
+        return f"tls://{self.name}.{self.seed}.{self.pin.hex()}@{units.endpoint(self.host, self.port)}"
+
+
+def parse_rig_name(text: str) -> str:
+    """Return ``text`` if a rig may have this name. Raises ValueError that says what is allowed."""
+    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_NAME}}}", text):
+        raise ValueError(f"a rig's name must be 1 to {MAX_NAME} letters, digits, '_' and '-'")
+    return text
+
+
+def parse_hub_url(text: str) -> HubUrl:
+    """Return the hub that ``text`` names. Raises ValueError, whose text says what is allowed and holds no secret."""
+    token = rf"([A-Za-z0-9_-]{{1,{MAX_NAME}}})\.(SU[A-Z2-7]{{56}})\.([0-9a-f]{{64}})"
+    match = re.fullmatch(rf"tls://{token}@([^@/?#]+)", text.strip())
+    if match is None:
+        raise ValueError(URL_FORM)
+    try:
+        return HubUrl(match[1], match[2], bytes.fromhex(match[3]), *parse_hub_address(match[4]))
+    except ValueError:
+        raise ValueError(URL_FORM) from None
+
+
+def parse_hub_address(text: str) -> tuple[str, int]:
+    """Return host and port of ``host:port``, or of ``host`` alone with PORT. Raises ValueError."""
+    try:
+        return units.parse_endpoint(text if re.search(r"[^:\]]:[0-9]+$|\]:[0-9]+$", text) else f"{text}:{PORT}")
+    except ValueError:
+        raise ValueError(f"HOST:PORT, such as 192.168.1.10:{PORT} or [::1]:{PORT}") from None

@@ -1,0 +1,40 @@
+"""docs/fleet.md against the code."""
+
+from __future__ import annotations
+
+from quantus_miner.hub import bans, door, outbox, rigs, slots, stratum_server
+from quantus_miner.sources import hub
+from quantus_miner.web import server
+from quantus_miner.wire import fleet, node, stratum_pool, validator
+
+from .test_docs import PAGES
+
+PAGE = PAGES["docs/fleet.md"]
+
+
+def test_the_figures_are_those_of_the_code() -> None:
+    for text in (
+        f"at most {node.MAX_RESULTS} for one header, at least {node.RESULT_GAP_S:g} s apart",
+        f"given\nup after {outbox.EXPIRY_S / 60:g} minutes",
+        f"longer than {door.AWAY_S:g} s",
+        f"`{door.NOT_READY}`",
+        f"more than {door.BURST_BYTES:,} bytes at once, or more than {door.BYTES_PER_S:,} a second",
+        f"log in within {stratum_pool.LOGIN_S:g} s, or is silent for {stratum_pool.SILENCE_S:g} s",
+        f"does not read {stratum_server.MAX_UNSENT:,} bytes",
+        f"{bans.MAX_BAD} bad shares come within {bans.WINDOW_S:g} s",
+        f"banned for {bans.BAN_S:g} s",
+        f"like {bans.BREACH} bad shares",
+        f"At most {server.MAX_SESSIONS:,} miners",
+        f"goes on with its job for up to {hub.GRACE_S:g} s",
+        f"Messages have at most {fleet.MAX_MESSAGE:,} bytes",
+        f"sends {rigs.MAX_INVALID} invalid ones in a row is named in the log and\nignored for {rigs.ASIDE_S:g} s",
+        f"every {hub.STATUS_S:g} s",
+        f"not heard of for {rigs.OFFLINE_S:g} s",
+    ):
+        assert text in PAGE, text
+    assert (outbox.KEEP_S, outbox.RETRY_S > node.RESULT_GAP_S) == (3600.0, True)
+    assert (slots.HUB_BYTES, slots.SLOT_BYTES) == (3, 3)
+
+
+def test_the_words_of_refusals_are_those_of_the_code() -> None:
+    assert all(f"`{reason}`" in PAGE for reason in validator.REFUSALS)

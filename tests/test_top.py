@@ -172,6 +172,9 @@ def test_what_is_wrong_is_listed_and_nothing_else() -> None:
     assert text.faults(wrong) == expected
     wrong.store_ok = False
     assert text.faults(wrong) == [*expected[:4], "and 2 more"]
+    idle = status(state="idle", reason="why", sources=[source("node a:1"), source("node b:1", failing="down")])
+    assert text.faults(idle) == ["a:1 has no work", "b:1 is failing: down"]
+    assert text.faults(status(state="idle", reason="why")) == ["why"]
     wrong = status(store_ok=False)
     assert text.faults(wrong) == ["jobs are kept in memory only, because the state folder cannot be written"]
 
@@ -188,7 +191,7 @@ def test_a_card_is_shown_with_its_readings() -> None:
     ]  # fmt: skip
     assert column(table, "ENGINE") == ["", "cpu-fast x2", "gpu-cuda"]
     assert text.speed(status()) == "mining 1.23 kH/s | 60 s 1.20 kH/s | 15 min - | max 1.30 kH/s"
-    assert text.totals(status()) == "shares: 10 accepted, 1 rejected, 1 stale | solutions: 3 | active jobs: 1"
+    assert text.totals(status()) == "shares: 10 accepted, 1 rejected, 1 stale | blocks: 0 | solutions: 3 | jobs: 1"
 
 
 def test_the_notice_says_why_there_are_no_new_figures() -> None:

@@ -130,7 +130,14 @@ def test_once_prints_the_status_and_needs_no_extra(miner: MinerProcess) -> None:
     url = f"http://127.0.0.1:{miner.port}"
     done = run("top", url, "--once", before=without)
     assert (done.returncode, done.stderr) == (0, "")
-    for part in ("idle (no source has work)", "\nDEVICE ", "\nWORKER ", "\nSOURCE ", "\nJOB "):
+    for part in (
+        "\nidle 0.00 H/s | ",
+        "! no source has work: no node or pool is set; jobs come over HTTP\n",
+        "\nDEVICE ",
+        "\nWORKER ",
+        "\nSOURCE ",
+        "\nJOB ",
+    ):
         assert part in done.stdout
     refused = run("top", url, before=without)
     assert (refused.returncode, refused.stdout) == (1, "")

@@ -55,16 +55,18 @@ def head(status: Status) -> str:
 
 def speed(status: Status) -> str:
     """Return the state and the rates, such as ``mining 3.26 MH/s | 60 s 3.25 MH/s | 15 min - | max 3.31 MH/s``."""
-    state = f"{status.state} ({_text(status.reason)})" if status.reason else status.state
+    known = status.state in ("mining", "idle")  # faults say why it is idle
+    state = status.state if known or not status.reason else f"{status.state} ({_text(status.reason)})"
     current, minute, quarter, highest = _rates(status.hash_rate)
     return f"{state} {current} | 60 s {minute} | 15 min {quarter} | max {highest}"
 
 
 def totals(status: Status) -> str:
-    """Return the counts of shares, solutions and jobs."""
+    """Return the counts of shares, blocks (solutions sent to nodes), solutions of all kinds, and active jobs."""
     shares = status.shares
     counts = f"{shares.accepted:,} accepted, {shares.rejected:,} rejected, {shares.stale:,} stale"
-    return _text(f"shares: {counts} | solutions: {status.solutions:,} | active jobs: {status.active_jobs:,}")
+    others = f"blocks: {status.blocks:,} | solutions: {status.solutions:,} | jobs: {status.active_jobs:,}"
+    return _text(f"shares: {counts} | {others}")
 
 
 def faults(status: Status) -> list[str]:
@@ -77,6 +79,9 @@ def faults(status: Status) -> list[str]:
 def _faults(status: Status) -> Iterator[str]:
     if status.state == "failed":
         yield "no worker is left; restart the miner"
+    idle = status.state == "idle"
+    if idle and not status.sources:
+        yield status.reason
     for number, source in enumerate(status.sources):
         if source.mined:
             if source.failing:
@@ -90,6 +95,8 @@ def _faults(status: Status) -> Iterator[str]:
             yield f"{short(source.name)} is not connected"
         elif source.failing:
             yield f"{short(source.name)} is failing: {source.failing}"
+        elif idle:
+            yield f"{short(source.name)} has no work"
     for device in status.devices:
         if not device.up and not device.paused:
             yield f"device {device.id} of engine {device.engine} is lost"

@@ -23,7 +23,9 @@ class Terminal:
         self._tmux = ["tmux", "-u", "-S", str(folder / "tmux"), "-f", "/dev/null"]
         self._folder = folder
         python = shlex.join([sys.executable, *args])
-        script = f"stty -g >{folder}/before; {python}; echo it ended with $?; stty -g >{folder}/after; exec cat"
+        script = (
+            f"stty -g >{folder}/before; {python}; code=$?; stty -g >{folder}/after; echo it ended with $code; exec cat"
+        )
         environ = {"LC_ALL": "C.UTF-8", "PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path)}
         size = ["-x", "80", "-y", "24"]
         subprocess.run([*self._tmux, "new-session", "-d", *size, "sh", "-c", script], check=True, env=environ)

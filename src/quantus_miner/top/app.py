@@ -153,6 +153,7 @@ class Top(App[None]):
         self._watch = Watch(client.url, time.monotonic())
         self._wake = asyncio.Event()
         self._steering = False
+        self._view = "all"
 
     def show(self) -> None:
         """Run until the user quits. Raises what the view could not handle."""
@@ -184,8 +185,7 @@ class Top(App[None]):
     def on_mount(self) -> None:
         """Begin to ask the miner."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.exit)
-        self.action_view("all")
-        self._show_age()
+        self.action_view(self._view)
         self.set_interval(POLL_S, self._show_age)
         self.run_worker(self._poll())
 
@@ -208,7 +208,7 @@ class Top(App[None]):
                 self._watch.on_error(str(error))
             self._show_figures()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + begun + POLL_S - time.monotonic()):
+                async with asyncio.timeout(begun + POLL_S - time.monotonic()):
                     await self._wake.wait()
             self._wake.clear()
 
@@ -225,8 +225,8 @@ class Top(App[None]):
         faults = text.faults(status)
         self._update("faults", Text("\n".join(f"! {line}" for line in faults)))
         self.query_one("#faults").display = bool(faults)
-        for name, rows in TABLES.items():
-            self.query_one(f"#{name}", Rows).show(rows(status))
+        for name in VIEWS[self._view]:
+            self.query_one(f"#{name}", Rows).show(TABLES[name](status))
 
     def _show_age(self) -> None:
         now = time.monotonic()
@@ -236,12 +236,15 @@ class Top(App[None]):
         self.query_one("#figures").set_class(self._watch.is_old(now), "old")
 
     def _update(self, name: str, content: Text) -> None:
-        self.query_one(f"#{name}", Static).update(content)
+        shown = self.query_one(f"#{name}", Static)
+        if content != shown.content:  # to lay out the screen takes time
+            shown.update(content)
 
     # --- keys ---
 
     def action_view(self, view: str) -> None:
         """Show a view."""
+        self._view = view
         shown = VIEWS[view]
         for name in TABLES:
             self.query_one(f"#{name}").display = name in shown
@@ -249,6 +252,7 @@ class Top(App[None]):
         self.query_one("#help").display = not shown
         if shown:
             self.query_one(f"#{shown[0]}").focus()
+        self._show_figures()
 
     def action_steer(self, verb: str) -> None:
         """Pause or resume the selected device."""

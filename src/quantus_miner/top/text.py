@@ -5,11 +5,11 @@ Every text of the miner is bounded and has its control characters escaped: it ma
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from quantus_miner import units
 from quantus_miner.errors import printable
+from quantus_miner.wording import short
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ ALL: Final = "all"
 UNKNOWN: Final = "-"
 STATE: Final = "STATE"
 """Title of the column with a state, in every table."""
-PREFIXES: Final = ("", "k", "M", "G", "T", "P", "E")
+MAX_DIFFICULTY: Final = 2**512
 
 
 class Table(NamedTuple):
@@ -55,16 +55,18 @@ def head(status: Status) -> str:
 
 def speed(status: Status) -> str:
     """Return the state and the rates, such as ``mining 3.26 MH/s | 60 s 3.25 MH/s | 15 min - | max 3.31 MH/s``."""
-    state = f"{status.state} ({_text(status.reason)})" if status.reason else status.state
+    known = status.state in ("mining", "idle")  # faults say why it is idle
+    state = status.state if known or not status.reason else f"{status.state} ({_text(status.reason)})"
     current, minute, quarter, highest = _rates(status.hash_rate)
     return f"{state} {current} | 60 s {minute} | 15 min {quarter} | max {highest}"
 
 
 def totals(status: Status) -> str:
-    """Return the counts of shares, solutions and jobs."""
+    """Return the counts of shares, blocks (solutions sent to nodes), solutions of all kinds, and active jobs."""
     shares = status.shares
     counts = f"{shares.accepted:,} accepted, {shares.rejected:,} rejected, {shares.stale:,} stale"
-    return _text(f"shares: {counts} | solutions: {status.solutions:,} | active jobs: {status.active_jobs:,}")
+    others = f"blocks: {status.blocks:,} | solutions: {status.solutions:,} | jobs: {status.active_jobs:,}"
+    return _text(f"shares: {counts} | {others}")
 
 
 def faults(status: Status) -> list[str]:
@@ -77,6 +79,9 @@ def faults(status: Status) -> list[str]:
 def _faults(status: Status) -> Iterator[str]:
     if status.state == "failed":
         yield "no worker is left; restart the miner"
+    idle = status.state == "idle"
+    if idle and not status.sources:
+        yield status.reason
     for number, source in enumerate(status.sources):
         if source.mined:
             if source.failing:
@@ -90,6 +95,8 @@ def _faults(status: Status) -> Iterator[str]:
             yield f"{short(source.name)} is not connected"
         elif source.failing:
             yield f"{short(source.name)} is failing: {source.failing}"
+        elif idle:
+            yield f"{short(source.name)} has no work"
     for device in status.devices:
         if not device.up and not device.paused:
             yield f"device {device.id} of engine {device.engine} is lost"
@@ -170,7 +177,7 @@ def _shares(source: SourceStatus, state: str) -> tuple[str, ...]:
         f"{source.accepted:,}/{source.rejected:,}/{source.stale:,}",
         _duration(source.accepted_age_seconds),
         _rate(source.hash_rate.current),
-        _difficulty(source.difficulty),
+        UNKNOWN if source.difficulty is None else units.difficulty(min(source.difficulty, MAX_DIFFICULTY)),
         _number(source.latency_seconds, "{:.0f} ms", 1000),
         f"{source.sent:,}",
         _number(source.luck, "{:.0f} %", 100),
@@ -255,11 +262,6 @@ def _aligned(table: Table) -> str:
 # --- words ---
 
 
-def short(source: str) -> str:
-    """Return where a source is, such as ``pool.example:3333`` of ``pool stratum+tcp://pool.example:3333``."""
-    return re.sub(r"^(?:node|pool) (?:[a-z+]+://)?", "", source).partition("?")[0]
-
-
 def _text(value: str) -> str:
     text = printable(value[:MAX_CHARACTERS])
     return text if len(text) <= MAX_CHARACTERS and len(value) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 1]}…"
@@ -279,13 +281,3 @@ def _duration(seconds: float | None) -> str:
 
 def _number(value: float | None, form: str, factor: float = 1) -> str:
     return UNKNOWN if value is None else form.format(value * factor)
-
-
-def _difficulty(value: int | None) -> str:
-    """Return a difficulty as people write it, such as ``512``, ``12.3k`` or ``1.0G``; from 1000 E on, ``1.3e154``."""
-    if value is None or value < 1000:
-        return UNKNOWN if value is None else str(value)
-    scaled, power = min(value, 2**512) / 1000, 1
-    while scaled >= 999.95 and power < len(PREFIXES) - 1:
-        scaled, power = scaled / 1000, power + 1
-    return f"{scaled:.1f}{PREFIXES[power]}" if scaled < 999.95 else f"{min(value, 2**512):.1e}".replace("+", "")

@@ -13,16 +13,18 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+from benchmarks.ceilings import Form, parse_form
 from quantus_miner import _native, native
 from quantus_miner.model import MAX, Job, NonceRange
 from quantus_miner.pow.order import fastest_order, last_position
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 LIBRARY: Final = Path(_native.__file__).with_name("_core.so")
 HARDWARE: Final = 0  # PERF_TYPE_HARDWARE
@@ -38,10 +40,15 @@ class NotCountedError(Exception):
 
 
 class Instructions(NamedTuple):
-    """Instructions a nonce: all, and the vector instructions among them that calculate."""
+    """Instructions a nonce: all, and the vector instructions among them that calculate, by their forms."""
 
     total: float
-    vector: float
+    mix: Mapping[Form, float]
+
+    @property
+    def vector(self) -> float:
+        """Vector instructions a nonce that calculate."""
+        return sum(self.mix.values())
 
 
 class Counting:
@@ -89,10 +96,11 @@ class Counting:
         """
         # Whole batches, and few of what takes long to step through.
         nonces = {"baseline": 1, "scalar": 2}.get(kernel.name, 16)
-        steps, vector = zip(*(self._step(kernel, count) for count in (nonces, 2 * nonces)), strict=True)
-        return Instructions((steps[1] - steps[0]) / nonces, (vector[1] - vector[0]) / nonces)
+        steps, mixes = zip(*(self._step(kernel, count) for count in (nonces, 2 * nonces)), strict=True)
+        mix = {form: (count - mixes[0][form]) / nonces for form, count in mixes[1].items() if count > mixes[0][form]}
+        return Instructions((steps[1] - steps[0]) / nonces, mix)
 
-    def _step(self, kernel: native.Kernel, count: int) -> tuple[int, int]:
+    def _step(self, kernel: native.Kernel, count: int) -> tuple[int, Counter[Form]]:
         if platform.machine() not in ("x86_64", "AMD64"):
             raise NotCountedError("instructions are counted on x86-64 only")
         u64, pointer = ctypes.c_uint64, ctypes.c_void_p
@@ -110,7 +118,10 @@ class Counting:
         steps: int = step(search, kernel.index, data, start, count, base, size, seen)
         if steps < 0:
             raise NotCountedError("the search did not run to its end")
-        return steps, sum(seen[address] for address in _vector_instructions())
+        mix: Counter[Form] = Counter()
+        for address, form in _vector_instructions().items():
+            mix[form] += seen[address]
+        return steps, mix
 
 
 def _mapped() -> tuple[int, int]:
@@ -124,15 +135,15 @@ def _mapped() -> tuple[int, int]:
 
 
 @cache
-def _vector_instructions() -> frozenset[int]:
-    """Where in the native library there is a vector instruction that calculates."""
+def _vector_instructions() -> Mapping[int, Form]:
+    """The vector instructions of the native library that calculate, by their addresses."""
     if not shutil.which("objdump"):
         raise NotCountedError("no objdump")
     command = ["objdump", "--disassemble", "--no-show-raw-insn", str(LIBRARY)]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     lines = re.findall(r"^ *([0-9a-f]+):\t(v\S+)(.*)$", listing, re.MULTILINE)
-    return frozenset(
-        int(address, 16)
+    return {
+        int(address, 16): form
         for address, mnemonic, operands in lines
-        if VECTOR.search(operands) and not MOVES.match(mnemonic)
-    )
+        if VECTOR.search(operands) and not MOVES.match(mnemonic) and (form := parse_form(mnemonic, operands))
+    }

@@ -5,9 +5,10 @@
 All kernels run in turn, round by round, on one pinned thread, so that drift of the machine's speed hits all alike;
 rates are per second of the thread's own time on the processor, and a ratio is the median of the ratios within each
 round. So are cycles a nonce: the processor's own counter where it is to be had, else the rate against the core clock
-measured in the same round. Instructions a nonce are counted one by one. The limit of a vector kernel of qpow-poseidon2
-is two vector instructions that calculate (neither move, broadcast nor load) a cycle. Nonces of qpow-poseidon2 come in
-walks, as a source without a range has them searched.
+measured in the same round. Instructions a nonce are counted one by one. The ceiling of a vector kernel is how many of
+its vector instructions that calculate (neither move, broadcast nor load) this processor does a cycle if none waits for
+another, see ``benchmarks.ceilings``. Nonces of qpow-poseidon2 come in walks, as a source without a range has them
+searched.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import os
 import secrets
 import statistics
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from hashlib import sha3_512
 from typing import TYPE_CHECKING, Final
 
+from benchmarks.ceilings import Form, cycles_per_instruction, mixed
 from benchmarks.counting import Counting, Instructions, NotCountedError
 from quantus_miner import native, units
 from quantus_miner.backends.cpu import CpuEngine, fast_kernels
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _START_BITS: Final = {Order.COUNTING: 500, Order.WALK: 270}  # early nonces of qpow-sha3 have short exponents
-LIMIT: Final = 2  # vector instructions a cycle
 STEPPED: Final = "Python ints"
 
 
@@ -131,16 +133,25 @@ def _costs(kernels: list[native.Kernel], series: dict[str, Series], counting: Co
         except NotCountedError as error:
             print(f"{line}; {error}")
             continue
-        print(f"{line} {counted.total:12,.0f} instructions a nonce{_limit(kernel, cycles, counted)}", flush=True)
+        print(f"{line} {counted.total:12,.0f} instructions a nonce", flush=True)
+        if counted.mix:
+            _ceiling(cycles, counted, counting)
 
 
-def _limit(kernel: native.Kernel, cycles: float, counted: Instructions) -> str:
-    if kernel.pow is not Pow.POSEIDON2 or not counted.vector:
-        return ""
-    return (
-        f", {8 * counted.vector:,.0f} vector calculations for 8 nonces: "
-        f"{counted.vector / LIMIT / cycles:.2f} of the limit of {LIMIT} a cycle"
+def _ceiling(cycles: float, counted: Instructions, counting: Counting) -> None:
+    """Prints how close a vector kernel comes to the ceiling of its mix, and the ceilings of the mix's parts."""
+    ceiling = cycles_per_instruction(mixed(counted.mix), counting.clocked)
+    print(
+        f"               {counted.vector:,.0f} vector calculations a nonce, {counted.vector / cycles:.2f} a cycle; "
+        f"without dependencies {1 / ceiling:.2f}: the kernel reaches {ceiling * counted.vector / cycles:.2f} of that"
     )
+    kinds: defaultdict[str, dict[Form, float]] = defaultdict(dict)
+    for form, count in counted.mix.items():
+        if count >= 1:
+            kinds[form.kind][form] = count
+    for kind, mix in sorted(kinds.items(), key=lambda item: -sum(item[1].values())):
+        alone = cycles_per_instruction(mixed(mix), counting.clocked)
+        print(f"               {kind:18} {sum(mix.values()):8,.0f} a nonce, alone {1 / alone:.2f} a cycle", flush=True)
 
 
 def scaling(pow_: Pow, rounds: int, seconds: float, workers: int) -> None:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from benchmarks import first_card, gpu, gpu_switch, kernels, process, sass
+from benchmarks import ceilings, first_card, gpu, gpu_switch, kernels, process, sass
 from benchmarks.counting import Counting, NotCountedError
 
 from quantus_miner import native
@@ -54,6 +54,39 @@ def test_a_vector_kernel_calculates_in_vectors(counting: Counting) -> None:
 
 
 @counts
+def test_a_mix_has_the_forms_and_proportions_of_the_kernel(counting: Counting) -> None:
+    kernel = native.find_kernel(Pow.POSEIDON2, None)
+    if kernel.name not in ("avx2", "avx512"):
+        pytest.skip(f"kernel {kernel.name} has no vector instructions that are counted")
+    mix = counting.instructions(kernel).mix
+    block = ceilings.mixed(mix, 1000)
+    for form, count in mix.items():
+        assert abs(block.count(form) - 1000 * count / sum(mix.values())) <= 1
+    assert {"add", "multiply", "shift", "compare"} <= {form.kind for form in mix}
+    alone = ceilings.cycles_per_instruction(block, counting.clocked)
+    assert 0.05 < alone < 20
+
+
+@pytest.mark.parametrize(
+    ("mnemonic", "operands", "kind", "loop"),
+    [
+        ("vpaddq", "0x40(%rsp,%rax,8),%zmm1,%zmm2", "add", "vpaddq %zmm0, %zmm1, %zmm4"),
+        ("vpaddq", "(%rax){1to8},%zmm1,%zmm2{%k3}{z}", "masked add", "vpaddq %zmm0, %zmm1, %zmm4{%k1}"),
+        ("vpcmpltuq", "%zmm1,%zmm2,%k3", "compare", "vpcmpltuq %zmm0, %zmm1, %k2"),
+        ("vpsrlq", "$0x20,%ymm1,%ymm2", "shift", "vpsrlq $0x20, %ymm0, %ymm4"),
+        ("vpsubq", "%ymm1,%ymm2,%ymm3", "add", "vpsubq %ymm0, %ymm1, %ymm4"),
+        ("vpmadd52luq", "%zmm1,%zmm2,%zmm3", "multiply-add", "vpmadd52luq %zmm0, %zmm1, %zmm4"),
+        ("vpshufb", "0x1(%rip),%ymm2,%ymm3        # 10 <x>", "permute", "vpshufb %ymm0, %ymm1, %ymm4"),
+        ("vblendvpd", "%ymm4,%ymm1,%ymm2,%ymm3", "blend", "vblendvpd %ymm0, %ymm1, %ymm2, %ymm4"),
+    ],
+)
+def test_an_instruction_is_timed_in_the_form_it_has(mnemonic: str, operands: str, kind: str, loop: str) -> None:
+    form = ceilings.parse_form(mnemonic, operands)
+    assert form is not None
+    assert form.kind == kind
+    assert f"    {loop}\n" in ceilings.listing([form])
+
+
 def test_the_clock_is_one_of_a_processor(counting: Counting) -> None:
     result, clock = counting.clocked(lambda: 1.5)
     assert result == 1.5

@@ -6,14 +6,17 @@ import itertools
 import logging
 import os
 import random
+import re
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from quantus_miner import native
 from quantus_miner import pow as reference
 from quantus_miner.backends.base import EngineStatus
 from quantus_miner.backends.cpu import CpuEngine, baseline_kernels, fast_kernels
@@ -29,7 +32,10 @@ from quantus_miner.mining.thread import WorkerThread
 from quantus_miner.mining.worker import Worker
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow, Solution, Status, target_from_difficulty
 from quantus_miner.native import Outcome
+from quantus_miner.pow import poseidon2
 from quantus_miner.pow.order import positions_from
+
+from .conftest import vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -282,7 +288,7 @@ def test_jobs_share_the_workers_evenly() -> None:
     assert turns == turns[:3] * 100
 
 
-def test_a_hit_that_the_reference_rejects_is_dropped_and_the_search_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hit_that_is_not_valid_is_dropped_and_the_search_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     engine, ends = LyingEngine(1), Ends()
     with running(engine) as miner:
         search = miner.submit(job([NonceRange(5, 24)], target=0), ends)
@@ -291,7 +297,7 @@ def test_a_hit_that_the_reference_rejects_is_dropped_and_the_search_goes_on(capl
         assert search.solution is None
         assert miner.hashes(search) == 20
         assert miner.stats().rejected_solutions == 20
-    assert "the reference rejects" in caplog.text
+    assert "which is not valid; dropped" in caplog.text
 
 
 def test_a_solution_of_a_cancelled_job_is_dropped_and_counted() -> None:
@@ -919,3 +925,49 @@ def test_a_device_mines_if_no_reason_pauses_it(steps: list[tuple[bool, str | Non
         assert changed or before == paused
         for one in DEVICES:
             assert pauses.cover(one) == (paused[USER, one] or paused[SCHEDULE, one])
+
+
+# --- confirming ---
+
+
+def test_the_confirming_hash_is_the_specification_s() -> None:
+    for case in vectors("qpow_poseidon2_hash")["cases"]:
+        nonce = int(case["nonce_hex"], 16)
+        assert native.poseidon2_hash(bytes.fromhex(case["header_hex"]), nonce) == int(case["hash_hex"], 16)
+    generator = random.Random(19)
+    # Bytes of ff make elements of 2^32 - 1, and random ones all others; the zero nonce is a nonce here.
+    for header, nonce in [
+        (b"\xff" * 32, MAX),
+        (bytes(32), 0),
+        *((generator.randbytes(32), generator.randrange(MAX + 1)) for _ in range(50)),
+    ]:
+        assert native.poseidon2_hash(header, nonce) == reference.evaluate(Pow.POSEIDON2, header, nonce)
+    with pytest.raises(ValueError, match="a header must have 32 bytes, got 31"):
+        native.poseidon2_hash(bytes(31), 1)
+
+
+def test_the_constants_of_the_confirming_hash_are_its_own_and_the_same() -> None:
+    source = (Path(__file__).parents[1] / "native" / "src" / "poseidon2_check.cpp").read_text(encoding="ascii")
+    assert "#include" in source
+    assert set(re.findall(r"#include (.*)", source)) == {"<cstdint>", '"quantus_miner.h"'}
+    written = [int(number) for number in re.findall(r"\b(\d{15,20})u,", source)]
+    rounds = (*poseidon2.FIRST_EXTERNAL_ROUNDS, *poseidon2.LAST_EXTERNAL_ROUNDS)
+    assert written == [*itertools.chain(*rounds), *poseidon2.INTERNAL_ROUNDS, *poseidon2.INTERNAL_DIAGONAL]
+
+
+def test_the_reference_checks_a_solution_again_after_it_was_sent(caplog: pytest.LogCaptureFixture) -> None:
+    ends = Ends()
+    miner = Miner([CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.05)
+    miner.start()
+    task = job([NonceRange(1, MAX)], target=target_from_difficulty(100))
+    miner.submit(task, ends)
+    solution = ends.wait().solution
+    assert miner.close(WAIT_S)
+    assert solution is not None
+    miner.tick()
+    assert (caplog.text, miner.stats().rejected_solutions) == ("", 0)
+    miner._recheck.add(task, Solution(solution.nonce, solution.value ^ 1))
+    miner.tick()
+    miner.tick()
+    assert f"The reference disagrees about nonce {solution.nonce:x} of job 'a', which was sent" in caplog.text
+    assert miner.stats().rejected_solutions == 1

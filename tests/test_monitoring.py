@@ -344,7 +344,7 @@ CASES: Final = {
     "MinerEngineBroken": Case(
         {"miner_solutions_rejected_total": "0x10 1x5"},
         {},
-        "the reference has rejected a hit",
+        "a hit proved invalid when it was hashed again",
         ({"miner_solutions_rejected_total": "1x15"},),
     ),
     "MinerStoreDegraded": Case(

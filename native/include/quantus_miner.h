@@ -16,7 +16,7 @@ extern "C" {
 /* begin cdef */
 
 /* Increased with every change of this header. The binding refuses other versions. */
-#define QM_ABI_VERSION 4
+#define QM_ABI_VERSION 5
 
 enum qm_pow { QM_POSEIDON2 = 0, QM_SHA3 = 1 };
 
@@ -79,6 +79,9 @@ typedef struct {
 
 /* Set *span to the span of a position. Returns QM_INVALID if the order has no such position, else 0. */
 int qm_span_at(const qm_job *job, const uint8_t position[64], qm_span *span);
+
+/* Hash a nonce of qpow-poseidon2 with code and constants that no kernel uses, to confirm what a kernel finds. */
+void qm_poseidon2_hash(const uint8_t header[32], const uint8_t nonce[64], uint8_t hash[64]);
 
 void qm_control_reset(qm_control *control);            /* clear both fields before a search */
 void qm_control_stop(qm_control *control);         /* from any thread */

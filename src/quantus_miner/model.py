@@ -97,7 +97,7 @@ class LiveJob:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A valid nonce, re-hashed by the reference. ``value``: its hash or distance, <= the job's target."""
+    """A valid nonce, hashed again by independent code. ``value``: its hash or distance, <= the job's target."""
 
     nonce: int
     value: int

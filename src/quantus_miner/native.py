@@ -13,7 +13,7 @@ from quantus_miner.pow.order import STEP_BITS, last_position, nonce_at
 if TYPE_CHECKING:
     from cffi import FFI
 
-ABI_VERSION: Final = 4
+ABI_VERSION: Final = 5
 _POWS: Final = {lib.QM_POSEIDON2: Pow.POSEIDON2, lib.QM_SHA3: Pow.SHA3}
 SPAN_BITS: Final = {Order.COUNTING: 32, Order.WALK: STEP_BITS}
 """Positions in a span of qpow-poseidon2 in each order, as a power of 2."""
@@ -159,6 +159,18 @@ def span(job: NativeJob, position: int) -> Span:
     found: Any = ffi.new("qm_span *")
     lib.qm_span_at(job.data, position.to_bytes(64), found)
     return Span(tuple(found.words), found.top_target, found.offset)
+
+
+def poseidon2_hash(header: bytes, nonce: int) -> int:
+    """Return the hash of ``nonce``, 0 .. 2^512 - 1, of qpow-poseidon2, computed apart from all kernels.
+
+    Raises ValueError unless ``header`` has 32 bytes.
+    """
+    if len(header) != 32:
+        raise ValueError(f"a header must have 32 bytes, got {len(header)}")
+    found = ffi.new("uint8_t[64]")
+    lib.qm_poseidon2_hash(header, nonce.to_bytes(64), found)
+    return int.from_bytes(bytes(found))
 
 
 def _text(data: FFI.CData) -> str:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from quantus_miner.events import PauseChanged
+from quantus_miner.mining.confirm import Recheck
 from quantus_miner.mining.pauses import Pause, Pauses, check_device
 from quantus_miner.mining.search import Search
 from quantus_miner.mining.stats import MinerStats, ThreadStats
@@ -66,6 +67,7 @@ class Miner:
         self._solved_by: Counter[str] = Counter()
         self._workers = Workers()
         self._pauses = Pauses()
+        self._recheck = Recheck()
         self.set_engines(engines, affinity=affinity)
 
     @property
@@ -200,8 +202,13 @@ class Miner:
         return search.elapsed(self._clock())
 
     def tick(self) -> None:
-        """Sample the hash rates of jobs and check that the workers advance. Call it about once a second."""
+        """Sample the hash rates of jobs, check that the workers advance, and a solution with the reference.
+
+        Call it about once a second.
+        """
+        agrees = self._recheck.tick()
         with self._lock:
+            self._rejected += not agrees
             now = self._clock()
             for worker in self._workers.with_leaving:
                 worker.look(now)
@@ -285,6 +292,8 @@ class Miner:
                 _call(callback)
         if ended:
             _call(search.on_end, search)
+        if solution is not None:
+            self._recheck.add(search.job, solution)
 
     def retire(self, worker: Worker) -> None:
         """Mark ``worker`` as failed and take its slice back."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from quantus_miner import pow as reference
 from quantus_miner.mining.ranges import NonceRanges
 from quantus_miner.mining.rates import RateMeter
 from quantus_miner.mining.stats import ThreadStats
@@ -15,10 +13,7 @@ from quantus_miner.model import Job, Progress, Solution, Status
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from quantus_miner.backends.base import Engine
     from quantus_miner.mining.worker import Worker
-
-log = logging.getLogger("miner")
 
 
 class Search:
@@ -89,7 +84,7 @@ class Search:
 
     def progress(self, now: float) -> Progress:
         """Return the confirmed progress, in which slices under way count as not searched."""
-        # What they have tested so far may include a hit that the reference has not confirmed yet.
+        # What they have tested so far may include a hit that is not confirmed yet.
         under_way = [worker.slice for worker in self.workers if worker.slice is not None]
         todo = (*sorted(under_way, key=lambda piece: piece.start), *self.todo.left)
         return Progress(todo, self.tested, self.elapsed(now))
@@ -110,19 +105,3 @@ class Search:
 
     def _under_way(self) -> dict[tuple[str, int], int]:
         return {worker.key: worker.control.hashes for worker in self.workers}
-
-
-def confirm(engine: Engine, job: Job, nonce: int) -> Solution | None:
-    """Return the solution for a hit of ``engine``, or None if the reference rejects the hit."""
-    value = reference.evaluate(job.pow, job.header, nonce)
-    if nonce != 0 and value <= job.target:
-        return Solution(nonce, value)
-    log.error(
-        "Engine %s (kernel %s) reported nonce %x for job %r, which the reference rejects; dropped",
-        engine.name,
-        engine.kernel(job.pow),
-        nonce,
-        job.id,
-        extra={"job": job.id},
-    )
-    return None

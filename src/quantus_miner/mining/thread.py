@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner.errors import DeviceLostError, DevicePausedError, describe
 from quantus_miner.events import DeviceChanged
 from quantus_miner.host import cpus
-from quantus_miner.mining.search import confirm
+from quantus_miner.mining.confirm import confirm
 from quantus_miner.native import Outcome
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 BUILD := --no-build-isolation --no-deps --config-settings=build-dir=build/native
 SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
 
-# For GPUs: make install EXTRAS=cuda, or opencl, or cuda,opencl. For the view in the terminal: top
+# For GPUs: make install EXTRAS=cuda, or opencl, or cuda,opencl. For the view in the terminal: top. For many rigs: hub
 EXTRAS ?=
 WHEELS := build/wheels$(if $(EXTRAS),-gpu)
 REQUIREMENTS := requirements/$(if $(EXTRAS),gpu,run).txt
@@ -146,7 +146,7 @@ check:
 # Writes the lock files anew from pyproject.toml.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --output-file requirements/run.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra cuda --extra opencl --extra top --group build --constraints requirements/run.txt --output-file requirements/gpu.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra cuda --extra opencl --extra top --extra hub --group build --constraints requirements/run.txt --output-file requirements/gpu.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --group test --constraints requirements/gpu.txt --output-file requirements/test.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --group release --constraints requirements/test.txt --output-file requirements/release.txt
 

@@ -90,7 +90,7 @@ def test_it_loads_updates_and_survives_a_restart(chrome: Chrome, tmp_path: Path)
         wait_for(chrome, "jobs", "job-1running")
         wait_for(chrome, "rate", "H/s")
         wait_for(chrome, "log", "Job job-1 accepted")
-        wait_for(chrome, "doctor-count", "to note")
+        wait_for(chrome, "doctor-count", "(")
         wait(chrome, lambda driver: "H/s" in driver.title)
         wait(chrome, lambda driver: driver.execute_script("return document.querySelectorAll('#plot canvas').length"))
         assert problems(chrome) == []

@@ -61,8 +61,11 @@ class WebPage(MinerPart):
 
     async def start(self, settings: Settings) -> None:
         """Restore the history of earlier runs, and serve the page if it is on."""
-        await asyncio.wrap_future(self.components.store.loaded)
-        self._history.restore(self.components.store.earlier_points)
+        store = self.components.store
+        await asyncio.wrap_future(store.loaded)
+        # Only once, also if this part is started again.
+        earlier, store.earlier_points = store.earlier_points, []
+        self._history.restore(earlier)
         self._streams.most = min(MAX_STREAMS, self.components.connections["port"] // STREAM_SHARE)
         self._use(settings)
 

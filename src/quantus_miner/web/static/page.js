@@ -1,7 +1,7 @@
 // The page of a miner: what /events sends, and the calls that pause and resume.
 
 import { Plot } from "./plot.js";
-import { $, clock, duration, fill, load, number, percent, rate, show, si } from "./view.js";
+import { $, clock, duration, fill, load, number, rate, show, si, unit } from "./view.js";
 
 const MAX_EVENTS = 50;
 const MAX_LOG = 200;
@@ -66,7 +66,7 @@ function deviceRow(device) {
     number(device.temperature_celsius),
     number(device.power_watts),
     device.hashes_per_joule === null ? "–" : number(device.hashes_per_joule / 1e6, 2),
-    percent(device.fan_ratio),
+    unit(device.fan_ratio === null ? null : 100 * device.fan_ratio, "%"),
     steer(device),
   ];
 }
@@ -102,7 +102,7 @@ function sourceRow(source) {
     source.name.replace(/ [a-z+]+:\/\//, " "), // its scheme takes the room of the rest on a phone
     state,
     si(source.difficulty),
-    latency === null ? "–" : `${number(1000 * latency)} ms`,
+    unit(latency === null ? null : 1000 * latency, "ms"),
     `${source.accepted} / ${source.rejected} / ${source.stale}`,
     number(source.luck, 2),
     source.job_age_seconds === null ? "–" : `${duration(source.job_age_seconds)} ago`,
@@ -148,7 +148,8 @@ async function examine() {
   const { findings } = reply;
   const kinds = { wrong: "bad", note: "warn", ok: "good" };
   const count = (verdict) => findings.filter((each) => each.verdict === verdict).length;
-  show($("doctor-count"), `(${count("wrong")} wrong, ${count("note")} to note)`);
+  const found = count("wrong") ? `${count("wrong")} wrong` : count("note") ? `${count("note")} noted` : "ok";
+  show($("doctor-count"), `(${found})`);
   $("doctor-count").className = count("wrong") ? "bad" : "";
   fill(
     $("findings"),

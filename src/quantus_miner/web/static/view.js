@@ -54,7 +54,7 @@ export function clock(time, seconds = true) {
 export const number = (value, digits = 0) =>
   value === null || value === undefined ? "–" : value.toFixed(digits);
 
-export const percent = (ratio) => (ratio === null ? "–" : `${Math.round(100 * ratio)} %`);
+export const unit = (value, name) => (value === null ? "–" : `${Math.round(value)}${SPACE}${name}`);
 
 // Fill the body of a table. A cell is a text, [text, class], or a node, which is kept if the row has it already.
 export function fill(body, rows) {

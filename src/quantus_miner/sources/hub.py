@@ -44,7 +44,7 @@ GRACE_S: Final = 60.0
 RETRY_S: Final = 1.0
 """Seconds between two attempts to reach it meanwhile, and to deliver a solution."""
 MAX_PENDING: Final = 1_000
-"""Solutions that wait for the hub."""
+"""Solutions that wait for the hub. Beyond that, the oldest are given up."""
 MAX_INFO: Final = 65_536
 ENDED: Final = "the connection ended"
 REFUSED: Final = "authorization violation"
@@ -70,6 +70,7 @@ class HubLink:
         self._context: ssl.SSLContext | None = None
         self._pending: dict[tuple[bytes, int], _Pending] = {}
         self._restored = False
+        self._listener: Listener | None = None
         self._wake = asyncio.Event()
         self._message: fleet.JobMessage | None = None
         self._slot: bytes | None = None
@@ -83,6 +84,7 @@ class HubLink:
     async def run(self, listener: Listener) -> NoReturn:
         """See ``Link.run``. Connects again by itself for GRACE_S seconds."""
         await self._restore()
+        self._listener = listener
         loop = asyncio.get_running_loop()
         self._message = self._job = None
         opened, lost_at = False, loop.time()
@@ -105,8 +107,10 @@ class HubLink:
     def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:  # noqa: ARG002 - not asked for
         """See ``Link.submit``. The solution is on our disk until the hub has it."""
         stored = StoredSolution(job.header, solution)
-        if stored.key in self._pending or len(self._pending) >= MAX_PENDING:
+        if stored.key in self._pending or self._listener is None:
             return Handover.LATE
+        if len(self._pending) >= MAX_PENDING:
+            self._settle(next(iter(self._pending)), Handover.LATE, self._listener)
         self._pending[stored.key] = _Pending(stored, job)
         self._store.keep(stored)
         self._wake.set()
@@ -252,25 +256,33 @@ class HubLink:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _deliver(self, client: Client, listener: Listener) -> None:
-        """Send each solution until the hub has it, or says that it is too late."""
+        """Send each solution until the hub has it, or says that it is too late. The newest comes first.
+
+        If jobs are so easy that solutions come faster than the hub takes them, those of the current job still arrive in
+        time.
+        """
         while True:
             self._wake.clear()
-            for key, pending in list(self._pending.items()):
+            while self._pending:
+                key = next(reversed(self._pending))
                 message = fleet.SolutionMessage(key[0].hex(), f"{key[1]:0128x}")
                 reply = await self._ask(client, fleet.SOLUTION, fleet.encode(message))
                 state = fleet.decode(reply, fleet.SolutionReply).state
                 if state == "later":
                     break
-                del self._pending[key]
-                self._store.settle([key])
                 if state == "invalid":
                     log.error("%s says that a solution is not valid", self.name, extra={"source": self.name})
-                if pending.job is not None:
-                    handover = Handover.SENT if state == "kept" else Handover.LATE
-                    listener.on_handover(pending.job, pending.stored.solution, handover)
+                self._settle(key, Handover.SENT if state == "kept" else Handover.LATE, listener)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_S if self._pending else None):
                     await self._wake.wait()
+
+    def _settle(self, key: tuple[bytes, int], handover: Handover, listener: Listener) -> None:
+        """Forget a solution, and tell the live source what became of it unless it is of an earlier run."""
+        pending = self._pending.pop(key, None)
+        self._store.settle([key])
+        if pending is not None and pending.job is not None:
+            listener.on_handover(pending.job, pending.stored.solution, handover)
 
     async def _report(self, client: Client) -> None:
         while True:

@@ -343,6 +343,34 @@ def test_a_rig_goes_on_while_the_server_restarts_and_delivers_what_it_found_mean
     run(test)
 
 
+def test_the_newest_solutions_come_first_and_those_that_wait_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_source, "RETRY_S", 0.05)
+    monkeypatch.setattr(hub_source, "MAX_PENDING", 3)
+
+    async def test() -> None:
+        async with fleet_at(tmp_path / "hub") as each:
+            job = each.give("1", difficulty=1)
+            url = each.invite("rig")
+            await known(each, url, tmp_path / "rig")
+            async with rig_of(url, tmp_path / "rig") as (link, listener, _):
+                await listener.job()
+                await each.close()
+                solutions = [solve(job, number) for number in range(1, 6)]
+                for solution in solutions:
+                    assert link.submit(job, solution, 1, 1.0) is Handover.WAITS
+                assert [await listener.handover() for _ in range(2)] == [
+                    (late, Handover.LATE) for late in solutions[:2]
+                ]
+                await each.open_again()
+                assert [await listener.handover() for _ in range(3)] == [
+                    (sent, Handover.SENT) for sent in reversed(solutions[2:])
+                ]
+
+    run(test)
+
+
 def test_without_the_hub_for_long_the_link_is_lost_and_a_later_run_delivers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

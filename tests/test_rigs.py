@@ -329,13 +329,7 @@ def test_a_rig_goes_on_while_the_server_restarts_and_delivers_what_it_found_mean
                 await each.close()
                 solution = solve(job)
                 assert link.submit(job, solution, 1, 1.0) is Handover.WAITS
-                again = NatsServer(
-                    each.roster.folder, each.roster.certificate(), "127.0.0.1", each.server.port, new_key()[1]
-                )
-                each.server, each.serving = again, None
-                each.seed, key = new_key()
-                each.server._hub_key = key
-                await each.open()
+                await each.open_again()
                 assert await listener.handover() == (solution, Handover.SENT)
                 assert await each.next_sent() == solution
                 assert (task.done(), listener.opened, listener.jobs.qsize()) == (False, 1, 0)

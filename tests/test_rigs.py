@@ -329,16 +329,38 @@ def test_a_rig_goes_on_while_the_server_restarts_and_delivers_what_it_found_mean
                 await each.close()
                 solution = solve(job)
                 assert link.submit(job, solution, 1, 1.0) is Handover.WAITS
-                again = NatsServer(
-                    each.roster.folder, each.roster.certificate(), "127.0.0.1", each.server.port, new_key()[1]
-                )
-                each.server, each.serving = again, None
-                each.seed, key = new_key()
-                each.server._hub_key = key
-                await each.open()
+                await each.open_again()
                 assert await listener.handover() == (solution, Handover.SENT)
                 assert await each.next_sent() == solution
                 assert (task.done(), listener.opened, listener.jobs.qsize()) == (False, 1, 0)
+
+    run(test)
+
+
+def test_the_newest_solutions_come_first_and_those_that_wait_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_source, "RETRY_S", 0.05)
+    monkeypatch.setattr(hub_source, "MAX_PENDING", 3)
+
+    async def test() -> None:
+        async with fleet_at(tmp_path / "hub") as each:
+            job = each.give("1", difficulty=1)
+            url = each.invite("rig")
+            await known(each, url, tmp_path / "rig")
+            async with rig_of(url, tmp_path / "rig") as (link, listener, _):
+                await listener.job()
+                await each.close()
+                solutions = [solve(job, number) for number in range(1, 6)]
+                for solution in solutions:
+                    assert link.submit(job, solution, 1, 1.0) is Handover.WAITS
+                assert [await listener.handover() for _ in range(2)] == [
+                    (late, Handover.LATE) for late in solutions[:2]
+                ]
+                await each.open_again()
+                assert [await listener.handover() for _ in range(3)] == [
+                    (sent, Handover.SENT) for sent in reversed(solutions[2:])
+                ]
 
     run(test)
 

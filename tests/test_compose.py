@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from quantus_miner.settings import SETTINGS
+from quantus_miner.setting_table import SETTINGS
 
 FOLDER: Final = Path(__file__).parent.parent / "packaging/oci"
 FILES: Final = sorted(path.name for path in FOLDER.glob("compose*.yml"))

@@ -25,7 +25,8 @@ from quantus_miner.logs import formats, writer
 from quantus_miner.mining import rates
 from quantus_miner.model import Pow, Status
 from quantus_miner.parts import ports
-from quantus_miner.settings import LOG_FORMATS, SETTINGS, load
+from quantus_miner.setting_table import LOG_FORMATS, SETTINGS
+from quantus_miner.settings import load
 from quantus_miner.store.history import HistoryEntry
 from quantus_miner.web import connection, events, line_server, server
 from quantus_miner.web import routes as http

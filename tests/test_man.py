@@ -14,7 +14,7 @@ import click
 import pytest
 
 from quantus_miner.cli import cli, man
-from quantus_miner.settings import NOT_OF, SETTINGS
+from quantus_miner.setting_table import NOT_OF, SETTINGS
 
 if TYPE_CHECKING:
     from pathlib import Path

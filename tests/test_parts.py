@@ -23,7 +23,8 @@ from quantus_miner.parts import supervisor as module
 from quantus_miner.parts.part import Part
 from quantus_miner.parts.supervisor import Supervisor
 from quantus_miner.setting import FROM_FILES
-from quantus_miner.settings import SETTINGS, Settings, load
+from quantus_miner.setting_table import SETTINGS
+from quantus_miner.settings import Settings, load
 
 from .conftest import MinerProcess
 
@@ -510,17 +511,17 @@ def test_a_part_that_is_made_as_the_page_says_works(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_is_made_as_the_page_says_works(tmp_path: Path) -> None:
-    """In a copy of the package, with the two lines in ``settings.py`` and a part that applies it."""
+    """In a copy of the package, with its row, its field, and a part that applies it."""
     package = tmp_path / "quantus_miner"
     shutil.copytree(Path(quantus_miner.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    code = (package / "settings.py").read_text(encoding="utf-8")
-    for before, added in {
-        "SETTINGS: Final = (\n": '    Setting("greeting", str, "Hello", "What is said at the start.", "TEXT"),\n',
-        "    port: int\n": "    greeting: str\n",
-    }.items():
+    row = '    Setting("greeting", str, "Hello", "What is said at the start.", "TEXT"),\n'
+    for name, before, added in (
+        ("setting_table.py", "SETTINGS: Final = (\n", row),
+        ("settings.py", "    port: int\n", "    greeting: str\n"),
+    ):
+        code = (package / name).read_text(encoding="utf-8")
         assert code.count(before) == 1
-        code = code.replace(before, before + added)
-    (package / "settings.py").write_text(code, encoding="utf-8")
+        (package / name).write_text(code.replace(before, before + added), encoding="utf-8")
     part = toy_part().replace('"workers"', '"greeting"').replace("workers", "greeting")
     (package / "parts" / "greeter.py").write_text(part)
     config = tmp_path / "miner.toml"

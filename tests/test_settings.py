@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from quantus_miner.errors import SettingError
 from quantus_miner.setting import FROM_FILES
-from quantus_miner.settings import BY_NAME, SETTINGS, Settings, load
+from quantus_miner.setting_table import BY_NAME, SETTINGS
+from quantus_miner.settings import Settings, load
 
 
 def test_defaults_are_those_of_the_specification() -> None:

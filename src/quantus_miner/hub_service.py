@@ -22,7 +22,7 @@ from quantus_miner.parts.rigs import RigServer
 from quantus_miner.parts.upkeep import Log, SignsOfLife, StateFolder, Watch
 from quantus_miner.parts.web import Exporter
 from quantus_miner.service import prepare, serve
-from quantus_miner.settings import BY_NAME, names_of
+from quantus_miner.setting_table import BY_NAME, names_of
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.store.writer import Store
 

@@ -31,7 +31,7 @@ from quantus_miner.parts.rig_managers import CgminerPort, ClaymorePort, RigApiSe
 from quantus_miner.parts.supervisor import Supervisor
 from quantus_miner.parts.upkeep import Log, SignsOfLife, StateFolder, Watch
 from quantus_miner.parts.web import Exporter, JobList, JobServer
-from quantus_miner.settings import BY_NAME, names_of
+from quantus_miner.setting_table import BY_NAME, names_of
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.searcher import MinerSearcher
 from quantus_miner.store.writer import Store

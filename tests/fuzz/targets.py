@@ -43,7 +43,8 @@ from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Order, Pow, Progr
 from quantus_miner.monitor import Snapshot
 from quantus_miner.pow.block import SealedBlock
 from quantus_miner.pow.order import last_position, positions_from
-from quantus_miner.settings import SETTINGS, load
+from quantus_miner.setting_table import SETTINGS
+from quantus_miner.settings import load
 from quantus_miner.store import database, history
 from quantus_miner.store.database import DamagedError, Database, NewerError
 from quantus_miner.store.rows import Find, StoredJob, StoredSolution

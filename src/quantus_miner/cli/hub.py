@@ -11,7 +11,7 @@ import click
 
 from quantus_miner.cli.completion import complete_path
 from quantus_miner.cli.options import load_settings, reload_settings, setting_options, without_secrets
-from quantus_miner.settings import names_of
+from quantus_miner.setting_table import names_of
 from quantus_miner.wire import fleet
 
 if TYPE_CHECKING:

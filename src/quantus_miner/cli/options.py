@@ -13,7 +13,8 @@ import click
 from quantus_miner import logs
 from quantus_miner.cli.completion import complete_path
 from quantus_miner.model import Pow
-from quantus_miner.settings import BY_NAME, SETTINGS, Settings, load, names_of
+from quantus_miner.setting_table import BY_NAME, SETTINGS, names_of
+from quantus_miner.settings import Settings, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

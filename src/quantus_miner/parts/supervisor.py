@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner.backoff import MAX_S, Backoff
 from quantus_miner.errors import MinerError, describe
 from quantus_miner.host.deadline import in_thread
-from quantus_miner.settings import BY_NAME
+from quantus_miner.setting_table import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence

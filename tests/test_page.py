@@ -29,6 +29,7 @@ from quantus_miner.events import (
     SettingsChanged,
     ShareJudged,
     SolutionSent,
+    SolutionUnsent,
     SourceChanged,
 )
 from quantus_miner.mining.stats import ApiStats, MinerStats, WorkerStats
@@ -283,6 +284,7 @@ def test_a_client_that_falls_behind_is_disconnected() -> None:
 JOB = LiveJob("7", b"\0" * 32, 1)
 MESSAGES: dict[Event, tuple[Kind, str, str, str]] = {
     SolutionSent("pool a", JOB, Solution(1, 1)): ("solution", "pool a", "sent", "job 7"),
+    SolutionUnsent("pool a", JOB, Solution(1, 1)): ("solution", "pool a", "too late", "job 7"),
     ShareJudged("pool a", 1, "accepted", "", 1, 0.031): ("share", "pool a", "accepted", "31 ms"),
     ShareJudged("pool a", 1, "rejected", "low", 1, 0.031): ("share", "pool a", "rejected", "low"),
     SourceChanged("pool a", "lost", "reset"): ("source", "pool a", "lost", "reset"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +16,7 @@ from quantus_miner import __version__
 from quantus_miner.gpu.telemetry import Readings
 from quantus_miner.mining.rates import Rates
 from quantus_miner.mining.stats import GpuStats, LinkStats, MinerStats, WorkerStats
-from quantus_miner.monitor import Snapshot
+from quantus_miner.monitor import Snapshot, Tally
 from quantus_miner.web.status import status_of
 from quantus_miner.wire import cgminer, claymore, rigs, xmrig
 from quantus_miner.wire.hive import hive_stats
@@ -50,9 +51,6 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         mined=st.booleans(),
         connects=counts,
         difficulty=st.none() | counts,
-        accepted=counts,
-        rejected=counts,
-        stale=counts,
         work=counts,
         latency_s=st.none() | st.floats(0, 1e6),
     )
@@ -65,6 +63,7 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         readings=draw(st.dictionaries(ids, st.builds(Readings, *[st.none() | st.floats(0, 1e4)] * 6))),
         rates=draw(st.none() | rate),
         worker_rates=draw(st.dictionaries(st.integers(0, 12), rate)),
+        tally=draw(st.builds(Tally, *[counts] * 4)),
     )
 
 
@@ -127,14 +126,14 @@ def check_xmrig(status: Status) -> None:
 
 
 def test_a_rig_with_cards_is_described_card_by_card() -> None:
-    status = status_of(SNAPSHOT)
+    status = status_of(replace(SNAPSHOT, tally=Tally(accepted=5, rejected=4, stale=3, blocks=2)))
     assert msgspec.to_builtins(hive_stats(status)) == {
         "hs": [0.84, 0.0, 0.01],
         "hs_units": "khs",
         "temp": [61, None, None],
         "fan": [40, None, None],
         "uptime": 70,
-        "ar": [1, 0, 0],
+        "ar": [5, 4, 3],
         "algo": "qpow-poseidon2",
         "bus_numbers": [1, None, None],
         "ver": __version__,
@@ -144,9 +143,13 @@ def test_a_rig_with_cards_is_described_card_by_card() -> None:
     (card,) = cuda.threads
     assert (card.index, card.name, card.bus_id, card.hashrate) == (0, "a card", "01:00.0", [840.0, 689.0, None])
     assert card.health == xmrig.Health(61, 420, 2500, [40])
+    summary = json.loads(cgminer.answer(b'{"command": "summary"}', status)[:-1])["SUMMARY"][0]
+    kinds = ("Accepted", "Rejected", "Stale", "Found Blocks")
+    assert [summary[name] for name in kinds] == [5, 4, 3, 2]
     reply = json.loads(cgminer.answer(b'{"command": "devs"}', status)[:-1])
     first, second, third = reply["DEVS"]
     assert (first["GPU"], first["Temperature"], first["Fan Percent"], first["KHS 5s"]) == (0, 61, 40, 0.84)
     assert (second["GPU"], second["Status"], third["CPU"]) == (1, "Dead", 0)
     result = json.loads(claymore.answer(b'{"method": "miner_getstat2"}', status))["result"]
-    assert (result[2], result[3], result[6], result[15]) == ("1;1;0", "1;0;0", "61;40;0;0;0;0", "1;0;0")
+    assert result[8] == "3;0;0;0"
+    assert (result[2], result[3], result[6], result[15]) == ("1;5;4", "1;0;0", "61;40;0;0;0;0", "1;0;0")

@@ -82,6 +82,7 @@ def _summary(status: Status) -> Answer:
         "Accepted": shares.accepted,
         "Rejected": shares.rejected,
         "Stale": shares.stale,
+        "Found Blocks": status.blocks,
         "Hardware Errors": status.solutions_rejected,
         "Remote Failures": rigs.reconnects(status),
     }

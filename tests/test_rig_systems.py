@@ -194,6 +194,7 @@ def test_simplemining_reads_cgminer_s_answers(install: Install, pool: Pool) -> N
         (device,) = reply["devs"]["DEVS"]
         assert summary["Accepted"] >= 1
         assert summary["Rejected"] >= 0
-        assert summary["KHS 30s"] == device["KHS 30s"]
+        assert summary["KHS 30s"] > 0
+        assert device["KHS 30s"] > 0
         running.terminate()
         assert running.process.wait(20) == 0

@@ -106,7 +106,7 @@ def _faults(status: Status) -> Iterator[str]:
         elif worker.stalled:
             yield f"worker {worker.index} has work and does not advance"
     if status.solutions_rejected:
-        yield f"the reference has rejected {status.solutions_rejected:,} hits of the kernels"
+        yield f"{status.solutions_rejected:,} hits proved invalid when they were hashed again"
     if status.store_ok is False:
         yield "jobs are kept in memory only, because the state folder cannot be written"
 

@@ -167,7 +167,7 @@ def test_what_is_wrong_is_listed_and_nothing_else() -> None:
         "device cpu of engine cpu-fast is lost",
         "worker 0 has failed; restart the miner",
         "worker 1 has work and does not advance",
-        "the reference has rejected 2 hits of the kernels",
+        "2 hits proved invalid when they were hashed again",
     ]
     assert text.faults(wrong) == expected
     wrong.store_ok = False

@@ -30,7 +30,7 @@ FOLDERS = {
     "hiveos": "/hive/miners/custom/quantus-miner",
     "mmpos": "/opt/mmp/miners/custom-a1b2c",
     "raveos": "/ravinos/miners/quantus-miner",
-    "smos": "/root/miner/quantus-miner",
+    "smos": "/root/miner/teamredminer-quantus",
 }
 VERSION = "1.2.3"
 GPU = {"type": "NVIDIA", "pci_id": 1, "hash_rate1": 5.0}

@@ -29,7 +29,7 @@ ARCHIVES: Final = {
     "hiveos": "quantus-miner-[0-9]*.tar.gz",
     "mmpos": "quantus-miner-mmpos-*.tar.gz",
     "raveos": "quantus-miner-*.zip",
-    "smos": "quantus-miner-smos-*.tar.gz",
+    "smos": "teamredminer-quantus-*.tar.gz",
 }
 __all__ = [
     "test_hive_configures_runs_reads_and_stops",

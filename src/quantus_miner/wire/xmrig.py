@@ -214,7 +214,7 @@ def backends(status: Status) -> list[Backend]:
         rate = _averages(worker.hash_rate)
         if worker.device in indices:
             number, device = indices[worker.device]
-            kind = worker.engine.removeprefix("gpu-")
+            kind = worker.engine.rpartition("-")[2]  # cuda, opencl
             gpus[kind].append(_gpu(number, device, rate, clocks[device.id]))
         else:
             cpu.append(Thread(rate))

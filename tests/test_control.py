@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import functools
 import ipaddress
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -18,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from quantus_miner.cli.control import connect
+from quantus_miner.client import Client, is_local
+from quantus_miner.errors import MinerError
 from quantus_miner.host import load
 from quantus_miner.parts import pauses
 from quantus_miner.schedule import parse_schedule
@@ -26,7 +32,7 @@ from quantus_miner.wire.status import Status
 from .conftest import MinerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 JOB = {"job_id": "a\x1b[31m", "mining_hash": "00" * 32, "difficulty": str(2**500)}
@@ -92,6 +98,7 @@ def test_without_a_token_anywhere_the_miner_cannot_be_steered(tmp_path: Path) ->
     ("body", "message"),
     [
         (b"{", 'the body must be empty or JSON such as {"device": "cpu"}'),
+        (b'{"devcie": "cpu"}', 'the body must be empty or JSON such as {"device": "cpu"}'),
         (b'{"device": 1}', 'the body must be empty or JSON such as {"device": "cpu"}'),
         (b"\xff", 'the body must be empty or JSON such as {"device": "cpu"}'),
         (b'{"device": "gpu\\n"}', "there is no device 'gpu\\n'; allowed: cpu"),
@@ -262,3 +269,53 @@ def test_a_machine_that_does_not_say_its_load_is_not_busy(tmp_path: Path) -> Non
     used = load.others_cpu_time(frozenset(range(8192)))
     assert used is not None
     assert used > 0
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://127.0.0.1:9833", True),
+        ("http://[::1]:9833/", True),
+        ("http://localhost", True),
+        ("http://rig1:9833", False),
+        ("http://192.0.2.1:9833", False),
+        ("http://127.0.0.1.page.example", False),
+        ("http://[", False),
+    ],
+)
+def test_only_this_machine_gets_the_token_of_its_miner(url: str, local: bool, tmp_path: Path) -> None:
+    (tmp_path / "control-token").write_text("abc")
+    assert is_local(url) == local
+    if url == "http://[":
+        return
+    given = {"state_dir": str(tmp_path), "api_token_file": None}
+    assert connect(url, given)._headers == ({"Authorization": "Bearer abc"} if local else {})
+    given["api_token_file"] = str(tmp_path / "control-token")
+    assert connect(url, given)._headers == {"Authorization": "Bearer abc"}
+
+
+def test_the_token_goes_only_where_something_is_steered() -> None:
+    def answered(call: Callable[[], object]) -> None:
+        with contextlib.suppress(MinerError):
+            call()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        client = Client(url, "abc")
+        for call, has_token in ((client.status, False), (client.pause, True)):
+            caller = threading.Thread(target=answered, args=(call,))
+            caller.start()
+            connection, _ = server.accept()
+            with connection:
+                assert (b"Bearer abc" in connection.recv(65_536)) == has_token
+            caller.join()
+
+
+def test_pausing_works_once_the_disk_does(tmp_path: Path) -> None:
+    (tmp_path / "control-token").mkdir()
+    with MinerProcess("--port=0", "--workers=1", f"--state-dir={tmp_path}") as miner:
+        assert miner.call("POST", "/pause")[0] == 403
+        (tmp_path / "control-token").rmdir()
+        assert miner.call("POST", "/pause")[0] == 401
+        token = (tmp_path / "control-token").read_text()
+        assert miner.call("POST", "/pause", headers=bearer(token))[0] == 200

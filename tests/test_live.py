@@ -13,7 +13,7 @@ import pytest
 from quantus_miner import pow as reference
 from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.errors import LinkLostError, LinkRefusedError
-from quantus_miner.events import ShareJudged, SolutionSent, SourceChanged
+from quantus_miner.events import ShareJudged, SolutionSent, SolutionUnsent, SourceChanged
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, LiveJob, NonceRange, Pow, Solution
 from quantus_miner.sources.failover import POLICY
@@ -490,6 +490,7 @@ def test_what_happens_is_published() -> None:
             SourceChanged("pool a", "connected"),
             SourceChanged("pool a", "mined"),
             SolutionSent("pool a", given, Solution(7, 0)),
+            SolutionUnsent("pool a", given, Solution(8, 0)),
             ShareJudged("pool a", 7, "accepted", "", 300, 0.1),
             ShareJudged("pool a", 8, "stale", "Stale share", 300, 0.2),
             SourceChanged("pool a", "lost", "gone"),

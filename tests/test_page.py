@@ -10,6 +10,7 @@ import logging
 import re
 import signal
 import socket
+from dataclasses import replace
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Self, get_args
 
@@ -32,16 +33,19 @@ from quantus_miner.events import (
     SolutionUnsent,
     SourceChanged,
 )
-from quantus_miner.mining.stats import ApiStats, MinerStats, WorkerStats
+from quantus_miner.mining.stats import ApiStats, LinkStats, MinerStats, WorkerStats
 from quantus_miner.model import LiveJob, Solution
 from quantus_miner.monitor import Snapshot
+from quantus_miner.parts.findings import examine
 from quantus_miner.parts.page import STREAM_SHARE
+from quantus_miner.settings import load
 from quantus_miner.store.rows import StoredPoint
+from quantus_miner.unit import Host
 from quantus_miner.web import events, page
 from quantus_miner.web.doctor import Doctor
-from quantus_miner.web.history import MAX_SERIES, SPANS, History, Span, Track
+from quantus_miner.web.history import SPANS, History, Span, Track
 from quantus_miner.wire.events import DoctorReply, EventMessage, FindingMessage, Kind, LogMessage
-from quantus_miner.wire.history import HistoryReply, Point, PointMessage
+from quantus_miner.wire.history import MAX_SERIES, HistoryReply, Point, PointMessage
 from quantus_miner.wire.status import Status
 
 from .conftest import MinerProcess, with_file_limit
@@ -392,7 +396,7 @@ def test_the_history_counts_what_the_monitor_sees() -> None:
     history.on_snapshot(Snapshot(1_002.0, 2, 4))  # the miner cannot be read
     history.on_snapshot(snapshot(3, 250, 100, 20, 5))  # worker 1 is another one, worker 2 is new
     assert (kept, shown) == ([], [])
-    expected = Point(1_000, 3.0, 200, {"cpu": 135}, {0: 80, 1: 50, 2: 5}, blocks=2, accepted=1)
+    expected = Point(1_000, 3.0, 250, {"cpu": 185}, {0: 100, 1: 80, 2: 5}, blocks=2, accepted=1)
     assert reply(history, 1_003.0).points == [expected]
     history.on_snapshot(snapshot(10, 250, 100, 20, 5))
     assert [(point.step_s, point.time) for point in kept] == [(10, 1_000)]
@@ -404,7 +408,17 @@ def test_the_history_counts_what_the_monitor_sees() -> None:
     assert [(point.step_s, point.time) for point in kept] == [(10, 1_000), (10, 1_010), (300, 900)]
     later, *_ = recorded()
     later.restore(
-        [*kept, StoredPoint(10, 1_020, b"{"), StoredPoint(10, 1_030, b'{"time":7}'), StoredPoint(7, 7, b"{}")]
+        [
+            *kept,
+            StoredPoint(10, 1_020, b"{"),
+            StoredPoint(10, 1_030, b'{"time":7}'),
+            StoredPoint(7, 7, b'{"time":7}'),
+            StoredPoint(0, 1_000, b'{"time":1000}'),
+            StoredPoint(10, 1_000, b'{"time":1000,"hashes":-1}'),
+            StoredPoint(10, 1_000, b'{"time":1000,"hashes":1%s}' % (b"0" * 400)),
+            StoredPoint(10, 1_000, b'{"time":1000,"seconds":1e308}'),
+            StoredPoint(10, 1_000, b'{"time":1000,"devices":{"%s":1}}' % (b"x" * 60_000)),
+        ]
     )
     for span, step in (("hour", 10), ("day", 300)):
         shown_later = reply(later, 1_020.0, span)
@@ -444,6 +458,21 @@ def seen(miner: MinerProcess, span: str) -> list[Point]:
 
 
 # --- doctor, log ---
+
+
+def test_a_source_that_is_down_is_a_finding_unless_another_is_mined(tmp_path: Path) -> None:
+    settings = load({"state_dir": str(tmp_path)}, {}, None)
+
+    def verdicts(*sources: LinkStats) -> list[tuple[str, str]]:
+        found = examine(Host({}), settings, Snapshot(0.0, 0.0, 1, sources=sources))
+        return [(each.verdict, each.found) for each in found if each.about.startswith("pool")]
+
+    down, up = LinkStats("pool a", now=9.0), LinkStats("pool b", connected=True, mined=True)
+    lost = ("wrong", "is not connected for 9 s")
+    assert verdicts(down) == [lost]
+    assert sorted(verdicts(down, up)) == [("ok", "is connected"), lost]
+    assert sorted(verdicts(up, down)) == [("ok", "is connected"), ("ok", "is not connected, because it is not needed")]
+    assert verdicts(down, replace(down, name="pool c")) == [lost, lost]
 
 
 def test_the_doctor_s_findings_are_those_of_the_running_miner(tmp_path: Path) -> None:

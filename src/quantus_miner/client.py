@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -19,11 +21,21 @@ MAX_REPLY: Final = 4_000_000
 MAX_REASON: Final = 200
 """Characters of a reason that the other side gives."""
 
+
+def is_local(url: str) -> bool:
+    """Return True if ``url`` names this machine: localhost, or an address of the loopback interface."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 Reply = TypeVar("Reply", bound=msgspec.Struct)
 
 
 class Client:
-    """The miner whose job API is at ``url``. ``token``: what it requires, None if it requires nothing.
+    """The miner whose job API is at ``url``. ``token``: what its calls that steer it require, None if it is not known.
 
     Every method raises MinerError, one line, without a usable reply. Raises SettingError if ``url`` is not allowed.
     """
@@ -51,9 +63,9 @@ class Client:
     def _call(self, method: str, path: str, body: str, expected: type[Reply]) -> Reply:
         path = self._server.path.rstrip("/") + path
         try:
-            code, reply = self._server.request(
-                method, path, body, self._headers, timeout_s=TIMEOUT_S, max_reply=MAX_REPLY
-            )
+            # Whoever answers gets the token only if a person steers the miner, not with every look at it.
+            headers = {} if method == "GET" else self._headers
+            code, reply = self._server.request(method, path, body, headers, timeout_s=TIMEOUT_S, max_reply=MAX_REPLY)
             if code == http.client.OK:
                 return msgspec.json.decode(reply, type=expected)
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:

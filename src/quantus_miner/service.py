@@ -177,7 +177,7 @@ def _connect(
     )
     routes, access = Routes(), Access(settings.api_token)
     api = JobApi(jobs, miner, routes, access)
-    Control(miner, routes, access)
+    Control(miner, routes, access, settings.state_dir)
     live = LiveSource(MinerSearcher(miner), (), priority=live_priority, publish=lambda event: monitor.publish(event))
     monitor = Monitor(
         miner.stats,

@@ -24,17 +24,22 @@ def miner_options(command: Command) -> Command:
 
 
 def connect(url: str | None, given: dict[str, Any]) -> Client:
-    """Return a client of the miner that the options name. Raises SettingError if they cannot be used."""
+    """Return a client of the miner that the options name. Raises SettingError if they cannot be used.
+
+    Another machine gets only a token from a file that the command line names, never the one of this machine's miner.
+    """
     from quantus_miner import units
     from quantus_miner.cli.installed import find_service, installed_settings
-    from quantus_miner.client import Client
+    from quantus_miner.client import Client, is_local
     from quantus_miner.web.control import read_token
 
     settings = installed_settings(given, find_service().environ)
     if url is None:
         address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind, settings.bind)  # noqa: S104 - not to bind
         url = f"http://{units.endpoint(address, settings.port)}"
-    return Client(url, settings.api_token or read_token(settings.state_dir))
+    if given["api_token_file"] or is_local(url):
+        return Client(url, settings.api_token or read_token(settings.state_dir))
+    return Client(url, None)
 
 
 def _show(done: str, reply: PauseReply) -> None:

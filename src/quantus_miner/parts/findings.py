@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from quantus_miner import doctor, logs
+from quantus_miner import doctor, logs, units
 from quantus_miner.doctor import Finding
 from quantus_miner.wire.events import FindingMessage
 
@@ -30,15 +30,19 @@ def examine(host: Host, settings: Settings, snapshot: Snapshot) -> list[FindingM
 def _state(snapshot: Snapshot) -> Iterator[Finding]:
     if snapshot.miner is not None:
         yield from _workers(snapshot.miner)
-    for source in snapshot.sources:
+    mined = [source.mined for source in snapshot.sources]
+    for number, source in enumerate(snapshot.sources):
         if source.refusal:
             yield Finding(source.name, f"refuses the miner: {source.refusal}", "Correct its token, wallet or pin")
         elif source.failing:
             yield Finding(source.name, f"is failing: {source.failing}", "The log says more; the next source is used")
         elif source.connected:
             yield Finding(source.name, "is connected")
-        else:
+        elif any(mined[:number]):
             yield Finding(source.name, "is not connected, because it is not needed")
+        else:
+            found = f"is not connected for {units.duration(source.state_age_s)}"
+            yield Finding(source.name, found, "Check its address and the network; it is tried again and again")
     if snapshot.store_ok is False:
         advice = "The log says why; make room on the disk, or correct the permissions of the state folder"
         yield Finding("store", "jobs are kept in memory only", advice)

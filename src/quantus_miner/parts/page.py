@@ -66,7 +66,7 @@ class WebPage(MinerPart):
         # Only once, also if this part is started again.
         earlier, store.earlier_points = store.earlier_points, []
         self._history.restore(earlier)
-        self._streams.most = min(MAX_STREAMS, self.components.connections["port"] // STREAM_SHARE)
+        self._streams.most = max(1, min(MAX_STREAMS, self.components.connections["port"] // STREAM_SHARE))
         self._use(settings)
 
     async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - what changes is set as a whole

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from quantus_miner.errors import MinerError
 from quantus_miner.host import files
+from quantus_miner.host.deadline import in_thread
 from quantus_miner.mining.pauses import USER
 from quantus_miner.web.routes import error, json_reply, read_body
 from quantus_miner.wire.api import encode
@@ -54,10 +55,14 @@ def create_token(folder: Path) -> str | None:
 
 
 class Control:
-    """POST /pause and POST /resume, added to ``routes``. Both need a token whatever the settings are."""
+    """POST /pause and POST /resume, added to ``routes``. Both need a token whatever the settings are.
 
-    def __init__(self, miner: Miner, routes: Routes, access: Access) -> None:
+    ``folder``: the state folder, in which a token is made if there is none.
+    """
+
+    def __init__(self, miner: Miner, routes: Routes, access: Access, folder: Path) -> None:
         self._miner = miner
+        self._folder = folder
         self._access = access
         routes.add("/pause", "POST", self._pause)
         routes.add("/resume", "POST", self._resume)
@@ -69,6 +74,8 @@ class Control:
         return await self._change(request, paused=False)
 
     async def _change(self, request: Request, *, paused: bool) -> Response:
+        if self._access.own_token is None:  # the disk may have recovered since the start
+            self._access.own_token = await in_thread(lambda: create_token(self._folder))
         if refusal := self._access.refuse(request, steers=True):
             return refusal
         body = await read_body(request)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from quantus_miner.wire.events import FindingMessage
 
-MAX_AGE_S: Final = 60.0
+MAX_AGE_S: Final = 10.0
 """Seconds for which findings are used again, however often someone asks."""
 
 

@@ -13,7 +13,7 @@ from quantus_miner.model import Status
 from quantus_miner.store.rows import StoredPoint
 from quantus_miner.web.routes import error, json_reply
 from quantus_miner.wire.api import encode
-from quantus_miner.wire.history import HistoryReply, Point, PointMessage
+from quantus_miner.wire.history import MAX_ID, MAX_SERIES, HistoryReply, Point, PointMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from quantus_miner.monitor import Snapshot
     from quantus_miner.wire.history import SpanName
 
-MAX_SERIES: Final = 64
-"""Devices, and workers, that have a rate of their own in the history. The total counts all."""
-MAX_ID: Final = 64
-"""Characters of a device's id in the history."""
 NODE: Final = "node "
 """How the names of nodes begin. A solution for one is a block; one for a pool is a share."""
 
@@ -106,12 +102,13 @@ class History:
     def restore(self, stored: Iterable[StoredPoint]) -> None:
         """Add the points of earlier runs. Those that cannot be read are left out."""
         points: dict[int, list[Point]] = {}
+        steps = [span.step_s for span in SPANS.values()]
         for step_s, time, body in stored:
             try:
                 point = msgspec.json.decode(body, type=Point)
             except ValueError:
                 continue
-            if point.time == time and time % step_s == 0:
+            if step_s in steps and point.time == time and time % step_s == 0:
                 points.setdefault(step_s, []).append(point)
         for track in self._tracks.values():
             track.restore(points.get(track.span.step_s, ()))
@@ -155,14 +152,14 @@ class History:
         counts: dict[object, float] = {worker.key: worker.hashes for worker in miner.workers}
         counts["seconds"], counts["hashes"] = snapshot.uptime_s, miner.hashes
         counts["blocks"] = sum(count for (_, status), count in ended_jobs.items() if status == Status.COMPLETED)
-        before, self._counts = self._counts or counts, counts
+        before, self._counts = self._counts, counts
 
         def grown(key: object) -> int:
             return max(0, int(counts[key] - before.get(key, 0)))
 
         part, self._finds = self._finds, Point(0)
         part.time = int(snapshot.time)
-        part.seconds = round(max(0.0, snapshot.uptime_s - before["seconds"]), 3)
+        part.seconds = round(max(0.0, snapshot.uptime_s - before.get("seconds", 0.0)), 3)
         part.hashes = grown("hashes")
         part.blocks += grown("blocks")
         for worker in miner.workers:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 
 SpanName = Literal["hour", "day"]
 Key = TypeVar("Key", str, int)
 
+MAX_SERIES: Final = 64
+"""Devices, and workers, that have a rate of their own in the history. The total counts all."""
+MAX_SUMMED_SERIES: Final = 4 * MAX_SERIES
+"""The most in a point that sums up others, between which devices came and went."""
+MAX_ID: Final = 64
+"""Characters of a device's id in the history."""
+Count = Annotated[int, msgspec.Meta(ge=0)]
+"""A count below 2^63, which a damaged file may not exceed."""
+
 
 class Point(msgspec.Struct, omit_defaults=True):
-    """What happened in one step of time. A rate is ``hashes / seconds``; a field that is 0 or empty is left out.
+    """What happened in one step of time. A rate is ``hashes / seconds``. Counts of 0 are left out.
 
     ``time``: start of the step, in seconds since 1970. ``seconds``: for how long the miner ran in it. ``devices``:
     hashes by device id. ``workers``: hashes by worker number. ``blocks``: solutions for nodes and for jobs of the API.
@@ -19,14 +28,16 @@ class Point(msgspec.Struct, omit_defaults=True):
     """
 
     time: int
-    seconds: float = 0.0
-    hashes: int = 0
-    devices: dict[str, int] = {}
-    workers: dict[int, int] = {}
-    blocks: int = 0
-    accepted: int = 0
-    rejected: int = 0
-    stale: int = 0
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=100_000)] = 0.0
+    hashes: Count = 0
+    devices: Annotated[
+        dict[Annotated[str, msgspec.Meta(max_length=MAX_ID)], Count], msgspec.Meta(max_length=MAX_SUMMED_SERIES)
+    ] = {}
+    workers: Annotated[dict[int, Count], msgspec.Meta(max_length=MAX_SUMMED_SERIES)] = {}
+    blocks: Count = 0
+    accepted: Count = 0
+    rejected: Count = 0
+    stale: Count = 0
 
     def add(self, other: Point) -> None:
         """Add what happened in ``other``, whatever its time."""

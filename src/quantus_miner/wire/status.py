@@ -26,7 +26,7 @@ class PauseStatus(msgspec.Struct):
     reason: str
 
 
-class PauseRequest(msgspec.Struct):
+class PauseRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The body of POST /pause and POST /resume. ``device``: an id, ``cpu``, or null for all devices."""
 
     device: str | None = None

@@ -80,7 +80,9 @@ function steer(device) {
     buttons.set(key, button);
   }
   const button = buttons.get(key);
-  const paused = status.pauses.some((pause) => pause.reason === "user" && pause.device === device.id);
+  const paused = status.pauses.some(
+    (pause) => pause.reason === "user" && (pause.device === null || pause.device === device.id),
+  );
   button.value = paused ? "resume" : "pause";
   show(button, paused ? "Resume" : "Pause");
   button.setAttribute("aria-label", `${button.textContent} ${device.name}`);

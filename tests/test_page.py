@@ -422,7 +422,7 @@ def test_the_history_counts_what_the_monitor_sees() -> None:
     )
     for span, step in (("hour", 10), ("day", 300)):
         shown_later = reply(later, 1_020.0, span)
-        assert (shown_later.step_seconds, total(shown_later.points).hashes) == (step, 200)
+        assert (shown_later.step_seconds, total(shown_later.points).hashes) == (step, 250)
     assert reply(later, 1_000.0 + 3_600 + 60).points == []
     assert asyncio.run(later.reply(_request("/history", "span=year"), 0.0)).status_code == 400
 

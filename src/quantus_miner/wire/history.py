@@ -15,7 +15,7 @@ MAX_SUMMED_SERIES: Final = 4 * MAX_SERIES
 """The most in a point that sums up others, between which devices came and went."""
 MAX_ID: Final = 64
 """Characters of a device's id in the history."""
-Count = Annotated[int, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A count below 2^63, which a damaged file may not exceed."""
 
 

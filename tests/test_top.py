@@ -25,13 +25,13 @@ from quantus_miner.top.watch import Watch
 from quantus_miner.wire.status import Status
 
 from . import test_docs
+from .conftest import MinerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from textual.pilot import Pilot
 
-    from .conftest import MinerProcess
 
 HOSTILE = "\x1b]0;steered\x07[red]job[/red]"
 SHOWN = r"\x1b]0;steered\x07[red]job[/red]"
@@ -43,6 +43,14 @@ TEXTS = st.one_of(
 FLOATS = st.floats(allow_nan=False, allow_infinity=False)
 INTEGERS = st.one_of(st.integers(), st.integers(-(10**400), 10**400))
 TABLES = (text.devices, text.workers, text.shares, text.connections, text.jobs)
+
+
+@pytest.fixture(scope="module")
+def miner() -> Iterator[MinerProcess]:
+    """A miner of its own, which is idle: the one that other tests share may still have jobs of theirs."""
+    with MinerProcess("--port=0", "--workers=1") as own:
+        assert own.port
+        yield own
 
 
 def anything(kind: Any) -> st.SearchStrategy[Any]:

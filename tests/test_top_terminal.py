@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 JOB = {"job_id": "\x1b]0;steered\x07[red]a", "mining_hash": "00" * 32, "difficulty": str(2**500)}
 
 
+@pytest.fixture(scope="module")
+def miner() -> Iterator[MinerProcess]:
+    """A miner of its own, which is idle: the one that other tests share may still have jobs of theirs."""
+    with MinerProcess("--port=0", "--workers=1") as own:
+        assert own.port
+        yield own
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder with a short name: that of a socket has at most 107 characters."""

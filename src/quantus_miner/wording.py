@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import units
-from quantus_miner.mining.rates import Rates
+from quantus_miner.mining.rates import total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from quantus_miner.events import PauseChanged, ShareJudged, SolutionSent
+    from quantus_miner.mining.rates import Rates
     from quantus_miner.mining.stats import LinkStats, MinerStats, WorkerStats
     from quantus_miner.monitor import Snapshot, Tally
 
@@ -101,7 +103,12 @@ def paused(snapshot: Snapshot) -> str:
     miner = snapshot.miner
     if miner is None or not miner.paused:
         return ""
-    return f"paused ({', '.join(sorted({pause.reason for pause in miner.pauses}))})"
+    return f"paused ({pause_reasons(miner)})"
+
+
+def pause_reasons(miner: MinerStats) -> str:
+    """Return why devices are paused, each reason once, such as ``schedule, user``."""
+    return ", ".join(sorted({pause.reason for pause in miner.pauses}))
 
 
 def pause(event: PauseChanged, snapshot: Snapshot) -> str:
@@ -209,22 +216,7 @@ def _sum(snapshot: Snapshot, group: list[WorkerStats]) -> Rates | None:
     rates = [snapshot.worker_rates[worker.index] for worker in group if worker.index in snapshot.worker_rates]
     if len(rates) <= 1:
         return rates[0] if rates else None
-    return Rates(
-        sum(each.current for each in rates),
-        _total(each.average_10s for each in rates),
-        _total(each.average_60s for each in rates),
-        _total(each.average_15m for each in rates),
-        None,
-    )
-
-
-def _total(averages: Iterable[float | None]) -> float | None:
-    total = 0.0
-    for average in averages:
-        if average is None:
-            return None
-        total += average
-    return total
+    return replace(total(rates), highest=None)
 
 
 def _device(snapshot: Snapshot, group: list[WorkerStats]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 K = TypeVar("K")
 
@@ -66,6 +66,21 @@ class Rates:
     average_60s: float | None
     average_15m: float | None
     highest: float | None
+
+
+def total(parts: Iterable[Rates]) -> Rates:
+    """Return the sum of rates, value by value. A value is None if it is None in one of them, or if there are none.
+
+    The sum of the highest averages was not reached if they were at different times.
+    """
+    found = tuple(parts)
+
+    def added(name: str) -> float | None:
+        values = [getattr(rates, name) for rates in found]
+        return sum(values) if values and None not in values else None
+
+    averages = (added(name) for name in ("average_10s", "average_60s", "average_15m", "highest"))
+    return Rates(sum(rates.current for rates in found), *averages)
 
 
 class WindowMeter:

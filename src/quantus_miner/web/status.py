@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections import defaultdict
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import __version__, wording
 from quantus_miner.mining.pauses import CPU
+from quantus_miner.mining.rates import total
 from quantus_miner.model import Status as Progress
 from quantus_miner.web.routes import json_reply
 from quantus_miner.wire import status as wire
@@ -79,7 +81,7 @@ def _state(snapshot: Snapshot) -> tuple[wire.State, str]:
     if miner is None or not miner.healthy:
         return "failed", "no worker is left"
     if miner.paused:
-        return "paused", ", ".join(sorted({pause.reason for pause in miner.pauses}))
+        return "paused", wording.pause_reasons(miner)
     if reason := wording.idle(snapshot):
         return "idle", reason.removeprefix("idle: ")
     return "mining", ""
@@ -87,14 +89,7 @@ def _state(snapshot: Snapshot) -> tuple[wire.State, str]:
 
 def _rates(rates: Iterable[Rates]) -> wire.RatesStatus:
     """Return the sum of ``rates``."""
-    all_rates = tuple(rates)
-
-    def total(name: str) -> float | None:
-        values = [getattr(rate, name) for rate in all_rates]
-        return sum(values) if values and None not in values else None
-
-    averages = (total(name) for name in ("average_10s", "average_60s", "average_15m", "highest"))
-    return wire.RatesStatus(sum(rate.current for rate in all_rates), *averages)
+    return wire.RatesStatus(*astuple(total(rates)))
 
 
 def _devices(snapshot: Snapshot) -> list[wire.DeviceStatus]:

@@ -21,8 +21,7 @@ from quantus_miner.parts.part import HubComponents
 from quantus_miner.parts.rigs import RigServer
 from quantus_miner.parts.upkeep import Log, SignsOfLife, StateFolder, Watch
 from quantus_miner.parts.web import Exporter
-from quantus_miner.service import prepare, serve
-from quantus_miner.setting_table import BY_NAME, names_of
+from quantus_miner.service import prepare, serve, tell_settings
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.store.writer import Store
 
@@ -56,9 +55,7 @@ def run(settings: Settings, signals: Signals, load: Callable[[], Settings]) -> N
     """
     prepare()
     log.info("Starting hub...")
-    own = [name for name in names_of("hub") if settings.differs(BY_NAME[name])]
-    log.info("Effective config: %s; the others are the defaults", settings.summary(own))
-    log.debug("All settings: %s", settings.summary(names_of("hub")))
+    tell_settings(settings, "hub")
 
     def handlers(_: HubComponents) -> dict[int, Callable[[], object]]:
         return dict.fromkeys((signal.SIGUSR1, signal.SIGUSR2), lambda: log.warning("A hub has nothing to pause"))

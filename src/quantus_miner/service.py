@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from quantus_miner.host.cpus import EffectiveCpus
     from quantus_miner.host.signals import Signals
     from quantus_miner.parts.part import Part
+    from quantus_miner.setting import CommandName
     from quantus_miner.settings import Settings
 
 log = logging.getLogger("miner")
@@ -86,9 +87,7 @@ def run(settings: Settings, signals: Signals, load: Callable[[], Settings]) -> N
     """
     prepare()
     log.info("Starting external miner service...")
-    own = [name for name in names_of("serve") if name in ("port", "bind") or settings.differs(BY_NAME[name])]
-    log.info("Effective config: %s; the others are the defaults", settings.summary(own))
-    log.debug("All settings: %s", settings.summary(names_of("serve")))
+    tell_settings(settings, "serve")
     effective, workers = count_workers(settings)
     on_job_solved: list[Callable[[], None]] = []
     engines = make_engines(settings, workers, on_job_solved.append)
@@ -108,6 +107,14 @@ def prepare() -> None:
     threading.excepthook = _on_thread_failure
     sys.unraisablehook = _on_unraisable
     server.check_files()
+
+
+def tell_settings(settings: Settings, command: CommandName) -> None:
+    """Log the settings of a command: where it listens, and what differs from the defaults. At debug, all of them."""
+    names = names_of(command)
+    own = [name for name in names if name in ("port", "bind") or settings.differs(BY_NAME[name])]
+    log.info("Effective config: %s; the others are the defaults", settings.summary(own))
+    log.debug("All settings: %s", settings.summary(names))
 
 
 async def serve(

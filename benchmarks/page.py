@@ -1,9 +1,11 @@
 """What the page costs the miner: CPU time beside the workers, hash rate, memory.
 
-    python -m benchmarks.page [--workers 1] [--seconds 10] [--rounds 8] [--clients 3]
+    python -m benchmarks.page [--workers 1] [--seconds 4] [--rounds 40] [--clients 3]
 
-Three states in turn, so that drift hits all: nobody looks; clients read /events as browsers on other machines do, and
-/metrics and /status are asked for once a second; browsers on this machine show the page instead of those clients.
+Clients read /events as browsers on other machines do, and /metrics is asked for once a second; or browsers on this
+machine show the page instead of those clients. Nobody looks before and after each of these, and what is measured is
+compared with the mean of both, so that drift cancels out. The hash rate of a busy or virtual machine varies by far more
+than the page takes; so the nonces that a worker tests per second of its own CPU time are compared as well.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import socket
 import statistics
@@ -19,7 +22,7 @@ import threading
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from benchmarks.browser import browser, is_there
 from benchmarks.process import WAIT_S, BenchmarkMiner, resident_mb, wait_until
@@ -30,10 +33,20 @@ if TYPE_CHECKING:
 
     from selenium.webdriver import Chrome
 
-FILLED = "return document.querySelectorAll('#plot canvas').length && document.title.includes('H/s')"
+FILLED: Final = "return document.querySelectorAll('#plot canvas').length && document.title.includes('H/s')"
 """True once the page shows something."""
-NICE = 18
+NICE: Final = 18
 """Field of /proc/PID/stat, counted from the one after the name as 2."""
+SETTLE_S: Final = 1.0
+"""Seconds between a change of state and its measurement."""
+
+
+class Cost(NamedTuple):
+    """CPU time beside the workers in percent of a core, nonces a second, nonces per second of the workers' CPU time."""
+
+    others: float
+    rate: float
+    per_cpu_s: float
 
 
 def get(miner: BenchmarkMiner, path: str, port: int | None = None) -> bytes:
@@ -49,25 +62,27 @@ def status(miner: BenchmarkMiner) -> dict[str, Any]:
     return reply
 
 
-def cpu_s(pid: int) -> float:
-    """Seconds of CPU time of all threads that are no workers, which are those with a nice value above the service's."""
-    total, base = 0, os.getpriority(os.PRIO_PROCESS, pid)
+def cpu_s(pid: int) -> tuple[float, float]:
+    """Seconds of CPU time of the workers, which have a nice value above the service's, and of all other threads."""
+    workers, others, base = 0, 0, os.getpriority(os.PRIO_PROCESS, pid)
     for task in Path(f"/proc/{pid}/task").iterdir():
         fields = (task / "stat").read_text().rpartition(")")[2].split()
+        spent = int((task / "schedstat").read_text().split()[0])
         if int(fields[NICE - 2]) == base:
-            total += int((task / "schedstat").read_text().split()[0])
-    return total / 1e9
+            others += spent
+        else:
+            workers += spent
+    return workers / 1e9, others / 1e9
 
 
 @contextlib.contextmanager
 def scraped(miner: BenchmarkMiner) -> Iterator[None]:
-    """Ask for /metrics and /status once a second."""
+    """Ask for /metrics once a second."""
     stopping = threading.Event()
 
     def scrape() -> None:
         while not stopping.wait(1.0):
             get(miner, "/metrics", miner.metrics_port)
-            get(miner, "/status")
 
     thread = threading.Thread(target=scrape)
     thread.start()
@@ -113,40 +128,54 @@ def shown(miner: BenchmarkMiner, drivers: list[Chrome]) -> Iterator[None]:
             driver.get("about:blank")
 
 
-def measure(miner: BenchmarkMiner, seconds: float) -> tuple[float, float]:
-    """Percentage of a core beside the workers, and nonces a second."""
+def measure(miner: BenchmarkMiner, seconds: float) -> Cost:
+    """What some seconds cost, once what has just begun or ended is over."""
+    time.sleep(SETTLE_S)
     pid = miner.process.pid
-    before, cpu, began = status(miner)["hashes"], cpu_s(pid), time.perf_counter()
+    hashes, (workers, others), began = status(miner)["hashes"], cpu_s(pid), time.perf_counter()
     time.sleep(seconds)
-    after, cpu_after, ended = status(miner)["hashes"], cpu_s(pid), time.perf_counter()
-    return 100 * (cpu_after - cpu) / (ended - began), (after - before) / (ended - began)
+    (workers_after, others_after), hashes_after, ended = cpu_s(pid), status(miner)["hashes"], time.perf_counter()
+    took, tested = ended - began, hashes_after - hashes
+    return Cost(100 * (others_after - others) / took, tested / took, tested / (workers_after - workers))
 
 
 def compare(miner: BenchmarkMiner, drivers: list[Chrome], clients: int, seconds: float, rounds: int) -> None:
-    """All states in turn, and what they differ in."""
-    states: dict[str, list[tuple[float, float]]] = {}
+    """Print what each state costs, and the change against nobody looking: medians with their 95 % intervals."""
+    names = [f"{clients} clients and scrapes", *([f"{clients} browsers here and scrapes"] if drivers else [])]
+    alone = [measure(miner, seconds)]
+    states: dict[str, list[tuple[Cost, Cost]]] = {name: [] for name in names}
     for _ in range(rounds):
-        states.setdefault("nobody looks", []).append(measure(miner, seconds))
-        with scraped(miner), read(miner, clients):
-            states.setdefault(f"{clients} clients and scrapes", []).append(measure(miner, seconds))
-        if drivers:
-            with scraped(miner), shown(miner, drivers):
-                states.setdefault(f"{len(drivers)} browsers here and scrapes", []).append(measure(miner, seconds))
-    alone = states["nobody looks"]
-    for name, measured in states.items():
-        cpu = statistics.median(cpu for cpu, _ in measured)
-        more = statistics.median(one[0] - other[0] for one, other in zip(measured, alone, strict=True))
-        ratios = [one[1] / other[1] for one, other in zip(measured, alone, strict=True)]
-        print(f"{name:32} {cpu:5.2f} % of a core ({more:+.2f})   hash rate x {statistics.median(ratios):.4f}", end="")
-        print(f"   ({', '.join(f'{ratio:.4f}' for ratio in ratios)})")
+        for name in names:
+            with scraped(miner), shown(miner, drivers) if "browsers" in name else read(miner, clients):
+                cost = measure(miner, seconds)
+            alone.append(measure(miner, seconds))
+            before, after = alone[-2:]
+            states[name].append((cost, Cost(*((one + other) / 2 for one, other in zip(before, after, strict=True)))))
+    print(f"{'nobody looks':30} {statistics.median(cost.others for cost in alone):5.2f} % of a core beside the workers")
+    for name, pairs in states.items():
+        more = statistics.median(cost.others - base.others for cost, base in pairs)
+        print(f"{name:30} {statistics.median(cost.others for cost, _ in pairs):5.2f} % of a core ({more:+.2f})")
+        print(f"{'':30} hash rate {_interval([100 * (cost.rate / base.rate - 1) for cost, base in pairs])}")
+        changes = [100 * (cost.per_cpu_s / base.per_cpu_s - 1) for cost, base in pairs]
+        print(f"{'':30} nonces per second of a worker's CPU time {_interval(changes)}")
+
+
+def _interval(changes: list[float]) -> str:
+    """The median and where it lies with a probability of 95 % at least, by the sign test."""
+    changes.sort()
+    n, tail, rank = len(changes), 0.0, 0
+    while rank < n // 2 and (tail := tail + math.comb(n, rank) / 2**n) <= 0.025:
+        rank += 1
+    low, high = changes[max(rank - 1, 0)], changes[n - max(rank, 1)]
+    return f"{statistics.median(changes):+.2f} % ({low:+.2f} to {high:+.2f}, {n} pairs)"
 
 
 def main() -> None:
     """Runs it all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--clients", type=int, default=3, help="clients, and browsers if there is Chromium; 0: none")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:

@@ -37,6 +37,7 @@ FILLED: Final = "return document.querySelectorAll('#plot canvas').length && docu
 """True once the page shows something."""
 NICE: Final = 18
 """Field of /proc/PID/stat, counted from the one after the name as 2."""
+JOB: Final = "endless"
 SETTLE_S: Final = 1.0
 """Seconds between a change of state and its measurement."""
 
@@ -129,7 +130,8 @@ def shown(miner: BenchmarkMiner, drivers: list[Chrome]) -> Iterator[None]:
 
 
 def measure(miner: BenchmarkMiner, seconds: float) -> Cost:
-    """What some seconds cost, once what has just begun or ended is over."""
+    """What some seconds cost, once what has just begun or ended is over. Polls the job, which would expire."""
+    get(miner, f"/result/{JOB}")
     time.sleep(SETTLE_S)
     pid = miner.process.pid
     hashes, (workers, others), began = status(miner)["hashes"], cpu_s(pid), time.perf_counter()
@@ -183,7 +185,7 @@ def main() -> None:
         stack.callback(miner.kill)
         print(f"resident memory, idle            {resident_mb(miner.process.pid):6.1f} MB")
         with contextlib.closing(miner.connect()) as connection:
-            job = {"job_id": "endless", "mining_hash": os.urandom(32).hex(), "difficulty": str(MAX)}
+            job = {"job_id": JOB, "mining_hash": os.urandom(32).hex(), "difficulty": str(MAX)}
             connection.request("POST", "/mine", json.dumps(job), {"content-type": "application/json"})
             assert connection.getresponse().status == 200
         wait_until("the workers to be busy", lambda: status(miner)["state"] == "mining")

@@ -19,6 +19,9 @@ VALID_S: Final = 2.0
 """Seconds for which a leader acts after it began its last write."""
 LEASE_S: Final = 3.0
 """Seconds for which a standby has to see the same revision."""
+GAP_S: Final = 1.0
+"""Seconds between two looks after which a standby begins anew: the servers may have lost the lease between them, and
+have the same revision again."""
 
 
 class Lease:
@@ -32,7 +35,7 @@ class Lease:
         self.revision = 0
         self.valid_until = -math.inf
         self._held_by = "?"
-        self._seen_at = math.inf
+        self._seen_at = self._looked_at = math.inf
 
     def leads(self, now: float) -> bool:
         """Return True if this hub may act as the leader."""
@@ -40,8 +43,9 @@ class Lease:
 
     def saw(self, revision: int, held_by: str, now: float) -> None:
         """Note what the servers have. ``held_by``: empty if the last leader has given it up."""
-        if (revision, held_by) != (self.revision, self._held_by):
+        if (revision, held_by) != (self.revision, self._held_by) or now > self._looked_at + GAP_S:
             self.revision, self._held_by, self._seen_at = revision, held_by, now
+        self._looked_at = now
 
     def may_write(self, now: float) -> bool:
         """Return True if this hub may write the lease, replacing ``revision``: it is its own, given up, or over."""

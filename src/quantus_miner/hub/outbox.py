@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from quantus_miner.events import SolutionSent, SolutionUnsent
 from quantus_miner.store.rows import Sent, StoredSolution
-from quantus_miner.wire.node import RESULT_GAP_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -29,9 +28,9 @@ log = logging.getLogger("miner.hub")
 RETRY_S: Final = 6.0
 """Seconds after which solutions of a header are offered again that the live source did not want. A node wants the next
 one of a job after 5 seconds."""
-DOUBT_S: Final = RESULT_GAP_S
-"""Seconds of a header after which a solution that was perhaps sent has not arrived: longer than a node needs to import
-a block."""
+DOUBT_S: Final = 2.0
+"""Seconds of a header after which a solution that was perhaps sent has not arrived: by then, a node has imported the
+block and asks for the next one. If it is slower, it ignores the second one."""
 EXPIRY_S: Final = 600.0
 """Seconds for which a solution waits for its header to be current again."""
 KEEP_S: Final = 3600.0

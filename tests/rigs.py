@@ -37,6 +37,11 @@ if not (shutil.which("nats-server") or Path(sys.executable).with_name("nats-serv
 STATUS = fleet.StatusMessage("1.0", 10.0, 5e6, 50, 1, 4, 60.0, None)
 
 
+def url_for(roster: Roster, name: str, *ports: int) -> fleet.HubUrl:
+    """Invite a rig to servers on these ports of this machine, with the hub's certificate."""
+    return roster.invite(name, tuple(("127.0.0.1", port) for port in ports), roster.fingerprint())
+
+
 class RigListener:
     """What the live source of a rig learns."""
 
@@ -97,7 +102,7 @@ class Fleet(Fixture):
             ("127.0.0.1", self.server.port),
             nats.trusting(pem),
             seed=self.seed,
-            inbox="_INBOX.-hub-",
+            inbox="_INBOX.+hub",
             on_error=nothing,
             on_end=nothing,
         )
@@ -111,7 +116,7 @@ class Fleet(Fixture):
         await self.server.stop()
 
     def invite(self, name: str) -> fleet.HubUrl:
-        url = self.roster.invite(name, "127.0.0.1", self.server.port)
+        url = url_for(self.roster, name, self.server.port)
         self.reload()
         return url
 

@@ -41,7 +41,7 @@ def test_a_certificate_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     ("missing", "reason"),
     [
         ("node_addr", "the hub needs --node-addr or --pool"),
-        ("stratum_port", "the hub needs --stratum-port or --nats-port"),
+        ("stratum_port", "the hub needs --stratum-port, --nats-port or --nats"),
         ("stratum_cert", "--stratum-key needs --stratum-cert"),
     ],
 )

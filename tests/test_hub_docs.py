@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quantus_miner.hub import bans, door, outbox, rigs, slots, stratum_server
+from quantus_miner.hub import bans, door, lease, outbox, rigs, slots, stratum_server
 from quantus_miner.sources import hub
 from quantus_miner.web import server
 from quantus_miner.wire import fleet, node, stratum_pool, validator
@@ -17,6 +17,9 @@ def test_the_figures_are_those_of_the_code() -> None:
         f"at most {node.MAX_RESULTS} for one header, at least {node.RESULT_GAP_S:g} s apart",
         f"given\nup after {outbox.EXPIRY_S / 60:g} minutes",
         f"longer than {door.AWAY_S:g} s",
+        f"for the same header\nfor {outbox.DOUBT_S:g} s",
+        f"which the leader writes every {lease.RENEW_S:g} s. It acts as the leader for {lease.VALID_S:g} s",
+        f"once it has seen nothing new for {lease.LEASE_S:g} s",
         f"`{door.NOT_READY}`",
         f"more than {door.BURST_BYTES:,} bytes at once, or more than {door.BYTES_PER_S:,} a second",
         f"log in within {stratum_pool.LOGIN_S:g} s, or is silent for {stratum_pool.SILENCE_S:g} s",

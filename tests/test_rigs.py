@@ -26,7 +26,7 @@ from quantus_miner.wire.pool_url import parse_pool_url
 
 from .conftest import MinerProcess
 from .hub import HEADER, OTHER_HEADER, WAIT_S, HubProcess, until
-from .rigs import Fleet, fleet_and_rig, fleet_at, known, rig_of, run, solve
+from .rigs import Fleet, fleet_and_rig, fleet_at, known, rig_of, run, solve, url_for
 
 
 def test_a_rig_gets_jobs_and_its_solutions_go_up_once(tmp_path: Path) -> None:
@@ -228,9 +228,11 @@ def test_who_is_refused(tmp_path: Path) -> None:
                 with pytest.raises(LinkRefusedError, match="it refuses our token: invite this rig again"):
                     await asyncio.wait_for(task, WAIT_S)
             assert each.rigs.stats() == ()
-            other = fleet.HubUrl(url.name, url.seed, bytes(32), url.host, url.port)
+            other = fleet.HubUrl(url.name, url.seed, bytes(32), url.servers)
             async with rig_of(other, tmp_path / "rig") as (_, _, task):
-                with pytest.raises(LinkRefusedError, match=f"its certificate has SHA-256 {url.pin.hex()}, not the one"):
+                with pytest.raises(
+                    LinkRefusedError, match=f"its certificate has SHA-256 {url.pin.hex()}, not the pinned 0"
+                ):
                     await asyncio.wait_for(task, WAIT_S)
         async with rig_of(url, tmp_path / "rig") as (_, _, task):
             with pytest.raises(LinkLostError, match="no connection"):
@@ -261,7 +263,7 @@ def test_rigs_mine_through_a_hub_that_is_killed(tmp_path: Path) -> None:
             with HubProcess(node.port, node.folder, state, "--nats-port=0", "--metrics-port=0") as hub:
                 line = await asyncio.to_thread(hub.wait_for_line, "Rigs can connect to port ")
                 port = int(line.split("Rigs can connect to port ")[1].split()[0])
-                urls = [Roster(state).invite(f"rig{number}", "127.0.0.1", port).secret for number in range(2)]
+                urls = [url_for(Roster(state), f"rig{number}", port).secret for number in range(2)]
                 await asyncio.to_thread(hub.wait_for_line, "2 rigs are invited")
                 with contextlib.ExitStack() as stack:
                     rigs = [

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 def test_invitations_are_kept_and_end(tmp_path: Path) -> None:
     roster = Roster(tmp_path)
     assert (roster.load(), roster.stamp()) == ({}, 0)
-    first = roster.invite("a", "hub.lan", 4222)
+    first = roster.invite("a", (("hub.lan", 4222),), roster.fingerprint())
     assert fleet.parse_hub_url(first.secret) == first
     assert first.pin == roster.fingerprint() == Roster(tmp_path).fingerprint()
-    second = roster.invite("a", "hub.lan", 4222)
+    second = roster.invite("a", (("hub.lan", 4222),), roster.fingerprint())
     assert second.seed != first.seed
-    roster.invite("b", "::1", 1)
+    roster.invite("b", (("::1", 1),), None)
     assert list(roster.load()) == ["a", "b"]
     assert not {first.seed, second.seed} & set(roster.load().values())
     assert (roster.folder / RIGS).stat().st_mode & 0o077 == 0
@@ -51,7 +51,7 @@ def test_the_commands_for_invitations(tmp_path: Path) -> None:
     done = command("hub", "invite", "rig7", "--address", "192.168.1.10", state)
     assert (done.returncode, done.stderr) == (0, "")
     url = fleet.parse_hub_url(done.stdout.removeprefix("quantus-miner serve --hub "))
-    assert (url.name, url.host, url.port) == ("rig7", "192.168.1.10", 4222)
+    assert (url.name, url.servers) == ("rig7", (("192.168.1.10", 4222),))
     assert command("hub", "revoke", "rig7", state).stdout.startswith("rig7 is disconnected")
     for arguments, reason in (
         (("revoke", "rig7", state), "there is no rig rig7; rigs: none"),

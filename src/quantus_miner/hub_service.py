@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import signal
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.host import cpus
 from quantus_miner.host.notify import Notifier
+from quantus_miner.hub.cluster import SharedOutbox, boot_time
 from quantus_miner.hub.door import Door
+from quantus_miner.hub.lease import Lease
 from quantus_miner.hub.rigs import Rigs
 from quantus_miner.hub.work import Hub
 from quantus_miner.monitor import Monitor
+from quantus_miner.parts.cluster import Cluster
 from quantus_miner.parts.door import StratumDoor
 from quantus_miner.parts.live import Live
 from quantus_miner.parts.part import HubComponents
@@ -42,6 +47,7 @@ PARTS: Final[list[type[Part]]] = [
     Exporter,
     StratumDoor,
     RigServer,
+    Cluster,
     Watch,
     SignsOfLife,
 ]
@@ -66,7 +72,8 @@ def run(settings: Settings, signals: Signals, load: Callable[[], Settings]) -> N
 def _connect(settings: Settings) -> HubComponents:
     """Create the objects that the parts share and connect them. Nothing is started."""
     store = Store(settings.state_dir, history_days=settings.history_days)
-    hub = Hub(store)
+    lease, outbox = Lease(f"{socket.gethostname()}-{secrets.token_hex(8)}"), SharedOutbox()
+    hub = Hub(store) if settings.nats is None else Hub(outbox, leads=lambda: lease.leads(boot_time()))
     door = Door(
         hub,
         share_time=settings.stratum_share_time,
@@ -83,9 +90,9 @@ def _connect(settings: Settings) -> HubComponents:
     monitor = Monitor(
         lambda: None,
         sources=live.stats,
-        hub=lambda: replace(door.stats(), rigs=rigs.stats()),
+        hub=lambda: replace(door.stats(), rigs=rigs.stats(), leads=hub.leads()),
         store_ok=lambda: store.ok,
         effective_cpus=cpus.detect().count,
     )
     monitor.subscribe("outbox", on_event=hub.outbox.on_event)
-    return HubComponents(store, live, Notifier(os.environ), monitor, hub, door, rigs)
+    return HubComponents(store, live, Notifier(os.environ), monitor, hub, door, rigs, lease, outbox)

@@ -148,8 +148,12 @@ def _check_hub(values: Mapping[str, Any]) -> None:
     """Check that a hub has work and can be reached. Raises SettingError if not."""
     if values["node_addr"] is None and values["pool"] is None:
         raise SettingError("the hub needs --node-addr or --pool")
-    if values["stratum_port"] is None and values["nats_port"] is None:
-        raise SettingError("the hub needs --stratum-port or --nats-port")
+    if all(values[name] is None for name in ("stratum_port", "nats_port", "nats")):
+        raise SettingError("the hub needs --stratum-port, --nats-port or --nats")
+    if values["nats"] is not None and values["nats_port"] is not None:
+        raise SettingError("--nats uses NATS servers that run already, --nats-port starts one; set one of them")
+    if values["nats_creds"] is not None and values["nats"] is None:
+        raise SettingError("--nats-creds needs --nats")
     if values["stratum_key"] is not None and values["stratum_cert"] is None:
         raise SettingError("--stratum-key needs --stratum-cert")
 

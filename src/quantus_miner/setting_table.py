@@ -22,6 +22,7 @@ from quantus_miner.wire.address import parse_wallet, parse_worker
 from quantus_miner.wire.fleet import parse_hub_url
 from quantus_miner.wire.hosts import parse_names
 from quantus_miner.wire.messages import parse_fingerprint, parse_token
+from quantus_miner.wire.nats_url import parse_nats_url
 from quantus_miner.wire.pool_url import parse_pool_urls
 
 if TYPE_CHECKING:
@@ -238,6 +239,23 @@ SETTINGS: Final = (
         applies="restart",
     ),
     Setting(
+        "nats",
+        parse_nats_url,
+        None,
+        "Serve rigs on these NATS servers, which several hubs may use, instead of starting one.",
+        "URL",
+        secret=True,
+        applies="restart",
+    ),
+    Setting(
+        "nats_creds",
+        parse_path,
+        None,
+        "Credentials file of NATS for these servers; unset: the hub has a key of its own.",
+        "FILE",
+        applies="restart",
+    ),
+    Setting(
         "stratum_port",
         units.integer(0, 65535),
         None,
@@ -302,7 +320,7 @@ SETTINGS: Final = (
 BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
 
 NOT_OF: Final[Mapping[CommandName, frozenset[str]]] = {
-    "serve": frozenset(name for name in BY_NAME if name.startswith(("nats_", "stratum_"))),
+    "serve": frozenset(name for name in BY_NAME if name.startswith(("nats", "stratum_"))),
     "hub": frozenset(
         (
             *("port", "bind", "api_token", "api_token_file", "job_expiry_s", "priority", "hub", "hub_file"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from quantus_miner.schedule import Schedule
     from quantus_miner.setting import Setting
     from quantus_miner.wire.fleet import HubUrl
+    from quantus_miner.wire.nats_url import NatsUrl
     from quantus_miner.wire.pool_url import PoolUrl
 
 
@@ -56,6 +57,8 @@ class Settings(EngineOptions):
     hub: HubUrl | None
     nats_port: int | None
     nats_bind: str
+    nats: NatsUrl | None
+    nats_creds: Path | None
     stratum_port: int | None
     stratum_bind: str
     stratum_cert: Path | None

@@ -67,6 +67,7 @@ from quantus_miner.wire import (
     json_rpc,
     lines,
     messages,
+    nats_url,
     node,
     pool_url,
     status,
@@ -571,10 +572,20 @@ def hub_url(data: bytes) -> None:
     except ValueError as error:
         assert str(error) == fleet.URL_FORM
         return
-    assert 1 <= url.port <= 65535
+    assert all(1 <= port <= 65535 for _, port in url.servers)
     assert fleet.parse_hub_url(url.secret) == url
     assert url.seed not in str(url)
     assert str(url).isprintable()
+
+
+def nats_servers(data: bytes) -> None:
+    try:
+        url = nats_url.parse_nats_url(_text(data))
+    except ValueError as error:
+        assert str(error).isprintable()
+        return
+    assert all(1 <= port <= 65535 for _, port in url.servers)
+    assert nats_url.parse_nats_url(str(url)).servers == url.servers
 
 
 def fleet_message(data: bytes) -> None:
@@ -586,6 +597,7 @@ def fleet_message(data: bytes) -> None:
         fleet.SolutionMessage,
         fleet.SolutionReply,
         fleet.StatusMessage,
+        fleet.OutboxMessage,
     ):
         try:
             message = fleet.decode(data, kind)
@@ -614,7 +626,8 @@ def rigs_file(data: bytes) -> None:
         _check_line(error)
         return
     text = nats_server.config(folder, folder / "hub.pem", "127.0.0.1", 1, "U", rigs)
-    assert text.count("nkey:") == len(rigs) + 1
+    text += nats_server.cluster_config("U", rigs)
+    assert text.count("nkey:") == 2 * (len(rigs) + 1)
     assert all(line.isprintable() for line in text.splitlines())
 
 
@@ -823,7 +836,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         *(stratum_line, stratum_from_pool, stratum_from_miner),
         *(cpu_list, cgroup_files, cpuinfo_file, sysfs_files, service_files, notify_environment),
         *(settings_environment, settings_file, secret_files, pool_urls, wallets),
-        *(hub_url, fleet_message, rigs_file),
+        *(hub_url, nats_servers, fleet_message, rigs_file),
         *(store_file, kernels_file, tuning_file, solved_blocks_file, block_file, rpc_reply),
         *(miner_reply, node_files, miner_url),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -13,9 +13,14 @@ from quantus_miner.cli.completion import complete_path
 from quantus_miner.cli.options import load_settings, reload_settings, setting_options, without_secrets
 from quantus_miner.setting_table import names_of
 from quantus_miner.wire import fleet
+from quantus_miner.wire.nats_url import PORT, parse_nats_url, parse_servers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from quantus_miner.hub.roster import Roster
+
+Value = TypeVar("Value")
 
 
 @click.group("hub", invoke_without_command=True)
@@ -39,6 +44,13 @@ def hub(context: click.Context, /, **given: str | None) -> None:
         signals.ignore()
 
 
+def _parsed(option: str, parse: Callable[[str], Value], text: str) -> Value:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise click.BadParameter(f"allowed: {error}", param_hint=option) from None
+
+
 def _rig_name(_context: click.Context, _parameter: click.Parameter, text: str) -> str:
     try:
         return fleet.parse_rig_name(text)
@@ -48,6 +60,9 @@ def _rig_name(_context: click.Context, _parameter: click.Parameter, text: str) -
 
 _state_dir = click.option(
     "--state-dir", metavar="DIR", shell_complete=complete_path, help="State folder of the hub.  [default: the user's]"
+)
+_nats = click.option(
+    "--nats", "nats", metavar="URL", envvar="MINER_NATS", help="NATS servers of the hub, if it does not start one."
 )
 _name = click.argument("name", callback=_rig_name)
 
@@ -61,16 +76,39 @@ def _roster(state_dir: str | None) -> Roster:
 @hub.command("invite")
 @_name
 @click.option(
-    "--address", metavar="HOST[:PORT]", help=f"Where the rig finds the hub.  [default: this host, port {fleet.PORT}]"
+    "--address",
+    metavar="HOST[:PORT][,…]",
+    help=f"Where the rig finds the hub, or its NATS servers.  [default: those of --nats, else this host, port {PORT}]",
 )
+@_nats
 @_state_dir
-def invite(name: str, address: str | None, state_dir: str | None) -> None:
-    """Let a rig called NAME connect, and print its command. An earlier invitation of that name ends."""
-    try:
-        host, port = fleet.parse_hub_address(address or socket.gethostname())
-    except ValueError as error:
-        raise click.BadParameter(f"allowed: {error}", param_hint="--address") from None
-    click.echo(f"quantus-miner serve --hub {_roster(state_dir).invite(name, host, port).secret}")
+def invite(name: str, address: str | None, nats: str | None, state_dir: str | None) -> None:
+    """Let a rig called NAME connect, and print its command. An earlier invitation of that name ends.
+
+    With --nats, include what `hub nats-config` prints then in the configuration of the servers.
+    """
+    url = None if nats is None else _parsed("--nats", parse_nats_url, nats)
+    servers = url.servers if url else ((socket.gethostname(), PORT),)
+    if address is not None:
+        servers = _parsed("--address", parse_servers, address)
+    roster = _roster(state_dir)
+    invitation = roster.invite(name, servers, roster.fingerprint() if url is None else url.pin)
+    click.echo(f"quantus-miner serve --hub {invitation.secret}")
+    _remind(roster)
+
+
+@hub.command("nats-config")
+@_state_dir
+def nats_config(state_dir: str | None) -> None:
+    """Print the account of the hub and its rigs for the configuration of existing NATS servers.
+
+    Every server has to include it, and to read it again (nats-server --signal reload) after each invite and revoke.
+    """
+    from quantus_miner.hub.nats_server import cluster_config
+
+    roster = _roster(state_dir)
+    roster.certificate()
+    click.echo(cluster_config(roster.hub_key()[1], roster.load()), nl=False)
 
 
 @hub.command("revoke")
@@ -78,5 +116,15 @@ def invite(name: str, address: str | None, state_dir: str | None) -> None:
 @_state_dir
 def revoke(name: str, state_dir: str | None) -> None:
     """End the invitation of the rig called NAME, which is disconnected."""
-    _roster(state_dir).revoke(name)
+    roster = _roster(state_dir)
+    roster.revoke(name)
     click.echo(f"{name} is disconnected within seconds, and cannot connect any more.")
+    _remind(roster)
+
+
+def _remind(roster: Roster) -> None:
+    """Say that the servers of a cluster have to be told."""
+    if roster.has_key:
+        click.echo(
+            "The NATS servers have to know: give them what `quantus-miner hub nats-config` prints now.", err=True
+        )

@@ -59,7 +59,7 @@ class Rig:
 
 
 class Rigs:
-    """Owned by the event loop's thread. ``invited``: names of the rigs that may connect."""
+    """Owned by the event loop's thread. ``invited``: names of the rigs that may connect; None: the servers know."""
 
     def __init__(self, hub: Hub, hasher: ShareHasher) -> None:
         self._hub = hub
@@ -67,7 +67,7 @@ class Rigs:
         self._run = secrets.token_hex(8)
         self._number = secrets.token_bytes(HUB_BYTES)
         self._slots = Slots()
-        self.invited: Collection[str] = ()
+        self.invited: Collection[str] | None = None
         self._rigs: dict[str, Rig] = {}
         self._targets: OrderedDict[bytes, LiveJob] = OrderedDict()
         self._moved: set[str] = set()  # rigs that have to be told their slot
@@ -82,14 +82,20 @@ class Rigs:
             fleet.SOLUTION: self._on_solution,
             fleet.STATUS: self._on_status,
         }
-        for subject, handler in handlers.items():
-            await client.subscribe(f"{subject}.*", cb=partial(self._handle, handler))
-        while True:
-            self._due.clear()
-            await self._announce(client)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ANNOUNCE_S):
-                    await self._due.wait()
+        subscribed = []
+        try:
+            for subject, handler in handlers.items():
+                subscribed.append(await client.subscribe(f"{subject}.*", cb=partial(self._handle, handler)))
+            while True:
+                self._due.clear()
+                await self._announce(client)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ANNOUNCE_S):
+                        await self._due.wait()
+        finally:
+            for subscription in subscribed:
+                with contextlib.suppress(Exception):  # the connection has ended
+                    await subscription.unsubscribe()
 
     def invite(self, names: Collection[str]) -> None:
         """Make these the rigs that may connect, and forget all others."""
@@ -150,7 +156,7 @@ class Rigs:
     async def _handle(self, handler: Callable[[str, Msg], Awaitable[None]], message: Msg) -> None:
         """Handle a message. The server has made sure that the name in its subject is that of the sender."""
         name = message.subject.rpartition(".")[2]
-        if name not in self.invited:
+        if self.invited is not None and name not in self.invited:
             return  # it was just revoked
         try:
             await handler(name, message)
@@ -191,6 +197,8 @@ class Rigs:
 
     async def _judge(self, rig: Rig, header: bytes, nonce: int) -> State:
         now = self._hub.clock()
+        if not self._hub.leads():
+            return "later"
         if now < rig.aside_until:
             return "invalid"
         if (job := self._targets.get(header)) is None:

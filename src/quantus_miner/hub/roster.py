@@ -18,8 +18,12 @@ from quantus_miner.wire.fleet import HubUrl, parse_rig_name
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from quantus_miner.wire.nats_url import Address
+
 RIGS: Final = "rigs.json"
 """Names of the rigs and their public keys."""
+KEY: Final = "hub.nk"
+"""The hub's private key for the servers of a cluster."""
 CERTIFICATE: Final = "hub.pem"
 """The certificate and its private key. Rigs know its SHA-256, so it stays."""
 MAX_RIGS: Final = 100_000
@@ -57,14 +61,17 @@ class Roster:
         except OSError:
             return 0
 
-    def invite(self, name: str, host: str, port: int) -> HubUrl:
-        """Give a rig a new key, which replaces an earlier one, and return what it connects with. Raises MinerError."""
-        rigs, pin = self.load(), self.fingerprint()
+    def invite(self, name: str, servers: tuple[Address, ...], pin: bytes | None) -> HubUrl:
+        """Give a rig a new key, which replaces an earlier one, and return what it connects with. Raises MinerError.
+
+        ``pin``: SHA-256 of the servers' certificate; None: the rig's system trusts it.
+        """
+        rigs = self.load()
         if len(rigs) >= MAX_RIGS and name not in rigs:
             raise MinerError(f"the hub knows {MAX_RIGS:,} rigs already; revoke one first")
         seed, key = new_key()
         self._write(rigs | {name: key})
-        return HubUrl(name, seed, pin, host, port)
+        return HubUrl(name, seed, pin, servers)
 
     def revoke(self, name: str) -> None:
         """Forget a rig. Raises MinerError if there is none of that name."""
@@ -72,6 +79,23 @@ class Roster:
         if rigs.pop(name, None) is None:
             raise MinerError(f"there is no rig {name}; rigs: {', '.join(rigs) or 'none'}")
         self._write(rigs)
+
+    @property
+    def has_key(self) -> bool:
+        """Return True if the hub has a key for a cluster."""
+        return (self.folder / KEY).exists()
+
+    def hub_key(self) -> tuple[str, str]:
+        """Return the hub's private key and its public one, made at the first call. Raises MinerError."""
+        path = self.folder / KEY
+        try:
+            if not path.exists():
+                files.replace(path, new_key()[0].encode(), 0o600)
+            seed = files.read(path, 64).decode("ascii").strip()
+            return seed, public_key(seed)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not a key"
+            raise MinerError(f"cannot use {path}: {reason}") from None
 
     def certificate(self) -> Path:
         """Return the file with the hub's certificate, made at the first call. Raises MinerError."""
@@ -104,5 +128,17 @@ def new_key() -> tuple[str, str]:
         import nkeys
     except ImportError:
         raise MinerError(MISSING) from None
-    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)
-    return seed.decode(), nkeys.from_seed(bytearray(seed)).public_key.decode()
+    seed = nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER).decode()
+    return seed, public_key(seed)
+
+
+def public_key(seed: str) -> str:
+    """Return the public key of a private one. Raises ValueError, or MinerError without the extra ``hub``."""
+    try:
+        import nkeys
+    except ImportError:
+        raise MinerError(MISSING) from None
+    try:
+        return str(nkeys.from_seed(bytearray(seed.encode())).public_key.decode())
+    except Exception as error:  # of this library, whatever it is
+        raise ValueError(str(error)) from None

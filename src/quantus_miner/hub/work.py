@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from concurrent.futures import Future
 
+    from quantus_miner.hub.outbox import Ledger
     from quantus_miner.model import LiveJob
     from quantus_miner.sources.link import Link
     from quantus_miner.sources.searcher import LiveSearch
-    from quantus_miner.store.writer import Store
 
 log = logging.getLogger("miner.hub")
 
@@ -57,12 +57,20 @@ class Work:
 class Hub:
     """Implements Searcher for the live source. Owned by the event loop's thread.
 
-    ``work``: the current job; None if there is none. ``clock``: time in seconds.
+    ``work``: the current job; None if there is none. ``clock``: time in seconds. ``leads``: returns False if another
+    hub may lead by now.
     """
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        leads: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.clock = clock
-        self.outbox = Outbox(store.keep, store.settle, self._send, clock)
+        self.leads = leads
+        self.outbox = Outbox(ledger, self._send, clock)
         self.work: Work | None = None
         self.idle_since = clock()
         """Since when there is no work, if there is none."""
@@ -99,6 +107,7 @@ class Hub:
         if self.work is work:
             self.work, self.idle_since = None, self.clock()
             self._tell()
+            self.outbox.offer(None)
 
     def prove(self, difficulty: int, header: bytes | None = None) -> None:
         """Count accepted work of that difficulty. ``header``: of the hub's own jobs."""
@@ -107,7 +116,7 @@ class Hub:
             self.work.hashes += difficulty
 
     def solve(self, header: bytes, nonce: int) -> Future[None] | None:
-        """Send the live source a nonce that meets its target. The future is done when it is on the disk.
+        """Send the live source a nonce that meets its target. The future is done when it is stored.
 
         Return None if the reference refuses it.
         """
@@ -126,8 +135,10 @@ class Hub:
 
     def _send(self, header: bytes, solution: Solution) -> bool:
         work = self.work
-        if work is None or work.job.header != header or solution.value > work.job.target:
+        if work is None or work.job.header != header or solution.value > work.job.target or not self.leads():
             return False
+        if not solution.nonce.to_bytes(64).startswith(work.job.prefix):
+            return False  # the pool has another extranonce for us now
         work.on_solution(work, solution)
         return True
 

@@ -252,3 +252,5 @@ class HubStats:
     refusals: Mapping[str, int]
     workers: tuple[HubWorkerStats, ...]
     rigs: tuple[RigStats, ...] = ()
+    leads: bool = True
+    """False while another hub of a cluster leads."""

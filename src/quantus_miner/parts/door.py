@@ -28,9 +28,10 @@ class StratumDoor(Port, HubPart):
     async def start(self, settings: Settings) -> None:
         """Accept miners. Raises MinerError if the port is taken, or the certificate cannot be used."""
         self._use(settings)
-        store, hub = self.components.store, self.components.hub
-        await asyncio.wrap_future(store.loaded)
-        hub.outbox.restore(store.outbox)
+        if settings.nats is None:
+            store = self.components.store
+            await asyncio.wrap_future(store.loaded)
+            self.components.hub.outbox.restore(store.outbox)
         context = tls_context(settings)
         if settings.stratum_port is None:
             return

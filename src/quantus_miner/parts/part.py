@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
     from quantus_miner.backends.base import Engine
     from quantus_miner.host.notify import Notifier
+    from quantus_miner.hub.cluster import SharedOutbox
     from quantus_miner.hub.door import Door
+    from quantus_miner.hub.lease import Lease
     from quantus_miner.hub.rigs import Rigs
     from quantus_miner.hub.work import Hub
     from quantus_miner.jobs import Jobs
@@ -61,6 +63,10 @@ class HubComponents(Components):
     hub: Hub
     door: Door
     rigs: Rigs
+    lease: Lease
+    """Who leads, if there is a cluster of hubs."""
+    outbox: SharedOutbox
+    """What they share."""
 
 
 class Part:

@@ -65,7 +65,7 @@ class RigServer(HubPart):
             (self._host, self._server.port),
             nats.trusting(certificate),
             seed=self._seed,
-            inbox=f"{fleet.INBOX}.-hub-",
+            inbox=f"{fleet.INBOX}.{fleet.HUB_INBOX}",
             on_error=_on_error,
             on_end=on_end,
         )
@@ -82,7 +82,7 @@ class RigServer(HubPart):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await client.close()
+            await nats.close(client)
 
     def tick(self) -> None:
         """Apply invitations and revocations, which another process has written."""

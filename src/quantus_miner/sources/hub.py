@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
 import secrets
 import socket
-import ssl
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from quantus_miner.errors import LinkLostError, LinkRefusedError, MachineError
 from quantus_miner.sources import nats
-from quantus_miner.sources.addresses import Addresses, LookUpError, connect_tcp
+from quantus_miner.sources.addresses import Addresses
 from quantus_miner.sources.link import Handover
 from quantus_miner.store.rows import StoredSolution
 from quantus_miner.wire import fleet
 from quantus_miner.wire.core import RemoteProtocolError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator
 
     from nats.aio.client import Client
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("miner.hub")
 
-CONNECT_S: Final = 10.0
-"""Seconds to look the hub up and to see its certificate, each."""
 REPLY_S: Final = 5.0
 """Seconds for a reply of the hub."""
 STATUS_S: Final = 5.0
@@ -45,9 +41,8 @@ RETRY_S: Final = 1.0
 """Seconds between two attempts to reach it meanwhile, and to deliver a solution."""
 MAX_PENDING: Final = 1_000
 """Solutions that wait for the hub. Beyond that, the oldest are given up."""
-MAX_INFO: Final = 65_536
-ENDED: Final = "the connection ended"
-REFUSED: Final = "authorization violation"
+FOLLOW_S: Final = 2.0
+"""Seconds within which rigs ask a hub that took over for their slots, so that they do not all ask at once."""
 
 
 @dataclass(slots=True)
@@ -66,7 +61,8 @@ class HubLink:
         self._url = url
         self._store = store
         self._status = status
-        self._addresses = Addresses(url.host, url.port, socket.SOCK_STREAM)
+        self._addresses = [Addresses(*server, socket.SOCK_STREAM) for server in url.servers]
+        self._turn = secrets.randbelow(len(url.servers))  # so that rigs spread over the servers
         self._context: ssl.SSLContext | None = None
         self._pending: dict[tuple[bytes, int], _Pending] = {}
         self._restored = False
@@ -74,6 +70,9 @@ class HubLink:
         self._wake = asyncio.Event()
         self._message: fleet.JobMessage | None = None
         self._slot: bytes | None = None
+        self._greeted = ""
+        """The run of the hub that has given us our slot."""
+        self._stranger = asyncio.Event()
         self._job: LiveJob | None = None
 
     @property
@@ -82,24 +81,23 @@ class HubLink:
         return f"hub {self._url}"
 
     async def run(self, listener: Listener) -> NoReturn:
-        """See ``Link.run``. Connects again by itself for GRACE_S seconds."""
+        """See ``Link.run``. Connects again by itself for GRACE_S seconds, to the next server if there are several."""
         await self._restore()
         self._listener = listener
         loop = asyncio.get_running_loop()
         self._message = self._job = None
-        opened, lost_at = False, loop.time()
+        opened, lost_at = False, None
         while True:
             try:
                 async with contextlib.AsyncExitStack() as stack:
                     client, ended = await self._connect(stack)
                     await self._greet(client, listener, opened=opened)
-                    opened = True
+                    opened, lost_at = True, None
                     await self._converse(client, ended, listener)
             except LinkLostError as error:
-                now = loop.time()
-                if error.args[0] == ENDED:
-                    lost_at = now
-                if self._job is None or now - lost_at >= GRACE_S:
+                self._turn += 1
+                lost_at = lost_at or loop.time()
+                if self._job is None or loop.time() - lost_at >= GRACE_S:
                     raise
                 log.debug("No connection to %s: %s; its job goes on", self.name, error, extra={"source": self.name})
                 await asyncio.sleep(RETRY_S * (1 + secrets.randbits(8) / 256))
@@ -127,7 +125,9 @@ class HubLink:
 
     async def _connect(self, stack: contextlib.AsyncExitStack) -> tuple[Client, asyncio.Future[None]]:
         """Return a client, which is closed with ``stack``, and a future that is done when its connection ends."""
-        context = await self._trusted()
+        number = self._turn % len(self._addresses)
+        if self._context is None:
+            self._context = await nats.trusting_pin(self._url.pin, self._addresses[number])
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         said: list[str] = []
 
@@ -139,52 +139,19 @@ class HubLink:
                 ended.set_result(None)
 
         inbox = f"{fleet.INBOX}.{self._url.name}"
-        address = (self._url.host, self._url.port)
+        server = self._url.servers[number]
         try:
             client = await nats.connect(
-                address, context, seed=self._url.seed, inbox=inbox, on_error=on_error, on_end=on_end
+                server, self._context, seed=self._url.seed, inbox=inbox, on_error=on_error, on_end=on_end
             )
         except MachineError as error:
             raise LinkRefusedError(str(error)) from None
         except Exception as error:  # of this library, whatever it is
-            if any(REFUSED in text.lower() for text in (*said, str(error))):
+            if any(nats.REFUSED in text.lower() for text in (*said, str(error))):
                 raise LinkRefusedError("it refuses our token: invite this rig again") from None
             raise LinkLostError(f"no connection: {(said or [str(error)])[-1] or type(error).__name__}") from None
-        stack.push_async_callback(client.close)
+        stack.push_async_callback(nats.close, client)
         return client, ended
-
-    async def _trusted(self) -> ssl.SSLContext:
-        """Return a context that trusts the hub's certificate alone. Raises LinkRefusedError if the hub has another."""
-        if self._context is None:
-            try:
-                async with asyncio.timeout(CONNECT_S):
-                    certificate = await self._see_certificate()
-            except LookUpError as error:
-                raise LinkLostError(str(error)) from None
-            except (OSError, TimeoutError, ValueError, EOFError) as error:
-                raise LinkLostError(f"no connection: {error or type(error).__name__}") from None
-            if not hmac.compare_digest(sha256(certificate).digest(), self._url.pin):
-                raise LinkRefusedError(
-                    f"its certificate has SHA-256 {sha256(certificate).hexdigest()}, not the one of our token"
-                )
-            self._context = nats.trusting(certificate)
-        return self._context
-
-    async def _see_certificate(self) -> bytes:
-        """Return the hub's certificate in DER form. Nothing is sent but the TLS handshake."""
-        sock, _ = await connect_tcp(await self._addresses.look_up(CONNECT_S))
-        reader, writer = await asyncio.open_connection(sock=sock, limit=MAX_INFO)
-        try:
-            await reader.readuntil(b"\n")  # NATS begins with a line about the server
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            await writer.start_tls(context)
-            certificate: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            return certificate
-        finally:
-            writer.transport.abort()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
 
     # --- what is said on it ---
 
@@ -202,14 +169,20 @@ class HubLink:
                 self._slot = None if slot is None else bytes.fromhex(slot)
 
         await client.subscribe(f"{fleet.RIG}.{self._url.name}", cb=on_slot)
-        reply = await self._ask(client, fleet.HELLO, b"")
-        welcome = fleet.decode(reply, fleet.Welcome)
-        self._slot = None if welcome.slot is None else bytes.fromhex(welcome.slot)
+        welcome = await self._say_hello(client)
         if not opened:
             listener.on_open()
         if welcome.job is not None:
             self._take(welcome.job, listener)
         await client.subscribe(fleet.JOB, cb=on_job)
+
+    async def _say_hello(self, client: Client) -> fleet.Welcome:
+        """Ask the hub for its job and for our slot, which is that of its run. Raises LinkLostError."""
+        self._stranger.clear()
+        welcome = fleet.decode(await self._ask(client, fleet.HELLO, b""), fleet.Welcome)
+        self._slot = None if welcome.slot is None else bytes.fromhex(welcome.slot)
+        self._greeted = "" if welcome.job is None else welcome.job.run
+        return welcome
 
     async def _ask(self, client: Client, subject: str, data: bytes) -> bytes:
         """Return the hub's reply. Raises LinkLostError."""
@@ -228,6 +201,10 @@ class HubLink:
         if last is not None and last.run == message.run and message.number < last.number:
             self._message = last
             return
+        if message.run != self._greeted:  # another hub has taken over
+            self._stranger.set()
+            if message.divided:
+                return  # our slot may be another rig's there
         job = fleet.live_job(message, self._slot)
         if job == self._job:
             return
@@ -246,10 +223,14 @@ class HubLink:
 
     async def _converse(self, client: Client, ended: asyncio.Future[None], listener: Listener) -> NoReturn:
         """Deliver solutions and report our state until the connection ends."""
-        tasks = [asyncio.create_task(self._deliver(client, listener)), asyncio.create_task(self._report(client))]
+        tasks = [
+            asyncio.create_task(self._deliver(client, listener)),
+            asyncio.create_task(self._report(client)),
+            asyncio.create_task(self._follow(client, listener)),
+        ]
         try:
             await asyncio.wait((ended, *tasks), return_when=asyncio.FIRST_COMPLETED)
-            raise LinkLostError(ENDED)
+            raise LinkLostError("the connection ended")
         finally:
             for task in tasks:
                 task.cancel()
@@ -266,7 +247,10 @@ class HubLink:
             while self._pending:
                 key = next(reversed(self._pending))
                 message = fleet.SolutionMessage(key[0].hex(), f"{key[1]:0128x}")
-                reply = await self._ask(client, fleet.SOLUTION, fleet.encode(message))
+                try:
+                    reply = await self._ask(client, fleet.SOLUTION, fleet.encode(message))
+                except LinkLostError:
+                    break  # no hub leads now; if the connection has ended, that ends this task
                 state = fleet.decode(reply, fleet.SolutionReply).state
                 if state == "later":
                     break
@@ -276,6 +260,16 @@ class HubLink:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RETRY_S if self._pending else None):
                     await self._wake.wait()
+
+    async def _follow(self, client: Client, listener: Listener) -> None:
+        """Make ourselves known to a hub that has taken over."""
+        while True:
+            await self._stranger.wait()
+            await asyncio.sleep(FOLLOW_S * secrets.randbits(8) / 256)
+            with contextlib.suppress(LinkLostError):  # its next announcement reminds us
+                welcome = await self._say_hello(client)
+                if welcome.job is not None:
+                    self._take(welcome.job, listener)
 
     def _settle(self, key: tuple[bytes, int], handover: Handover, listener: Listener) -> None:
         """Forget a solution, and tell the live source what became of it unless it is of an earlier run."""

@@ -109,6 +109,7 @@ class LiveSource:
         self._leaving: set[asyncio.Task[None]] = set()  # of links that were removed
         self._failover: Failover[_Upstream] = Failover((), clock(), policy)
         self._mined: _Mined | None = None
+        self._held = ""
         self._loop = asyncio.get_running_loop()
         self._news = asyncio.Event()
         self.set_links(links, priority=priority, exit_on_refusal=exit_on_refusal)
@@ -140,6 +141,17 @@ class LiveSource:
                 self._leaving.add(upstream.task)
                 upstream.task.add_done_callback(self._leaving.discard)
                 self._leave(upstream, REMOVED)
+        self._news.set()
+
+    def hold(self, reason: str) -> None:
+        """Close all connections, and open none until ``release``. ``reason``: for the log."""
+        self._held = reason
+        self._apply()
+        self._keep_wanted()
+
+    def release(self) -> None:
+        """Open connections again."""
+        self._held = ""
         self._news.set()
 
     async def run(self) -> None:
@@ -258,8 +270,8 @@ class LiveSource:
             if upstream.task is not None and upstream.task.done():
                 upstream.task = None
             # A link that is still closing is started again when it has ended.
-            if upstream not in self._failover.wanted:
-                self._leave(upstream, "not needed now")
+            if self._held or upstream not in self._failover.wanted:
+                self._leave(upstream, self._held or "not needed now")
             elif upstream.task is None and now >= self._failover.retry_at(upstream):
                 upstream.task = asyncio.create_task(self._keep(upstream), name=upstream.link.name)
 
@@ -318,7 +330,7 @@ class LiveSource:
 
     def _apply(self) -> None:
         """Make the miner search the job of the chosen link."""
-        chosen, before = self._failover.current, self._mined
+        chosen, before = None if self._held else self._failover.current, self._mined
         for upstream in self._upstreams:
             upstream.stats.mined = upstream is chosen and chosen.job is not None
             self._note(upstream)

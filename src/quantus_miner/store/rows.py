@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from quantus_miner.model import Job, NonceRange, Order, Pow, Progress, Solution, Status, achieved_difficulty
@@ -119,13 +120,22 @@ class StoredPoint(NamedTuple):
     body: bytes
 
 
+class Sent(IntEnum):
+    """Whether a solution was written to the socket of its source."""
+
+    NO = 0
+    YES = 1
+    PERHAPS = 2
+    """It was about to be."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredSolution:
-    """A solution in the outbox of a hub. ``header``: 32 bytes. ``sent``: it was written to the socket of its source."""
+    """A solution in the outbox of a hub. ``header``: 32 bytes."""
 
     header: bytes
     solution: Solution
-    sent: bool = False
+    sent: Sent = Sent.NO
 
     @property
     def key(self) -> tuple[bytes, int]:
@@ -140,7 +150,7 @@ class StoredSolution:
     def of(cls, columns: tuple[Any, ...]) -> StoredSolution:
         """Return the solution with these values of the table ``outbox``."""
         header, nonce, value, sent = columns
-        return cls(header, Solution(_decode(nonce), _decode(value)), bool(sent))
+        return cls(header, Solution(_decode(nonce), _decode(value)), Sent(sent))
 
 
 def encode_id(job_id: str) -> bytes:

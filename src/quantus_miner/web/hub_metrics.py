@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 HUB_METRICS: Final = (
     Row("miner_hub_connections", "gauge", (), "Connections of stratum miners to the hub."),
+    Row("miner_hub_leads", "gauge", (), "1 while the hub leads, 0 while another one does."),
     Row("miner_hub_banned_addresses", "gauge", (), "IP addresses that the hub has banned."),
     Row("miner_hub_solutions_waiting", "gauge", (), "Solutions of the hub's miners that are not sent to the node yet."),
     Row("miner_hub_solutions_expired_total", "counter", (), "Solutions of the hub's miners that were given up."),
@@ -45,6 +46,7 @@ def hub_values(hub: HubStats) -> dict[str, Values]:
     rigs, online = hub.rigs[:MAX_RIGS], sum(rig.online for rig in hub.rigs)
     return {
         "miner_hub_connections": {(): hub.connections},
+        "miner_hub_leads": {(): hub.leads},
         "miner_hub_banned_addresses": {(): hub.banned_addresses},
         "miner_hub_solutions_waiting": {(): hub.solutions_waiting},
         "miner_hub_solutions_expired_total": {(): hub.solutions_expired},

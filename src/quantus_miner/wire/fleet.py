@@ -9,9 +9,9 @@ from typing import Annotated, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from quantus_miner import units
 from quantus_miner.model import LiveJob
 from quantus_miner.wire.core import RemoteProtocolError
+from quantus_miner.wire.nats_url import Address, format_servers, parse_servers
 from quantus_miner.wire.stratum import legible
 
 JOB: Final = "quantus.job"
@@ -24,16 +24,23 @@ STATUS: Final = "quantus.status"
 """A rig's state: ``quantus.status.NAME``."""
 RIG: Final = "quantus.rig"
 """To one rig: ``quantus.rig.NAME``. Its slot has changed."""
+LEASE: Final = "quantus.lease"
+"""Among the hubs of a cluster: who leads. Stored in LEASE_STREAM."""
+LEASE_STREAM: Final = "QUANTUS_LEASE"
+OUTBOX: Final = "quantus.outbox"
+"""Among the hubs of a cluster: the solutions, ``quantus.outbox.HEADER.NONCE``. Stored in OUTBOX_STREAM."""
+OUTBOX_STREAM: Final = "QUANTUS_OUTBOX"
 INBOX: Final = "_INBOX"
 """Prefix of the subjects of replies to a rig: ``_INBOX.NAME.>``."""
+HUB_INBOX: Final = "+hub"
+"""In place of a rig's name: replies to a hub. No rig can have this name."""
 
-PORT: Final = 4222
 MAX_MESSAGE: Final = 4096
 """Bytes of a message, in both directions."""
 MAX_NAME: Final = 64
 MAX_PREFIX: Final = 31
 """Bytes of a job's prefix, with the slot."""
-URL_FORM: Final = "tls://TOKEN@HOST:PORT as `quantus-miner hub invite NAME` prints it"
+URL_FORM: Final = "tls://TOKEN@HOST:PORT[,HOST:PORT…] as `quantus-miner hub invite NAME` prints it"
 
 Hex32 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Hex64 = Annotated[str, Meta(pattern="^[0-9a-f]{128}$")]
@@ -90,6 +97,15 @@ class SolutionReply(msgspec.Struct):
     """
 
     state: State
+
+
+class OutboxMessage(msgspec.Struct):
+    """A solution in the outbox of a cluster. ``sent``: the number of a ``Sent``."""
+
+    header: Hex32
+    nonce: Hex64
+    value: Hex64
+    sent: Literal[0, 1, 2]
 
 
 class StatusMessage(msgspec.Struct):
@@ -153,22 +169,25 @@ def live_job(message: JobMessage, slot: bytes | None) -> LiveJob | None:
 
 @dataclass(frozen=True, slots=True)
 class HubUrl:
-    """Where a hub is, and a rig's credentials. ``seed``: its private key. ``pin``: SHA-256 of the hub's certificate."""
+    """Where a hub is, and a rig's credentials. ``seed``: its private key. ``pin``: SHA-256 of the servers' certificate.
+
+    ``servers``: the NATS servers, of which any will do. Without ``pin``, the system's authorities decide.
+    """
 
     name: str
     seed: str
-    pin: bytes
-    host: str
-    port: int
+    pin: bytes | None
+    servers: tuple[Address, ...]
 
     def __str__(self) -> str:
         """Return it without the credentials."""
-        return f"tls://{units.endpoint(self.host, self.port)}"
+        return f"tls://{format_servers(self.servers)}"
 
     @property
     def secret(self) -> str:
         """Return it with the credentials, as ``parse_hub_url`` reads it."""
-        return f"tls://{self.name}.{self.seed}.{self.pin.hex()}@{units.endpoint(self.host, self.port)}"
+        pin = f".{self.pin.hex()}" if self.pin else ""
+        return f"tls://{self.name}.{self.seed}{pin}@{format_servers(self.servers)}"
 
 
 def parse_rig_name(text: str) -> str:
@@ -180,19 +199,11 @@ def parse_rig_name(text: str) -> str:
 
 def parse_hub_url(text: str) -> HubUrl:
     """Return the hub that ``text`` names. Raises ValueError, whose text says what is allowed and holds no secret."""
-    token = rf"([A-Za-z0-9_-]{{1,{MAX_NAME}}})\.(SU[A-Z2-7]{{56}})\.([0-9a-f]{{64}})"
+    token = rf"([A-Za-z0-9_-]{{1,{MAX_NAME}}})\.(SU[A-Z2-7]{{56}})(?:\.([0-9a-f]{{64}}))?"
     match = re.fullmatch(rf"tls://{token}@([^@/?#]+)", text.strip())
     if match is None:
         raise ValueError(URL_FORM)
     try:
-        return HubUrl(match[1], match[2], bytes.fromhex(match[3]), *parse_hub_address(match[4]))
+        return HubUrl(match[1], match[2], bytes.fromhex(match[3]) if match[3] else None, parse_servers(match[4]))
     except ValueError:
         raise ValueError(URL_FORM) from None
-
-
-def parse_hub_address(text: str) -> tuple[str, int]:
-    """Return host and port of ``host:port``, or of ``host`` alone with PORT. Raises ValueError."""
-    try:
-        return units.parse_endpoint(text if re.search(r"[^:\]]:[0-9]+$|\]:[0-9]+$", text) else f"{text}:{PORT}")
-    except ValueError:
-        raise ValueError(f"HOST:PORT, such as 192.168.1.10:{PORT} or [::1]:{PORT}") from None

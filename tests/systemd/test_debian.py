@@ -46,6 +46,17 @@ def test_installing_it_starts_the_service(bare: Machine, package: str) -> None:
     assert "WRONG" not in bare.run("quantus-miner doctor")
 
 
+def test_the_files_are_where_programs_look_for_them(bare: Machine) -> None:
+    assert bare.run("dpkg --verify quantus-miner") == ""
+    assert "man:quantus-miner(1)" in bare.show("Documentation")
+    assert ".TH QUANTUS" in bare.run("zcat /usr/share/man/man1/quantus-miner.1.gz")
+    assert "complete " in bare.run("cat /usr/share/bash-completion/completions/quantus-miner")
+    bare.run(
+        "cd /usr/share/doc/quantus-miner && ls changelog.Debian.gz changelog.gz copyright systemd.md.gz operator.md.gz"
+    )
+    assert bare.run(f"find {FOLDER} -name '*.pyc' | head -n 1")  # compiled here, for the Python that is here
+
+
 def test_what_0_1_0_left_is_taken_over(bare: Machine, tmp_path: Path) -> None:
     """It was killed with a job under way, which goes on."""
     with tarfile.open(CHECKOUT / "tests/state/0.1.0.tar.xz") as archive:
@@ -84,17 +95,6 @@ def test_top_shows_it(bare: Machine) -> None:
     assert press_when_drawn(command, "cpu-fast", "q") == 0
 
 
-def test_the_files_are_where_programs_look_for_them(bare: Machine) -> None:
-    assert bare.run("dpkg --verify quantus-miner") == ""
-    assert "man:quantus-miner(1)" in bare.show("Documentation")
-    assert ".TH QUANTUS" in bare.run("zcat /usr/share/man/man1/quantus-miner.1.gz")
-    assert "complete " in bare.run("cat /usr/share/bash-completion/completions/quantus-miner")
-    bare.run(
-        "cd /usr/share/doc/quantus-miner && ls changelog.Debian.gz changelog.gz copyright systemd.md.gz operator.md.gz"
-    )
-    assert bare.run(f"find {FOLDER} -name '*.pyc' | head -n 1")  # compiled here, for the Python that is here
-
-
 def test_an_upgrade_restarts_it_and_keeps_settings_and_state(bare: Machine, package: str) -> None:
     """To a later version, with another format of jobs.db. The job that is under way goes on."""
     cursor, before, done = bare.cursor(), bare.pid, goes_on(bare)["hash_count"]
@@ -127,8 +127,8 @@ def test_an_earlier_version_says_in_one_line_that_it_cannot_use_the_state(bare: 
     job = {"job_id": "2", "mining_hash": "07" * 32, "difficulty": "1000"}
     assert bare.call("/mine", job)["status"] == "accepted"
     bare.wait_for_message(cursor, "Job 2 completed")
-    (said,) = (entry for entry in bare.journal(cursor) if entry["PRIORITY"] <= "4")
-    assert said["MESSAGE"].endswith("it is left as it is, jobs are kept in memory only")
+    (said,) = (entry["MESSAGE"] for entry in bare.journal(cursor) if "newer version" in entry["MESSAGE"])
+    assert said.endswith("it is left as it is, jobs are kept in memory only")
     assert bare.run(f"sha256sum {STATE}/jobs.db") == kept
 
 

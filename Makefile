@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 BUILD := --no-build-isolation --no-deps --config-settings=build-dir=build/native
 SOURCES := $(shell find src native pyproject.toml -type f -not -name '*.pyc')
 
-# For GPUs: make install EXTRAS=cuda, or opencl, or cuda,opencl. For the view in the terminal: top. For many rigs: hub
+# For GPUs: make install EXTRAS=cuda, or opencl, or cuda,opencl. What is installed from here always has the extras top and hub.
 EXTRAS ?=
 WHEELS := build/wheels$(if $(EXTRAS),-gpu)
 REQUIREMENTS := requirements/$(if $(EXTRAS),gpu,run).txt
@@ -22,7 +22,7 @@ PORTABLE := build/portable$(VARIANT)
 PACKAGES := build/packages$(VARIANT)
 IMAGE := build/oci/quantus-miner$(VARIANT).tar
 
-.PHONY: run test coverage test-fresh test-packages test-systemd interop wheels install uninstall release bundle deb packages image bench bench-gpu bench-peers check lock clean
+.PHONY: run test coverage test-fresh test-packages test-systemd interop wheels install uninstall release bundle deb packages image bench bench-gpu bench-packages bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node --quic
@@ -101,6 +101,14 @@ bench-gpu: $(VENV)/run.stamp
 	@if [ "$(EXTRAS)" = cuda ]; then $(PIP) install nvidia-cuda-nvdisasm; fi
 	$(BIN)/python -m benchmarks.gpu --engine gpu-$(EXTRAS)
 
+# Of every package, as root: its size, and the time from it to the first block on a bare system.
+bench-packages: $(VENV)/release.stamp $(PORTABLE)
+	@packaging/release/make-root bookworm amd64 build/roots/bookworm-amd64
+	@packaging/release/make-root trixie amd64 build/roots/trixie-amd64
+	@tests/systemd/make-root build/systemd-root
+	@tests/packages/make-root build/rig-root
+	@$(BIN)/python packaging/release/measure.py $(EXTRAS)
+
 bench-peers: $(VENV)/run.stamp
 	@command -v cargo >/dev/null || { echo "quantus-miner: cargo is missing; install Rust to build the peer" >&2; exit 1; }
 	cargo build --quiet --release --manifest-path benchmarks/peers/Cargo.toml
@@ -149,7 +157,7 @@ check:
 
 # Writes the lock files anew from pyproject.toml.
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --output-file requirements/run.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra top --extra hub --group build --output-file requirements/run.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra cuda --extra opencl --extra top --extra hub --group build --constraints requirements/run.txt --output-file requirements/gpu.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --group test --constraints requirements/gpu.txt --output-file requirements/test.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --group release --constraints requirements/test.txt --output-file requirements/release.txt

@@ -1,12 +1,15 @@
-"""A real terminal for programs under test: that of tmux."""
+"""A real terminal for programs under test: that of tmux, or a bare one."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import re
 import shlex
 import subprocess
 import sys
+import termios
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -14,6 +17,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WAIT_S = 30.0
+
+
+def press_when_drawn(command: list[str], drawn: str, key: str) -> int:
+    """Run a command in a terminal of 80 x 24, and press a key once ``drawn`` is there. Returns the exit code."""
+    terminal, inside = pty.openpty()
+    termios.tcsetwinsize(inside, (24, 80))
+    with subprocess.Popen(command, stdin=inside, stdout=inside, stderr=inside) as process:
+        os.close(inside)
+        printed = b""
+        with contextlib.suppress(OSError):  # the end of what it prints
+            while drawn.encode() not in printed:
+                printed += os.read(terminal, 65536)
+            os.write(terminal, key.encode())
+            while os.read(terminal, 65536):
+                pass
+    os.close(terminal)
+    return process.returncode
 
 
 class Terminal:

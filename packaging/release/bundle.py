@@ -20,19 +20,25 @@ if TYPE_CHECKING:
 
 ARCHITECTURE: Final = "x86_64"
 FILES: Final = ("LICENSE", "systemd")
+INCLUDED: Final = ("hub", "top")
+"""Extras that every bundle has."""
 
 
-def make(commit: Source, wheel: Path, extras: list[str], work: Path, output: Path) -> Path:
-    """Make the bundle with ``wheel`` and what it needs with ``extras``, and return its path.
+def gather(wheels: Path, extras: list[str]) -> None:
+    """Download what a bundle with ``extras`` consists of into ``wheels``, all but the miner itself.
 
-    It has wheels for every Python of ``wheelhouse.PYTHONS``, and pip itself, because Debian's Python comes without.
+    That is wheels for every Python of ``wheelhouse.PYTHONS``, and pip, because Debian's Python comes without.
     """
+    for python in wheelhouse.PYTHONS:
+        wheelhouse.download(wheels, python, ARCHITECTURE, [*INCLUDED, *extras])
+    wheelhouse.download_pip(wheels)
+
+
+def make(commit: Source, wheels: Path, extras: list[str], work: Path, output: Path) -> Path:
+    """Make the bundle of ``wheels``, which were made for INCLUDED and ``extras``, and return its path."""
     name = "-".join(["quantus-miner", commit.version, "linux", ARCHITECTURE, *extras])
     folder = work / name
-    for python in wheelhouse.PYTHONS:
-        wheelhouse.download(folder / "wheels", python, ARCHITECTURE, extras)
-    wheelhouse.download_pip(folder / "wheels")
-    shutil.copy(wheel, folder / "wheels")
+    shutil.copytree(wheels, folder / "wheels")
     for entry in FILES:
         artefacts.run("cp", "-r", ROOT / entry, folder)
     script = (ROOT / "packaging" / "bundle" / "install").read_text(encoding="utf-8")
@@ -65,15 +71,16 @@ def pack(folder: Path, output: Path, epoch: int) -> None:
 
 def main() -> int:
     """Return the exit code."""
-    extras = sorted(extra for extra in " ".join(sys.argv[1:]).replace(",", " ").split())
+    extras = sorted({*" ".join(sys.argv[1:]).replace(",", " ").split()} - {*INCLUDED})
     try:
         commit = source.read()
         with tempfile.TemporaryDirectory() as folder:
             work = Path(folder)
             artefacts.export(commit, work / "checkout")
             sdist = artefacts.build_sdist(commit, work / "checkout", work)
-            wheel = artefacts.build_wheel(commit, sdist, ARCHITECTURE, work / "build", work)
-            made = make(commit, wheel, extras, work, ROOT / "dist")
+            artefacts.build_wheel(commit, sdist, ARCHITECTURE, work / "build", work / "wheels")
+            gather(work / "wheels", extras)
+            made = make(commit, work / "wheels", extras, work, ROOT / "dist")
         print(f"{made.stat().st_size:,} bytes in {made.relative_to(ROOT)}")
     except ReleaseError as error:
         print(f"quantus-miner: {error}", file=sys.stderr)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Final
 
+import bundle
 import sbom
-import wheelhouse
 from artefacts import run
 from source import ROOT
 
@@ -28,15 +28,12 @@ LICENCES: Final = (
 """Parts of the names of licences under which the miner may be shipped together with its dependencies."""
 
 
-def make(wheel: Path, folder: Path) -> Path:
-    """Install ``wheel`` with the locked versions for this Python, and return the interpreter of its venv."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    architecture = wheel.stem.rpartition("manylinux_2_17_")[2].partition(".")[0]
-    wheelhouse.download(folder / "wheels", version, architecture, [])
-    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
-    python = folder / "venv" / "bin" / "python"
+def make(wheels: Path, folder: Path) -> Path:
+    """Install from ``wheels`` what every package has into a venv in ``folder``, and return its interpreter."""
+    run(sys.executable, "-m", "venv", "--without-pip", folder)
+    python = folder / "bin" / "python"
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-compile")
-    run(*pip, "--find-links", folder / "wheels", "--only-binary=:all:", wheel)
+    run(*pip, "--find-links", wheels, "--only-binary=:all:", f"quantus-miner[{','.join(bundle.INCLUDED)}]")
     return python
 
 

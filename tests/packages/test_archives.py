@@ -89,3 +89,9 @@ def test_pidof_finds_it(install: Install) -> None:
     with rig.start(f"{rig.folder}/quantus-miner", f"--port={rig.port}") as running:
         running.wait_for("Server starting on ")
         assert str(running.process.pid) in rig.run("pidof", "quantus-miner").split()
+
+
+def test_top_has_what_it_needs(install: Install) -> None:
+    rig = install("hiveos")
+    program = f"{rig.folder}/usr/bin/run"
+    assert rig.run(program, "-Ic", "import nats, nkeys, textual; print(textual.__name__)") == "textual\n"

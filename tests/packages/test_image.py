@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import pytest
 
+from ..rig_stand_ins import WALLET
+from ..terminal import press_when_drawn
 from ..test_compose import compose_file
 
 if TYPE_CHECKING:
@@ -173,6 +175,13 @@ def test_other_commands_work_in_it(image: Image, running: Container) -> None:
     assert running.run(program, "resume").stdout.startswith("Resumed")
 
 
+def test_top_shows_it(image: Image, running: Container) -> None:
+    top = running._runc(
+        "exec", "--tty", "--env=TERM=xterm-256color", running._name, image.config["Entrypoint"][0], "top"
+    )
+    assert press_when_drawn(top, "cpu-fast", "q") == 0
+
+
 def test_it_is_unhealthy_without_a_miner(image: Image, running: Container, tmp_path: Path) -> None:
     with Container(image, tmp_path, MINER_PORT="9999", MINER_BIND="0.0.0.0") as container:  # noqa: S104
         container.wait_for("Server starting on 0.0.0.0:9999")
@@ -216,3 +225,14 @@ def test_a_development_node_runs_in_it(image: Image, tmp_path: Path) -> None:
         container.wait_for(" 0 invalid, 0 stale")
         container.process.communicate(timeout=WAIT_S)
     assert container.process.returncode == 0
+
+
+def test_a_hub_runs_in_it(image: Image, tmp_path: Path) -> None:
+    args = ("hub", "--nats-port=4222", "--pool=stratum+tcp://127.0.0.1:1", f"--wallet={WALLET}")
+    with Container(image, tmp_path, *args) as container:
+        container.wait_for("Rigs can connect to port 4222 of 127.0.0.1; 0 are invited")
+        program = image.config["Entrypoint"][0]
+        assert container.run(program, "hub", "invite", "rig7", "--address", "127.0.0.1").stdout.startswith(
+            "quantus-miner serve --hub tls://rig7."
+        )
+        assert container.stop() == 0

@@ -9,6 +9,7 @@ import pytest
 
 from quantus_miner import units
 from quantus_miner.dev.misbehaviour import PoolMisbehaviour
+from quantus_miner.errors import MAX_REASON
 from quantus_miner.sources import addresses, pool
 from quantus_miner.wire import lines, shares, stratum, stratum_miner, stratum_pool
 from quantus_miner.wire.address import address_warning, compose_login
@@ -45,7 +46,7 @@ def test_the_limits_are_those_of_the_code() -> None:
             shares.MAX_SHARES,
             shares.MAX_EARLIER,
             stratum_miner.MAX_BAD_JOBS,
-            stratum.MAX_REASON,
+            MAX_REASON,
         )
     ]
     for text in (

@@ -271,7 +271,7 @@ def special(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("pipe", "it is a pipe, as <(...) of a shell makes it; give the name of a regular file"),
+        ("pipe", "it is a pipe, as <(...) of a shell makes it; it must be a regular file"),
         ("socket", "it is a socket; give"),
         ("folder", "it is a folder; give"),
         ("/dev/zero", "it is a device; give"),

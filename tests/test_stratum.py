@@ -112,7 +112,7 @@ def test_every_job_is_read_as_it_was_written(difficulty: int) -> None:
     ("change", "reason"),
     [
         ({"algo": "qpow-sha3"}, "algo is qpow-sha3"),
-        ({"algo": "x\n\x1b[2J" * 100}, "algo is x??"),
+        ({"algo": "x\n\x1b[2J" * 100}, r"algo is x\\n\\x1b\[2Jx"),
         ({"difficulty": 5}, "its target is that of difficulty 1e\\+10, but it states difficulty 5"),
         ({"difficulty": 10_000_010_002}, "its target is that of difficulty 1e\\+10, but"),
         ({"difficulty": MAX}, "its target is that of difficulty 1e\\+10, but"),

@@ -28,7 +28,30 @@ Address = tuple[int, Any]
 
 
 class LookUpError(Exception):
-    """Raised when a name cannot be looked up. ``str()`` is one line, which begins with the name."""
+    """Raised when a name cannot be looked up. ``str()`` is one line: the name, a colon and ``reason``."""
+
+    def __init__(self, host: str, reason: str) -> None:
+        super().__init__(f"{host}: {reason}")
+        self.reason = reason
+
+
+def resolve(host: str, port: int, kind: socket.SocketKind) -> list[Address]:
+    """Return the addresses of a host, the first MAX_ADDRESSES of them. Blocks. Raises LookUpError if there are none."""
+    try:
+        infos = socket.getaddrinfo(host, port, type=kind)
+    except socket.gaierror as error:
+        raise LookUpError(host, WORDS.get(error.errno or 0) or error.strerror or str(error)) from None
+    except UnicodeError:
+        raise LookUpError(host, "not a host name") from None
+    except OSError as error:
+        raise LookUpError(host, error.strerror or str(error)) from None
+    if not infos:
+        raise LookUpError(host, WORDS[socket.EAI_NODATA])
+    # Drop the zone's name from IPv6 addresses: asyncio would look it up. The tuple also has it as a number.
+    return [
+        (int(family), (str(address[0]).partition("%")[0], *address[1:]))
+        for family, *_, address in infos[:MAX_ADDRESSES]
+    ]
 
 
 class Addresses:
@@ -57,7 +80,7 @@ class Addresses:
             async with asyncio.timeout(timeout_s):
                 found = await asyncio.shield(self._running)
         except TimeoutError:
-            raise LookUpError(f"{self._host}: no answer from the name servers within {timeout_s:g} s") from None
+            raise LookUpError(self._host, f"no answer from the name servers within {timeout_s:g} s") from None
         self._running = None
         if isinstance(found, LookUpError):
             raise found
@@ -75,30 +98,18 @@ class Addresses:
         future: asyncio.Future[list[Address] | LookUpError] = loop.create_future()
 
         def look_up() -> None:
-            found = self._ask()
+            try:
+                found: list[Address] | LookUpError = resolve(self._host, self._port, self._kind)
+            except LookUpError as error:
+                found = error
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(future.set_result, found)
 
         try:
             threading.Thread(target=look_up, name="resolver", daemon=True).start()
         except RuntimeError as error:  # no more threads are allowed
-            future.set_result(LookUpError(f"{self._host}: cannot be looked up: {error}"))
+            future.set_result(LookUpError(self._host, f"cannot be looked up: {error}"))
         return future
-
-    def _ask(self) -> list[Address] | LookUpError:
-        try:
-            infos = socket.getaddrinfo(self._host, self._port, type=self._kind)
-        except socket.gaierror as error:
-            return LookUpError(f"{self._host}: {WORDS.get(error.errno or 0) or error.strerror or error}")
-        except UnicodeError:
-            return LookUpError(f"{self._host}: not a host name")
-        except OSError as error:
-            return LookUpError(f"{self._host}: {error.strerror or error}")
-        # Drop the zone's name from IPv6 addresses: asyncio would look it up. The tuple also has it as a number.
-        return [
-            (int(family), (str(address[0]).partition("%")[0], *address[1:]))
-            for family, *_, address in infos[:MAX_ADDRESSES]
-        ] or LookUpError(f"{self._host}: {WORDS[socket.EAI_NODATA]}")
 
 
 async def connect_tcp(addresses: list[Address]) -> tuple[socket.socket, Address]:

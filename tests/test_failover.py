@@ -16,7 +16,7 @@ from quantus_miner.sources.source_log import REPEAT_S
 from quantus_miner.wire.stratum_miner import Timing
 
 from .month import BLOCK_S, SHARE_S, Month
-from .test_docs import PAGES, by_first, code, table
+from .pages import PAGES, by_first, code, table
 
 
 class Played:

@@ -24,7 +24,7 @@ from quantus_miner.dev.pool import DEV_WALLET
 from quantus_miner.web.metrics import METRICS, MinerCollector
 
 from .conftest import MinerProcess
-from .test_docs import by_first, table
+from .pages import by_first, table
 from .test_metrics import SNAPSHOT
 from .test_policy import pool
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 import sys
 from typing import Any, Final
 
@@ -37,7 +36,7 @@ from quantus_miner.wire.node import (
 )
 
 from .conftest import vectors
-from .test_docs import SOURCE, _templates, code, fenced, table, tables
+from .pages import code, fenced, table, tables, templates
 
 EXAMPLES: Final = vectors("protocol_examples")
 HASH: Final = "ab" * 32
@@ -540,11 +539,11 @@ def test_the_examples_of_the_page_are_what_is_sent() -> None:
 
 
 def test_quoted_log_lines_are_in_the_code() -> None:
-    templates = [pattern for path in sorted(SOURCE.glob("**/*.py")) for pattern in _templates(path)]
+    said = templates()
     quoted = [row[2] for row in table("docs/node-protocol.md", "it ends with", "for the miner", "the log says")]
     quoted += [row[0] for rows in tables("docs/mining-with-a-node.md", "the log says", "what to do") for row in rows]
     assert len(quoted) >= 15
-    assert not [line for line in quoted if not any(re.fullmatch(template, code(line)) for template in templates)]
+    assert not [line for line in quoted if not any(template.matches(code(line)) for template in said)]
 
 
 def test_every_misbehaviour_is_documented() -> None:

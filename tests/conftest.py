@@ -23,7 +23,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quantus_miner import logs
 from quantus_miner.backends.autotune import fastest_kernels
+from quantus_miner.backoff import Backoff
 from quantus_miner.logs import journal
+from quantus_miner.parts import supervisor
 
 from .opencl import MISSING, choose_vendors
 
@@ -88,6 +90,13 @@ def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for logger in root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def quick_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a service that have failed are started again at once."""
+    monkeypatch.setattr(supervisor, "TICK_S", 0.0)
+    monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.0)
 
 
 class MinerProcess:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quantus_miner.backends.gpu import GpuEngine
 from quantus_miner.gpu import drivers
 
-from .harness import Watched, open_watched
+from .harness import Watched, engine_on, open_watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from quantus_miner.backends.gpu import GpuEngine
     from quantus_miner.gpu.device import Device
 
 
@@ -48,7 +48,7 @@ def watched(cpu: Device, folder: Path) -> Iterator[list[Watched]]:
 
 @pytest.fixture
 def engine(cpu: Device, folder: Path, watched: list[Watched]) -> GpuEngine:
-    made = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1)
+    made = engine_on(cpu, partial(open_watched, cpu, folder, watched))
     made.open()
     watched[-1].launches.clear()
     return made

@@ -9,6 +9,7 @@ import pytest
 
 from quantus_miner import native
 from quantus_miner.backends.base import Control
+from quantus_miner.backends.gpu import GpuEngine
 from quantus_miner.errors import DeviceLostError
 from quantus_miner.gpu import drivers
 from quantus_miner.model import Job, NonceRange, Order, Pow, Status, target_from_difficulty
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from quantus_miner.backends.gpu import GpuEngine
     from quantus_miner.gpu.device import Device, Launcher, Readout
     from quantus_miner.mining.miner import Miner
     from quantus_miner.native import Outcome
@@ -115,6 +115,11 @@ class Watched:
     def close(self) -> None:
         self.closed = True
         self.inner.close()
+
+
+def engine_on(cpu: Device, open_device: Callable[[], Launcher], **options: Any) -> GpuEngine:
+    """An engine that is not open yet."""
+    return GpuEngine("gpu-opencl", cpu, open_device, language="opencl", blocks=1, **options)
 
 
 def open_watched(cpu: Device, folder: Path, opened: list[Watched]) -> Watched:

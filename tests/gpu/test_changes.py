@@ -16,7 +16,7 @@ from quantus_miner.gpu.telemetry import Telemetry
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow
 
-from .harness import HEADER, WAIT_S, Watched, open_watched, settings
+from .harness import HEADER, WAIT_S, Watched, engine_on, open_watched, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ def test_duty_and_limit_change_while_the_device_works(
 
 
 def test_a_device_that_is_not_wanted_any_more_is_let_go(cpu: Device, folder: Path, watched: list[Watched]) -> None:
-    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1)
+    engine = engine_on(cpu, partial(open_watched, cpu, folder, watched))
     engine.open()
     miner = Miner([engine], chunk_s=0.05)
     miner.start()

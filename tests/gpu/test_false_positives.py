@@ -10,7 +10,6 @@ import pytest
 from quantus_miner import pow as reference
 from quantus_miner.backends import gpu as gpu_engine
 from quantus_miner.backends.cpu import CpuEngine, fast_kernels
-from quantus_miner.backends.gpu import GpuEngine
 from quantus_miner.backoff import Backoff
 from quantus_miner.errors import DeviceLostError
 from quantus_miner.gpu.device import Device, Readout
@@ -19,10 +18,12 @@ from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Job, NonceRange, Order, Pow
 from quantus_miner.pow.order import nonce_at
 
-from .harness import HEADER, WAIT_S, Watched, a_job, exhaust, hits_of, open_watched, search, search_all
+from .harness import HEADER, WAIT_S, Watched, a_job, engine_on, exhaust, hits_of, open_watched, search, search_all
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from quantus_miner.backends.gpu import GpuEngine
 
 
 def test_a_device_that_finds_nothing_fails_the_self_test(cpu: Device, folder: Path, watched: list[Watched]) -> None:
@@ -31,7 +32,7 @@ def test_a_device_that_finds_nothing_fails_the_self_test(cpu: Device, folder: Pa
         launcher.lie = lambda readout: Readout(readout.seconds, 0, ())
         return launcher
 
-    engine = GpuEngine("gpu-opencl", cpu, open_blind, language="opencl", blocks=1)
+    engine = engine_on(cpu, open_blind)
     with pytest.raises(DeviceLostError, match="its kernel fails the self test"):
         engine.open()
     assert engine.fault == "its kernel fails the self test"
@@ -82,7 +83,7 @@ def test_what_is_valid_in_its_first_64_bits_only_is_no_false_positive(
 def test_a_device_with_many_false_positives_is_set_aside(cpu: Device, folder: Path, watched: list[Watched]) -> None:
     now = [1000.0]
     open_device = partial(open_watched, cpu, folder, watched)
-    engine = GpuEngine("gpu-opencl", cpu, open_device, language="opencl", blocks=1, clock=lambda: now[0])
+    engine = engine_on(cpu, open_device, clock=lambda: now[0])
     engine.open()
     job = a_job(Order.WALK, MAX)
     for number, seconds in enumerate((60, 600, 3600, 3600), 1):
@@ -108,7 +109,7 @@ def test_others_mine_on_while_a_device_is_set_aside_and_it_is_told_once(
     cpu: Device, folder: Path, watched: list[Watched], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.01)  # with none it would take the lock from the others
-    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1)
+    engine = engine_on(cpu, partial(open_watched, cpu, folder, watched))
     engine.open()
     false = range(2**31, 2**31 + 100)
     watched[-1].lie = lambda readout: Readout(readout.seconds, min(100, watched[-1].launches[-1][-1]), false)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from quantus_miner.backends.cpu import CpuEngine, fast_kernels
-from quantus_miner.backends.gpu import GpuEngine
 from quantus_miner.backends.registry import create_engines
 from quantus_miner.backoff import Backoff
 from quantus_miner.errors import DeviceLostError
@@ -18,10 +17,12 @@ from quantus_miner.gpu.device import Device, DriverError, Launcher
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Order, Pow, Status
 
-from .harness import WAIT_S, Watched, a_job, exhaust, open_watched, settings
+from .harness import WAIT_S, Watched, a_job, engine_on, exhaust, open_watched, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from quantus_miner.backends.gpu import GpuEngine
 
 
 def test_a_lost_device_costs_no_nonce_and_comes_back(
@@ -35,7 +36,7 @@ def test_a_lost_device_costs_no_nonce_and_comes_back(
             raise DeviceLostError("still unplugged")
         return open_watched(cpu, folder, watched)
 
-    engine = GpuEngine("gpu-opencl", cpu, open_failing, language="opencl", blocks=1)
+    engine = engine_on(cpu, open_failing)
     engine.open()
     watched[-1].fail_at = len(watched[-1].launches) + 3
     miner = Miner([engine], chunk_s=0.05)
@@ -69,7 +70,7 @@ def test_a_device_that_vanished_is_tried_again_and_told(
         return []
 
     monkeypatch.setattr(opencl, "_handles", vanished)
-    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1)
+    engine = engine_on(cpu, partial(open_watched, cpu, folder, watched))
     engine.open()
     watched[-1].fail_at = len(watched[-1].launches) + 1
     miner = Miner([engine], chunk_s=0.05)
@@ -90,7 +91,7 @@ def test_while_a_device_is_lost_others_go_on_and_it_is_told(
             raise DeviceLostError("gone")
         return open_watched(cpu, folder, watched)
 
-    engine = GpuEngine("gpu-opencl", cpu, open_once, language="opencl", blocks=1)
+    engine = engine_on(cpu, open_once)
     engine.open()
     watched[-1].fail_at = len(watched[-1].launches)
     miner = Miner([engine, CpuEngine("cpu-fast", 1, fast_kernels(None))], chunk_s=0.02)

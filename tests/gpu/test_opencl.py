@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from quantus_miner.backends.gpu import GpuEngine
 from quantus_miner.backends.registry import create_engines
 from quantus_miner.errors import DeviceLostError, EngineUnavailableError
 from quantus_miner.gpu import binaries, drivers
 from quantus_miner.gpu.device import Device, number_equals
 
-from .harness import settings
+from .harness import engine_on, settings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,6 +124,4 @@ def test_a_binary_that_the_driver_does_not_take_is_compiled_anew(
     cpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binaries, "cached", lambda *_: b"of an older driver")
-    GpuEngine(
-        "gpu-opencl", cpu, partial(drivers.load("opencl").open_device, cpu, tmp_path), language="opencl", blocks=1
-    ).open()
+    engine_on(cpu, partial(drivers.load("opencl").open_device, cpu, tmp_path)).open()

@@ -9,13 +9,12 @@ import pytest
 
 from quantus_miner.backends.base import Control
 from quantus_miner.backends.cpu import CpuEngine, fast_kernels
-from quantus_miner.backends.gpu import GpuEngine
 from quantus_miner.errors import DevicePausedError
 from quantus_miner.gpu.telemetry import Thermostat
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Order
 
-from .harness import WAIT_S, Watched, a_job, exhaust, hits_of, open_watched, search
+from .harness import WAIT_S, Watched, a_job, engine_on, exhaust, hits_of, open_watched, search
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,9 +41,7 @@ class Duty:
 
     def __init__(self, cpu: Device, folder: Path, watched: list[Watched]) -> None:
         open_device = partial(open_watched, cpu, folder, watched)
-        self.engine = GpuEngine(
-            "gpu-opencl", cpu, open_device, language="opencl", blocks=1, duty=25, clock=lambda: 1000.0
-        )
+        self.engine = engine_on(cpu, open_device, duty=25, clock=lambda: 1000.0)
         self.events: list[str] = []
         self.took: list[float] = []
         self.engine.open()
@@ -113,7 +110,7 @@ def test_a_hot_card_pauses_until_it_is_cool(cpu: Device, folder: Path, watched: 
 def test_a_hot_card_hands_back_what_it_has_not_launched(cpu: Device, folder: Path, watched: list[Watched]) -> None:
     readings = iter([70.0, 70.0, 90.0, 90.0, 90.0, 70.0])
     thermostat = Thermostat("a card", 80, lambda: next(readings, 70.0), iter(range(10**6)).__next__)
-    engine = GpuEngine("gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1)
+    engine = engine_on(cpu, partial(open_watched, cpu, folder, watched))
     engine.open()
     engine._thermostat = thermostat
     engine._size = 1000
@@ -133,9 +130,7 @@ def test_a_hot_card_hands_back_what_it_has_not_launched(cpu: Device, folder: Pat
 
 def test_others_take_over_from_a_hot_card(cpu: Device, folder: Path, watched: list[Watched]) -> None:
     always = Thermostat("a card", 80, lambda: 90.0, iter(range(10**6)).__next__)
-    hot = GpuEngine(
-        "gpu-opencl", cpu, partial(open_watched, cpu, folder, watched), language="opencl", blocks=1, thermostat=always
-    )
+    hot = engine_on(cpu, partial(open_watched, cpu, folder, watched), thermostat=always)
     with pytest.raises(DevicePausedError):
         hot.open()
     assert watched[-1].closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -78,6 +79,7 @@ def is_call(node: ast.AST, names: tuple[str, ...]) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
 
 
+@functools.cache
 def templates(path: Path = SOURCE, calls: tuple[str, ...] = ()) -> list[Template]:
     """The texts of a file or a folder; only those in calls of these names, if any."""
     if path.is_dir():

@@ -233,7 +233,7 @@ def test_an_exception_is_one_line_that_says_where(log_format: str, name: str) ->
     assert len(text.splitlines()) == 1
     assert "Traceback" not in text
     message = json.loads(text)["message"] if log_format == "json" else text.strip()
-    assert re.search(r"it broke: RuntimeError: job\\r\\n<0>forged.* end é \(test_logs\.py:\d+\)$", message)
+    assert re.search(r"it broke: RuntimeError: job\\r\\n<0>forged.* end é \(log_lines\.py:\d+\)$", message)
 
 
 def test_exception_call_without_an_exception_has_no_traceback() -> None:

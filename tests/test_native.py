@@ -95,14 +95,14 @@ def program() -> Path:
     return build("sanitize", "kernel_check", "-DQM_SANITIZE=ON")
 
 
-def run_program(program: Path, lines: str, *emulator: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*emulator, program], input=lines, capture_output=True, text=True, check=False)
+def run_program(*command: str | Path, lines: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.timeout(400)
 def test_every_kernel_under_sanitizers(program: Path) -> None:
     lines = program_input()
-    done = run_program(program, lines)
+    done = run_program(program, lines=lines)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == f"{len(KERNELS)} kernels, {lines.count(chr(10))} vectors, 0 mismatches\n"
 
@@ -115,7 +115,7 @@ def test_every_kernel_under_sanitizers(program: Path) -> None:
 def test_every_kernel_on_aarch64() -> None:
     """Cross-built, under user-mode emulation: baseline and scalar of both proofs of work, and neon."""
     lines = program_input()
-    done = run_program(build_for_aarch64("kernel_check"), lines, "qemu-aarch64")
+    done = run_program("qemu-aarch64", build_for_aarch64("kernel_check"), lines=lines)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == f"5 kernels, {lines.count(chr(10))} vectors, 0 mismatches\n"
 
@@ -123,7 +123,7 @@ def test_every_kernel_on_aarch64() -> None:
 def test_the_program_names_what_does_not_match(program: Path) -> None:
     case = vectors("qpow_poseidon2_hash")["cases"][0]
     line = f"poseidon2-hash {case['header_hex']} 1 {case['hash_hex']}"
-    done = run_program(program, line + "\nnonsense\npermutation 1 2\n")
+    done = run_program(program, "vectors-alone", lines=line + "\nnonsense\npermutation 1 2\n")
     assert done.returncode == 1
     assert f"poseidon2 baseline: line 1: {line}" in done.stdout
     assert "line 2: nonsense: no such kind of vector" in done.stdout

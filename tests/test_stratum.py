@@ -61,7 +61,7 @@ def test_what_is_said_at_the_login() -> None:
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        ({"id": 1, "error": {"code": -1, "message": "Invalid\naddress"}, "result": None}, "Invalid?address"),
+        ({"id": 1, "error": {"code": -1, "message": "Invalid\naddress"}, "result": None}, r"Invalid\naddress"),
         ({"id": 1, "error": {"code": -1, "message": "x" * 1000}}, "x" * 200),
         ({"id": 1, "error": "banned"}, '"banned"'),
         ({"id": 1, "error": {}}, "{}"),

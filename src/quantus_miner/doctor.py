@@ -349,7 +349,7 @@ def _sources(settings: Settings) -> Iterator[Finding]:
             found = within(LOOKUP_TIMEOUT_S, partial(resolve, name, port, kind))
         except (LookUpError, TimeoutError) as error:
             found = []
-            reasons.append(error.reason if isinstance(error, LookUpError) else str(error))
+            reasons.append(str(error).removeprefix(f"{name}: "))
         for family, address in found:
             if (reason := _unreachable(family, kind, address)) is None:
                 said = "does not refuse" if scheme == "quic" else "can be reached"

@@ -28,11 +28,7 @@ Address = tuple[int, Any]
 
 
 class LookUpError(Exception):
-    """Raised when a name cannot be looked up. ``str()`` is one line: the name, a colon and ``reason``."""
-
-    def __init__(self, host: str, reason: str) -> None:
-        super().__init__(f"{host}: {reason}")
-        self.reason = reason
+    """Raised when a name cannot be looked up. ``str()`` is one line: the name, a colon and why."""
 
 
 def resolve(host: str, port: int, kind: socket.SocketKind) -> list[Address]:
@@ -40,13 +36,13 @@ def resolve(host: str, port: int, kind: socket.SocketKind) -> list[Address]:
     try:
         infos = socket.getaddrinfo(host, port, type=kind)
     except socket.gaierror as error:
-        raise LookUpError(host, WORDS.get(error.errno or 0) or error.strerror or str(error)) from None
+        raise LookUpError(f"{host}: {WORDS.get(error.errno or 0) or error.strerror or error}") from None
     except UnicodeError:
-        raise LookUpError(host, "not a host name") from None
+        raise LookUpError(f"{host}: not a host name") from None
     except OSError as error:
-        raise LookUpError(host, error.strerror or str(error)) from None
+        raise LookUpError(f"{host}: {error.strerror or error}") from None
     if not infos:
-        raise LookUpError(host, WORDS[socket.EAI_NODATA])
+        raise LookUpError(f"{host}: {WORDS[socket.EAI_NODATA]}")
     # Drop the zone's name from IPv6 addresses: asyncio would look it up. The tuple also has it as a number.
     return [
         (int(family), (str(address[0]).partition("%")[0], *address[1:]))
@@ -80,7 +76,7 @@ class Addresses:
             async with asyncio.timeout(timeout_s):
                 found = await asyncio.shield(self._running)
         except TimeoutError:
-            raise LookUpError(self._host, f"no answer from the name servers within {timeout_s:g} s") from None
+            raise LookUpError(f"{self._host}: no answer from the name servers within {timeout_s:g} s") from None
         self._running = None
         if isinstance(found, LookUpError):
             raise found
@@ -108,7 +104,7 @@ class Addresses:
         try:
             threading.Thread(target=look_up, name="resolver", daemon=True).start()
         except RuntimeError as error:  # no more threads are allowed
-            future.set_result(LookUpError(self._host, f"cannot be looked up: {error}"))
+            future.set_result(LookUpError(f"{self._host}: cannot be looked up: {error}"))
         return future
 
 

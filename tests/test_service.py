@@ -268,7 +268,7 @@ def test_replies_are_as_the_served_openapi_says() -> None:
         for operation in operations:
 
             @given(case=operation.as_strategy())
-            @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
             def check(case: Any) -> None:
                 # Whatever is not a call of this API is 404, a known path with another method too; and a schema
                 # cannot say that one number has to be below another.

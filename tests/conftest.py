@@ -23,7 +23,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quantus_miner import logs
 from quantus_miner.backends.autotune import fastest_kernels
+from quantus_miner.backoff import Backoff
 from quantus_miner.logs import journal
+from quantus_miner.parts import supervisor
 
 from .opencl import MISSING, choose_vendors
 
@@ -40,6 +42,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("deterministic")
 
+WAIT_S = 60.0
+"""Seconds after which a test gives up: many, for a loaded machine."""
 VECTORS = Path(__file__).parent / "vectors"
 
 
@@ -90,6 +94,13 @@ def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             logger.setLevel(logging.NOTSET)
 
 
+@pytest.fixture
+def quick_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a service that have failed are started again at once."""
+    monkeypatch.setattr(supervisor, "TICK_S", 0.0)
+    monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.0)
+
+
 class MinerProcess:
     """A real ``quantus-miner serve`` on free ports, with its log as it comes.
 
@@ -137,7 +148,7 @@ class MinerProcess:
     def wait_for_line(self, text: str) -> str:
         """The first log line with ``text`` in it."""
         with self._grown:
-            self._grown.wait_for(lambda: self._ended or any(text in line for line in self.log), timeout=20)
+            self._grown.wait_for(lambda: self._ended or any(text in line for line in self.log), timeout=WAIT_S)
             lines = [line for line in self.log if text in line]
         assert lines, self.log
         return lines[0]
@@ -157,7 +168,7 @@ class MinerProcess:
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
     ) -> tuple[int, Any]:
         """Status code and decoded JSON of one request on a connection of its own."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)) as connection:
             data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             connection.request(method, path, data, {"content-type": "application/json"} | (headers or {}))
             response = connection.getresponse()
@@ -174,7 +185,9 @@ class MinerProcess:
 
     def scrape(self) -> str:
         """The exporter's reply."""
-        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=20)) as connection:
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=WAIT_S)
+        ) as connection:
             connection.request("GET", "/metrics")
             return connection.getresponse().read().decode()
 
@@ -190,8 +203,8 @@ class MinerProcess:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal; the exit code."""
         self.process.send_signal(number)
-        code = self.process.wait(20)
-        self._reader.join(20)
+        code = self.process.wait(WAIT_S)
+        self._reader.join(WAIT_S)
         return code
 
     def __enter__(self) -> Self:
@@ -200,8 +213,8 @@ class MinerProcess:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(20)
-        self._reader.join(20)
+        self.process.wait(WAIT_S)
+        self._reader.join(WAIT_S)
         if self.process.stderr is not None:
             self.process.stderr.close()
 

@@ -26,7 +26,7 @@ from quantus_miner.wire.pool_url import PoolUrl
 
 from .no_ipv6 import without_ipv6
 from .node_link import NodeListener, linked, playing, run
-from .test_pool_link import LOGIN, PoolListener, dev_pool, started
+from .pool_link import LOGIN, PoolListener, dev_pool, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

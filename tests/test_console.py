@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from quantus_miner import units, wording
 from quantus_miner.events import PauseChanged, ShareJudged, SolutionSent, SourceChanged
 from quantus_miner.mining.pauses import Pause
-from quantus_miner.mining.rates import WINDOWS_S, Rates
+from quantus_miner.mining.rates import WINDOWS_S
 from quantus_miner.mining.stats import ApiStats, JobStats, LinkStats, MinerStats, WorkerStats
-from quantus_miner.model import MAX, LiveJob, Solution, Status
+from quantus_miner.model import MAX, LiveJob, Rates, Solution, Status
 from quantus_miner.monitor import Monitor, Snapshot, Tally
 from quantus_miner.parts.console import IDLE_AGAIN_S, IDLE_S, JOBS, SHARES, SPEED_S, Narrator
 

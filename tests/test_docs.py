@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import ast
-import itertools
 import json
 import re
-import tomllib
-from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-import click
 import msgspec
 import pytest
 
@@ -37,56 +33,15 @@ from quantus_miner.wire.status import State
 from quantus_miner.wire.status import Status as Status_
 
 from .fuzz.hunt import NAMES
+from .pages import PAGES, SOURCE, by_first, code, codes, fenced, is_call, table, tables, templates
 
-ROOT = Path(__file__).parent.parent
-SOURCE = ROOT / "src" / "quantus_miner"
-PAGES = {
-    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), *(ROOT / "systemd").glob("*.md")])
-}
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PYTHON = "".join(path.read_text(encoding="utf-8") for path in sorted(SOURCE.glob("**/*.py")))
 METHODS = ("get", "post")
 MISDIRECTED = 421
 """What both ports answer, not only the job API."""
-
-
-def tables(page: str, *header: str) -> list[list[list[str]]]:
-    """The rows of each table of ``page`` with that header."""
-    lines = PAGES[page].splitlines()
-    found = []
-    for number, line in enumerate(lines):
-        if line == f"| {' | '.join(header)} |":
-            body = itertools.takewhile(lambda row: row.startswith("|"), lines[number + 2 :])
-            found.append([[cell.strip() for cell in row[1:-1].split(" | ")] for row in body])
-    assert all(len(row) == len(header) for rows in found for row in rows), f"{page}: {header}"
-    return found
-
-
-def table(page: str, *header: str) -> list[list[str]]:
-    """The rows of the one table of ``page`` with that header."""
-    found = tables(page, *header)
-    assert len(found) == 1, f"{page}: {len(found)} tables with the header {header}"
-    return found[0]
-
-
-def codes(cell: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", cell)
-
-
-def code(cell: str) -> str:
-    (only,) = codes(cell)
-    return only
-
-
-def fenced(page: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGES[page], re.MULTILINE | re.DOTALL)
-
-
-def by_first(rows: list[list[str]]) -> dict[str, list[str]]:
-    """Rows by the code in their first cell, each of them once."""
-    keyed = {code(row[0]): row[1:] for row in rows}
-    assert len(keyed) == len(rows), "a row is there twice"
-    return keyed
 
 
 # --- settings, metrics, engines, workers, states, limits ---
@@ -301,7 +256,7 @@ def _status_codes() -> set[int]:
         node.args[0]
         for path in CALLS
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if _is_call(node, ("json_reply", "error")) and isinstance(node, ast.Call)
+        if is_call(node, ("json_reply", "error")) and isinstance(node, ast.Call)
     ]
     return {
         node.value
@@ -352,15 +307,15 @@ def test_the_messages_come_in_the_documented_order() -> None:
 
 def test_no_message_of_the_parser_is_left_out() -> None:
     documented = [code(message) for message, _ in table("docs/http-api.md", "message", "note")]
-    for template in _templates(SOURCE / "wire" / "api.py", ("ValueError", "InvalidRequestError")):
-        assert any(re.fullmatch(template, message) for message in documented), template
+    for template in templates(SOURCE / "wire" / "api.py", ("ValueError", "InvalidRequestError")):
+        assert any(template.matches(message) for message in documented), template
 
 
 def test_messages_beyond_the_body_are_those_of_the_service() -> None:
     others = (SOURCE / "wire" / "hosts.py", SOURCE / "mining" / "pauses.py")
-    templates = [template for path in (*CALLS, *others) for template in _templates(path)]
+    said = [template for path in (*CALLS, *others) for template in templates(path)]
     for status, cell in table("docs/http-api.md", "code", "message"):
-        assert any(re.fullmatch(template, code(cell)) for template in templates), cell
+        assert any(template.matches(code(cell)) for template in said), cell
         assert int(status) in _status_codes() | {MISDIRECTED}
 
 
@@ -376,38 +331,12 @@ def test_the_example_requests_parse() -> None:
 # --- what the operator greps for and stumbles over ---
 
 
-def _templates(path: Path, calls: tuple[str, ...] = ()) -> list[str]:
-    """The texts of a file as patterns, ``.+`` for what is filled in; only those in calls of these names, if any."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    roots = [node for node in ast.walk(tree) if not calls or _is_call(node, calls)]
-    nodes = [node for root in roots for node in ast.walk(root)] if calls else roots
-    parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
-    patterns = [
-        "".join(map(_pattern, node.values)) if isinstance(node, ast.JoinedStr) else _pattern(node)
-        for node in nodes
-        if id(node) not in parts and isinstance(node, ast.JoinedStr | ast.Constant)
-    ]
-    # A pattern of little more than placeholders would match anything.
-    return [pattern for pattern in patterns if len(re.sub(r"[^a-z]", "", pattern)) >= 6]
-
-
-def _is_call(node: ast.AST, names: tuple[str, ...]) -> bool:
-    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names
-
-
-def _pattern(part: ast.expr) -> str:
-    if isinstance(part, ast.Constant) and isinstance(part.value, str):
-        return ".+".join(map(re.escape, re.split(r"%(?:[sdgrx]|\.\df)", part.value)))
-    return ".+"
-
-
 @pytest.mark.parametrize("header", [("line", "level"), ("it says", "it means", "what to do")])
 def test_quoted_log_lines_and_errors_are_in_the_code(header: tuple[str, ...]) -> None:
-    # Compiled once: there are more of them than the module re keeps.
-    templates = [re.compile(pattern) for path in sorted(SOURCE.glob("**/*.py")) for pattern in _templates(path)]
+    said = templates()
     quoted = [code(row[0]) for rows in tables("docs/operator.md", *header) for row in rows]
     assert len(quoted) >= 10
-    assert not [line for line in quoted if not any(template.fullmatch(line) for template in templates)]
+    assert not [line for line in quoted if not any(template.matches(line) for template in said)]
 
 
 # --- what scripts read ---
@@ -448,129 +377,3 @@ def test_the_exit_codes_of_the_man_page_are_those_of_the_guide() -> None:
 def test_every_fuzz_target_is_in_the_table() -> None:
     rows = table("docs/fuzzing.md", "target", "reads", "inputs", "files", "edges", "found and fixed")
     assert [code(row[0]) for row in rows] == NAMES
-
-
-# --- links, files, functions, commands ---
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
-        if re.match(r"https?://", target):
-            continue
-        name, _, anchor = target.partition("#")
-        path = (ROOT / page).parent / name if name else ROOT / page
-        assert path.exists(), f"{page}: {target}"
-        if anchor:
-            assert anchor in _anchors(path.read_text(encoding="utf-8")), f"{page}: {target}"
-
-
-def _anchors(text: str) -> set[str]:
-    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
-    return {re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_named_files_exist(page: str) -> None:
-    prose = re.sub(r"^```.*?^```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
-    for name in codes(prose):
-        if re.fullmatch(r"[\w.-]+(/[\w.-]+)*(\.(py|cpp|hpp|h|md|toml|txt|json)|/)", name):
-            there = any((base / name).exists() for base in (ROOT, SOURCE))
-            assert there or f'"{name}"' in PYTHON, f"{page}: {name} is no file, nor one that the miner writes"
-
-
-def test_the_functions_of_the_job_flow_exist() -> None:
-    found = tables("docs/implementation/job-flow.md", "step", "file", "function", "what happens")
-    assert len(found) == 3
-    for _, file, function, _ in itertools.chain(*found):
-        path = next(base / code(file) for base in (SOURCE, ROOT) if (base / code(file)).exists())
-        names = _functions(path) if path.suffix == ".py" else re.findall(r"\b(\w+)\(", path.read_text("utf-8"))
-        assert code(function) in names, f"{code(file)}: {code(function)}"
-
-
-def _functions(path: Path) -> list[str]:
-    """Functions as ``name`` and methods as ``Class.name``."""
-    names = []
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            names.append(node.name)
-        elif isinstance(node, ast.ClassDef):
-            names += [
-                f"{node.name}.{part.name}"
-                for part in node.body
-                if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)
-            ]
-    return names
-
-
-def test_the_locks_of_the_job_flow_exist() -> None:
-    rows = table("docs/implementation/job-flow.md", "lock", "guards", "held")
-    named = [codes(row[0])[0] for row in rows if codes(row[0])]
-    assert "Miner._lock" in named
-    for lock in named:
-        owner, attribute = lock.split(".")
-        assert f"class {owner}" in PYTHON, lock
-        assert f"self.{attribute} = threading." in PYTHON, lock
-
-
-def _contracts() -> tuple[list[list[str]], list[tuple[list[str], list[str]]]]:
-    """The layers, top first, and who must not import whom, as ``pyproject.toml`` has them."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    layers, forbidden = [], []
-    for contract in project["tool"]["importlinter"]["contracts"]:
-        if contract["type"] == "layers":
-            layers += [layer.split(" | ") for layer in contract["layers"]]
-        else:
-            both = (contract["source_modules"], contract["forbidden_modules"])
-            sources, never = ([name.removeprefix("quantus_miner.") for name in names] for names in both)
-            forbidden.append((sources, never))
-    return layers, forbidden
-
-
-def test_the_layers_of_both_pages_are_those_that_are_checked() -> None:
-    layers, _ = _contracts()
-    assert [codes(row[0]) for row in table("docs/architecture.md", "layer", "what it holds")] == layers
-    assert [line.split(" | ") for block in fenced("CONTRIBUTING.md", "text") for line in block.splitlines()] == layers
-
-
-@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
-def test_the_forbidden_imports_of_both_pages_are_those_that_are_checked(page: str) -> None:
-    _, forbidden = _contracts()
-    rows = table(page, "modules", "never import")
-    assert [(codes(modules), codes(never)) for modules, never in rows] == forbidden
-
-
-def test_every_implementation_note_is_in_the_index() -> None:
-    linked = set(re.findall(r"^\| \[(\S+)\]", PAGES["docs/implementation/README.md"], re.MULTILINE))
-    pages = {path.name for path in (ROOT / "docs" / "implementation").glob("*.md")}
-    assert linked == pages - {"README.md"}
-
-
-def test_the_readme_names_every_command_and_no_other() -> None:
-    rows = by_first(table("README.md", "command", "what it does"))
-    assert set(rows) == {f"quantus-miner {name}" for name in cli.commands}
-
-
-@pytest.mark.parametrize("target", ["run", "test"])
-def test_the_readme_names_the_two_commands(target: str) -> None:
-    assert re.search(rf"^make {target}\b", PAGES["README.md"], re.MULTILINE)
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_flags_and_commands_in_examples_exist(page: str) -> None:
-    """In every shell line that calls quantus-miner, the subcommand and its flags are the command line's own."""
-    for line in re.findall(r"^(?:\$ )?(?:\S+=\S* )*(?:\S*/)?quantus-miner( .*)?$", _shell(page), re.MULTILINE):
-        words = re.split(r"[#|]", line)[0].split()
-        name = words[0] if words and not words[0].startswith("-") else "serve"
-        assert name in cli.commands, f"{page}: {line}"
-        command = cli.commands[name]
-        if isinstance(command, click.Group) and words[1] in command.commands:
-            command = command.commands[words[1]]
-        known = {option for part in command.params for option in part.opts}
-        assert {word for word in words if word.startswith("-")} <= known, f"{page}: {line}"
-
-
-def _shell(page: str) -> str:
-    blocks = fenced(page, "(?:sh|console|text)")
-    return "\n".join(re.sub(r"\\\n\s*", "", block) for block in blocks)

@@ -16,10 +16,9 @@ from quantus_miner.backends.base import EngineStatus
 from quantus_miner.heartbeat import Heartbeat
 from quantus_miner.host.notify import STATUS_S, Notifier
 from quantus_miner.mining.miner import Miner
-from quantus_miner.mining.rates import Rates
 from quantus_miner.mining.stats import LinkStats
 from quantus_miner.mining.worker import STALL_S
-from quantus_miner.model import Job, NonceRange, Pow
+from quantus_miner.model import Job, NonceRange, Pow, Rates
 from quantus_miner.monitor import Snapshot
 from quantus_miner.native import Outcome
 from quantus_miner.wording import MAX_STATUS

@@ -7,7 +7,7 @@ from quantus_miner.sources import hub
 from quantus_miner.web import server
 from quantus_miner.wire import fleet, node, stratum_pool, validator
 
-from .test_docs import PAGES
+from .pages import PAGES
 
 PAGE = PAGES["docs/fleet.md"]
 

@@ -28,7 +28,7 @@ from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Solution, Status
 from quantus_miner.store.writer import Store
 
-from .test_live import Clock
+from .live import Clock
 from .test_store import a_job, ended, running
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quantus_miner import logs
 from quantus_miner.gpu.telemetry import Readings
-from quantus_miner.mining.rates import Rates
 from quantus_miner.mining.stats import (
     ApiStats,
     GpuStats,
@@ -24,7 +23,7 @@ from quantus_miner.mining.stats import (
     ThreadStats,
     WorkerStats,
 )
-from quantus_miner.model import MAX, Status
+from quantus_miner.model import MAX, Rates, Status
 from quantus_miner.monitor import Snapshot
 from quantus_miner.web.hub_metrics import HUB_METRICS
 from quantus_miner.web.metrics import METRICS, MinerCollector

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
 import subprocess
 import sys
 import threading
 import types
 from hashlib import sha3_256, sha3_512
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,12 +19,14 @@ from quantus_miner.pow import evaluate, sha3
 from quantus_miner.pow.order import last_position, nonce_at
 
 from .conftest import vectors
+from .native_builds import AARCH64_COMPILER, build, build_for_aarch64
 
-ROOT = Path(__file__).parents[1]
+if TYPE_CHECKING:
+    from pathlib import Path
+
 KERNELS = [kernel for kernel in native.kernels() if kernel.supported]
 each_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: f"{kernel.pow}-{kernel.name}")
 HEADER = bytes(range(32))
-AARCH64_COMPILER = "aarch64-linux-gnu-g++"
 
 
 def job(pow_: Pow, target: int, header: bytes = HEADER, order: Order = Order.COUNTING) -> native.NativeJob:
@@ -89,48 +89,20 @@ def program_input() -> str:
     return "".join(" ".join(line) + "\n" for line in lines)
 
 
-def build_program(name: str, *options: str) -> Path:
-    """The native test program, built in build/NAME."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    cmake, ninja = shutil.which("cmake", path=path), shutil.which("ninja", path=path)
-    assert cmake, "cmake is not installed"
-    assert ninja, "ninja is not installed"
-    build = ROOT / "build" / name
-    configure = [cmake, f"-S{ROOT / 'native'}", f"-B{build}", "-GNinja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
-    configure += ["-DQM_TESTS=ON", f"-DPython_EXECUTABLE={sys.executable}", *options]
-    for command in (configure, [cmake, "--build", str(build), "--parallel", "2"]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "warning:" not in done.stdout + done.stderr
-    return build / "kernel_check"
-
-
-def build_for_aarch64() -> Path:
-    """The native test program, cross-built; needs AARCH64_COMPILER."""
-    return build_program(
-        "aarch64",
-        "-DCMAKE_SYSTEM_NAME=Linux",
-        "-DCMAKE_SYSTEM_PROCESSOR=aarch64",
-        "-DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc",
-        f"-DCMAKE_CXX_COMPILER={AARCH64_COMPILER}",
-        "-DCMAKE_EXE_LINKER_FLAGS=-static",
-    )
-
-
 @pytest.fixture(scope="session")
 def program() -> Path:
     """The native test program under ASan and UBSan."""
-    return build_program("sanitize", "-DQM_SANITIZE=ON")
+    return build("sanitize", "kernel_check", "-DQM_SANITIZE=ON")
 
 
-def run_program(program: Path, lines: str, *emulator: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*emulator, program], input=lines, capture_output=True, text=True, check=False)
+def run_program(*command: str | Path, lines: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.timeout(400)
 def test_every_kernel_under_sanitizers(program: Path) -> None:
     lines = program_input()
-    done = run_program(program, lines)
+    done = run_program(program, lines=lines)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == f"{len(KERNELS)} kernels, {lines.count(chr(10))} vectors, 0 mismatches\n"
 
@@ -143,7 +115,7 @@ def test_every_kernel_under_sanitizers(program: Path) -> None:
 def test_every_kernel_on_aarch64() -> None:
     """Cross-built, under user-mode emulation: baseline and scalar of both proofs of work, and neon."""
     lines = program_input()
-    done = run_program(build_for_aarch64(), lines, "qemu-aarch64")
+    done = run_program("qemu-aarch64", build_for_aarch64("kernel_check"), lines=lines)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == f"5 kernels, {lines.count(chr(10))} vectors, 0 mismatches\n"
 
@@ -151,7 +123,7 @@ def test_every_kernel_on_aarch64() -> None:
 def test_the_program_names_what_does_not_match(program: Path) -> None:
     case = vectors("qpow_poseidon2_hash")["cases"][0]
     line = f"poseidon2-hash {case['header_hex']} 1 {case['hash_hex']}"
-    done = run_program(program, line + "\nnonsense\npermutation 1 2\n")
+    done = run_program(program, "vectors-alone", lines=line + "\nnonsense\npermutation 1 2\n")
     assert done.returncode == 1
     assert f"poseidon2 baseline: line 1: {line}" in done.stdout
     assert "line 2: nonsense: no such kind of vector" in done.stdout

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import select
-import socket
-import threading
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from aioquic.quic import events
-from aioquic.quic.connection import QuicConnectionState
 
 from quantus_miner.dev import node_files
 from quantus_miner.dev.quic_node import NodeMisbehaviour, _Miner
@@ -22,35 +18,15 @@ from quantus_miner.model import LiveJob, Solution
 from quantus_miner.sources import node as node_source
 from quantus_miner.sources import quic
 from quantus_miner.sources.link import Handover
-from quantus_miner.sources.node import NodeLink
 from quantus_miner.wire import messages
 from quantus_miner.wire.frames import FrameReader
-from quantus_miner.wire.messages import JobResult, NewJob, parse_fingerprint
+from quantus_miner.wire.messages import JobResult, NewJob
 from quantus_miner.wire.node import NodeState
 
-from .node_link import HARD, WAIT_S, NodeListener, link_to, linked, miner_of, playing, run, sockets, solve
+from .node_link import HARD, WAIT_S, NodeListener, link_to, linked, miner_of, playing, run, solve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def silent_port() -> Iterator[int]:
-    """A port that takes datagrams and never answers."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.bind(("127.0.0.1", 0))
-        yield udp.getsockname()[1]
-
-
-@pytest.fixture
-def dead_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.bind(("127.0.0.1", 0))
-        port: int = udp.getsockname()[1]
-    return port
-
 
 # --- mining ---
 
@@ -280,112 +256,6 @@ def test_without_a_pin_any_certificate_is_taken_and_that_is_said_once(
     assert len(re.findall(text, caplog.text)) == 1
 
 
-# --- losses, which are not ---
-
-
-@pytest.mark.parametrize(
-    ("data", "reason"),
-    [
-        (b"\0\0\0\4junk", "a frame that is not valid JSON"),
-        (b"\xff\xff\xff\xff", "a frame of 4,294,967,295 bytes; 1,024 are allowed"),
-        (messages.encode(messages.Ready("x")), "a Ready, which only miners send"),
-    ],
-)
-def test_garbage_ends_the_connection(tmp_path: Path, data: bytes, reason: str) -> None:
-    async def test() -> None:
-        async with playing(tmp_path) as node:
-            async with linked(link_to(node)) as (listener, task):
-                await listener.jobs.get()
-                node.send(data)
-                with pytest.raises(LinkLostError, match=f"^protocol error: {reason}$"):
-                    await task
-            await node.until(lambda: not node.miners)
-
-    run(test())
-
-
-def test_the_stream_must_go_on(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with playing(tmp_path) as node:
-            link = link_to(node)
-
-            async def lost(reason: str, *, stream: int = 0, end: bool = False, reset: bool = False) -> None:
-                async with linked(link) as (listener, task):
-                    await listener.jobs.get()
-                    miner = await miner_of(node)
-                    if reset:
-                        miner._quic.reset_stream(stream, 7)
-                    else:
-                        miner._quic.send_stream_data(stream, b"" if end else b"x", end_stream=end)
-                    miner.transmit()
-                    with pytest.raises(LinkLostError, match=reason):
-                        await task
-                await node.until(lambda: not node.miners)
-
-            await lost("the peer finished the stream", end=True)
-            await lost(r"the peer reset the stream \(code 7\)", reset=True)
-            await lost("only one stream", stream=1)
-            await lost("only one stream", stream=3)
-
-    run(test())
-
-
-def test_a_close_is_known_at_once_and_in_the_peer_s_words(tmp_path: Path) -> None:
-    """Guards a private attribute of aioquic, whose event comes only after a draining period."""
-
-    async def test() -> None:
-        async with playing(tmp_path) as node:
-            link = link_to(node)
-            async with linked(link) as (listener, task):
-                job = await listener.jobs.get()
-                assert link._session is not None
-                connection = link._session.connection
-                (await miner_of(node)).close(error_code=7, reason_phrase="a\nb\x1b" + "c" * 200)
-                with pytest.raises(quic.EndedError):
-                    await connection.ended
-                assert connection._quic._state is QuicConnectionState.DRAINING
-                assert link.submit(job, Solution(1, 1), 1, 1.0) is Handover.LATE
-                with pytest.raises(LinkLostError, match=rf"^closed: a\?b\?{'c' * 96} \(code 7\)$"):
-                    await task
-
-    run(test())
-
-
-def test_a_silent_node_is_given_up(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with playing(tmp_path) as node, linked(link_to(node, ping_s=0.05, idle_s=0.2)) as (listener, task):
-            await listener.jobs.get()
-            miner = await miner_of(node)
-            miner.datagram_received = lambda *_: None  # type: ignore[method-assign]
-            with pytest.raises(LinkLostError, match=r"closed: Idle timeout"):
-                await task
-
-    run(test())
-
-
-def test_what_waits_for_a_pool_that_acknowledges_nothing_is_bounded_and_late(tmp_path: Path) -> None:
-    """Guards a private attribute of aioquic: what was sent and not acknowledged."""
-
-    async def test() -> None:
-        async with playing(tmp_path, difficulty=HARD) as node:
-            link = link_to(node, idle_s=1.0, kind="pool")
-            async with linked(link) as (listener, task):
-                job = await listener.jobs.get()
-                miner = await miner_of(node)
-                miner.datagram_received = lambda *_: None  # type: ignore[method-assign]
-                given = Counter(link.submit(job, Solution(number, 1), 1, 1.0) for number in range(1, 401))
-                assert 1 <= given[Handover.SENT] <= quic.MAX_IN_FLIGHT // 200
-                assert given[Handover.WAITS] == node_source.MAX_WAITING
-                assert given[Handover.LATE] == 400 - node_source.MAX_WAITING - given[Handover.SENT]
-                assert listener.handovers == []
-                with pytest.raises(LinkLostError, match="Idle timeout"):
-                    await task
-            # What never went out is not taken for sent.
-            assert [handover for *_, handover in listener.handovers] == [Handover.LATE] * node_source.MAX_WAITING
-
-    run(test())
-
-
 # --- a pool's jobs ---
 
 
@@ -497,178 +367,3 @@ def test_a_node_is_not_flooded(tmp_path: Path) -> None:
                 assert listener.handovers == []
 
     run(test())
-
-
-def test_what_aioquic_cannot_cope_with_is_a_loss(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with playing(tmp_path) as node:
-            link = link_to(node)
-            async with linked(link) as (listener, task):
-                await listener.jobs.get()
-                assert link._session is not None
-
-                def fails(*_: object, **__: object) -> None:
-                    raise AssertionError("inside")
-
-                link._session.connection._quic.receive_datagram = fails  # type: ignore[method-assign]
-                node.renew_job()
-                with pytest.raises(LinkLostError, match=r"cannot be handled \(AssertionError\)"):
-                    await task
-
-    run(test())
-
-
-def test_a_peer_that_wants_no_answer_gets_none(tmp_path: Path) -> None:
-    """A job to be answered and the wish for no more data, in one datagram: aioquic refuses to write then."""
-
-    async def test() -> None:
-        async with playing(tmp_path) as node, linked(link_to(node)) as (listener, task):
-            await listener.jobs.get()
-            miner = await miner_of(node)
-            miner._quic.send_stream_data(0, messages.encode(NewJob("bad", "", "")))
-            miner._quic.stop_stream(0, 7)
-            miner.transmit()
-            with pytest.raises(LinkLostError, match=r"cannot be handled|stopped the stream \(code 7\)"):
-                await task
-
-    run(test())
-
-
-def test_a_dead_port_is_known_at_once(dead_port: int) -> None:
-    async def test() -> None:
-        with pytest.raises(LinkLostError, match=r"^nothing is listening there$"):
-            await NodeLink("127.0.0.1", dead_port, "x", bytes(32), handshake_s=2 * WAIT_S).run(NodeListener())
-
-    run(test())
-
-
-def test_a_port_that_never_answers_is_a_time_out(silent_port: int) -> None:
-    async def test() -> None:
-        link = NodeLink("127.0.0.1", silent_port, "x", bytes(32), handshake_s=0.05)
-        with pytest.raises(LinkLostError, match=r"^no answer in 0\.05 s$"):
-            await link.run(NodeListener())
-        assert link.submit(LiveJob("1", bytes(32), 1), Solution(1, 1), 1, 1.0) is Handover.LATE
-
-    run(test())
-
-
-def test_a_link_that_is_cancelled_while_it_dials_leaves_nothing(silent_port: int) -> None:
-    async def test() -> None:
-        async with linked(NodeLink("127.0.0.1", silent_port, "x", bytes(32))) as (_, task):
-            before = sockets()
-            while sockets() == before:  # noqa: ASYNC110 - a socket has no event
-                await asyncio.sleep(0)
-            assert not task.done()
-
-    run(test())
-
-
-def test_noise_on_the_socket_is_ignored(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with playing(tmp_path, difficulty=HARD) as node, linked(link_to(node)) as (listener, task):
-            await listener.jobs.get()
-            miner = await miner_of(node)
-            address = miner._quic.get_peer_address()
-            assert miner._transport is not None
-            for noise in (b"", b"x", bytes(1200), b"\xc0" + bytes(1199), os.urandom(1200)):
-                miner._transport.sendto(noise, address)
-            node.renew_job()
-            await listener.jobs.get()
-            assert not task.done()
-
-    run(test())
-
-
-# --- names and addresses ---
-
-
-def look_up(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
-    infos = [(socket.AF_INET, socket.SOCK_DGRAM, 0, "", address) for address in addresses]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
-
-
-def test_every_address_of_a_name_is_tried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead_port: int, silent_port: int
-) -> None:
-    async def test() -> None:
-        async with playing(tmp_path) as node:
-            link = link_to(node, handshake_s=0.5)
-            look_up(
-                monkeypatch,
-                ("255.255.255.255", 1),
-                ("127.0.0.1", dead_port),
-                ("127.0.0.1", silent_port),
-                ("127.0.0.1", node.port),
-            )
-            async with linked(link) as (listener, _):
-                await listener.jobs.get()
-            look_up(monkeypatch, ("255.255.255.255", 1))
-            with pytest.raises(LinkLostError, match=r"^cannot connect: "):
-                await link.run(NodeListener())
-
-    run(test())
-
-
-def test_an_address_that_refuses_us_is_the_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dead_port: int
-) -> None:
-    async def test() -> None:
-        async with playing(tmp_path, alpn="quantus-miner") as node:
-            link = link_to(node)
-            look_up(monkeypatch, ("127.0.0.1", node.port), ("127.0.0.1", dead_port))
-            with pytest.raises(LinkRefusedError, match="wrong node version"):
-                await link.run(NodeListener())
-
-    run(test())
-
-
-def test_localhost_is_found_in_whatever_family(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with playing(tmp_path) as node:
-            pin = parse_fingerprint((node.folder / node_files.FINGERPRINT).read_text())
-            async with linked(NodeLink("localhost", node.port, node.token, pin)) as (listener, _):
-                await listener.jobs.get()
-
-    run(test())
-
-
-def test_a_name_without_address_is_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: object, **__: object) -> NoReturn:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    async def test() -> None:
-        monkeypatch.setattr(socket, "getaddrinfo", fails)
-        with pytest.raises(LinkLostError, match=r"^nowhere\.invalid: no such host name$"):
-            await NodeLink("nowhere.invalid", 1, "x", bytes(32)).run(NodeListener())
-
-    run(test())
-
-
-@pytest.mark.parametrize("host", ["a" * 64 + ".invalid", "a..b", "\udc80"])
-def test_a_name_that_is_none_is_a_loss(host: str) -> None:
-    async def test() -> None:
-        with pytest.raises(LinkLostError, match=r": not a host name$"):
-            await NodeLink(host, 1, "x", bytes(32)).run(NodeListener())
-
-    run(test())
-
-
-def test_a_resolver_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    release = threading.Event()
-
-    async def test() -> None:
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait() and [])
-        with pytest.raises(LinkLostError, match=r"^slow\.invalid: no answer from the name servers within 0\.05 s$"):
-            await NodeLink("slow.invalid", 1, "x", bytes(32), handshake_s=0.05).run(NodeListener())
-
-    run(test())
-    (thread,) = (thread for thread in threading.enumerate() if thread.name == "resolver")
-    release.set()
-    thread.join(WAIT_S)
-    assert not thread.is_alive()
-
-
-def test_names_are_fit_for_logs() -> None:
-    assert NodeLink("127.0.0.1", 9833, "t", None).name == "node 127.0.0.1:9833"
-    assert NodeLink("::1", 9833, "t", None).name == "node [::1]:9833"
-    assert NodeLink("pool.example", 1, "t", None, kind="pool").name == "pool quic://pool.example:1"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from quantus_miner import _native
-from tests.test_native import AARCH64_COMPILER, build_for_aarch64, build_program
+
+from .native_builds import AARCH64_COMPILER, LIBRARY, build_for_aarch64, build_library
 
 on_x86 = pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64") or not shutil.which("objdump"),
@@ -29,16 +30,16 @@ def disassembly(path: Path, objdump: str = "objdump") -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def disassembled_objects(program: Path, objdump: str = "objdump") -> dict[str, str]:
+def disassembled_objects(library: Path, objdump: str = "objdump") -> dict[str, str]:
     """The disassembly of each source file, compiled as for the Python module, which itself has no symbols left."""
-    code = disassembly(program.parent / "libqm_core.a", objdump)
+    code = disassembly(library, objdump)
     parts = re.split(r"^(\S+)\.cpp\.o: +file format .*$", code, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 @pytest.fixture(scope="module")
 def objects() -> dict[str, str]:
-    return disassembled_objects(build_program("release"))
+    return disassembled_objects(build_library())
 
 
 VECTOR_INSTRUCTIONS = {
@@ -73,7 +74,7 @@ def test_no_other_code_uses_wide_registers(objects: dict[str, str]) -> None:
 @pytest.mark.timeout(400)
 def test_neon_multiplies_and_adds_in_one_instruction() -> None:
     """Lower and upper lanes alike; the halves that are multiplied are gathered from two registers at once."""
-    code = disassembled_objects(build_for_aarch64(), AARCH64_OBJDUMP)
+    code = disassembled_objects(build_for_aarch64(LIBRARY), AARCH64_OBJDUMP)
     neon = code["poseidon2_neon"]
     for mnemonic, lanes in (("umull", "2s"), ("umull2", "4s"), ("umlal", "2s"), ("umlal2", "4s")):
         products = rf"\b{mnemonic}\s+v\d+\.2d, v\d+\.{lanes}, v\d+\.{lanes}"

@@ -9,13 +9,14 @@ import pytest
 
 from quantus_miner import units
 from quantus_miner.dev.misbehaviour import PoolMisbehaviour
+from quantus_miner.errors import MAX_REASON
 from quantus_miner.sources import addresses, pool
 from quantus_miner.wire import lines, shares, stratum, stratum_miner, stratum_pool
 from quantus_miner.wire.address import address_warning, compose_login
 from quantus_miner.wire.pool_url import SCHEMES, parse_pool_url
 from quantus_miner.wire.stratum_miner import Timing
 
-from .test_docs import PAGES, SOURCE, _templates, by_first, code, fenced, table
+from .pages import PAGES, by_first, code, fenced, table, templates
 
 PROTOCOL, OPERATORS = "docs/pool-protocol.md", "docs/mining-in-a-pool.md"
 
@@ -45,7 +46,7 @@ def test_the_limits_are_those_of_the_code() -> None:
             shares.MAX_SHARES,
             shares.MAX_EARLIER,
             stratum_miner.MAX_BAD_JOBS,
-            stratum.MAX_REASON,
+            MAX_REASON,
         )
     ]
     for text in (
@@ -68,9 +69,9 @@ def test_the_addresses_of_a_name_are_tried_as_the_page_says() -> None:
 
 
 def test_log_lines_of_the_page_are_in_the_code() -> None:
-    templates = [pattern for path in sorted(SOURCE.glob("**/*.py")) for pattern in _templates(path)]
+    said = templates()
     for line, advice in table(OPERATORS, "the log says", "what to do"):
-        assert any(re.fullmatch(template, code(line)) for template in templates), line
+        assert any(template.matches(code(line)) for template in said), line
         assert advice.endswith(".")
 
 

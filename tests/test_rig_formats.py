@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from quantus_miner import __version__
 from quantus_miner.gpu.telemetry import Readings
-from quantus_miner.mining.rates import Rates
 from quantus_miner.mining.stats import GpuStats, LinkStats, MinerStats, WorkerStats
+from quantus_miner.model import Rates
 from quantus_miner.monitor import Snapshot, Tally
 from quantus_miner.web.status import status_of
 from quantus_miner.wire import cgminer, claymore, rigs, xmrig

@@ -271,12 +271,12 @@ def special(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("pipe", "it is a pipe, as <(...) of a shell makes it; give the name of a regular file"),
-        ("socket", "it is a socket; give"),
-        ("folder", "it is a folder; give"),
-        ("/dev/zero", "it is a device; give"),
-        ("/dev/null", "it is a device; give"),
-        ("/dev/tty", "it is a device; give"),
+        ("pipe", "it is a pipe, as <(...) of a shell makes it; it must be a regular file"),
+        ("socket", "it is a socket; it must"),
+        ("folder", "it is a folder; it must"),
+        ("/dev/zero", "it is a device; it must"),
+        ("/dev/null", "it is a device; it must"),
+        ("/dev/tty", "it is a device; it must"),
         ("long", "it is longer than "),
         ("binary", "it is not UTF-8 text (byte 0)"),
         ("loop", "Too many levels of symbolic links"),

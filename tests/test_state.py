@@ -134,9 +134,9 @@ def test_a_folder_that_is_gone_and_cannot_be_made_is_told_until_it_is_back(tmp_p
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda path: path.mkdir(), "Is a directory"),
-        (os.mkfifo, "Not a regular file"),
-        (lambda path: path.symlink_to("/dev/zero"), "Not a regular file"),
+        (lambda path: path.mkdir(), "it is a folder; it must be a regular file"),
+        (os.mkfifo, "it is a pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
         (lambda path: path.symlink_to(path), "Too many levels of symbolic links"),
     ],
     ids=["folder", "fifo", "device", "loop"],

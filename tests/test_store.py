@@ -38,8 +38,8 @@ from quantus_miner.store.rows import Find, StoredJob, StoredPoint, StoredSolutio
 from quantus_miner.store.writer import SAVE_S, Store
 
 from .fuzz import hunt
-from .test_live import Clock, ScriptedLink
-from .test_live import job as live_job
+from .live import Clock, ScriptedLink
+from .live import job as live_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from textual.binding import Binding
 
-from quantus_miner.client import MAX_REASON, Client
-from quantus_miner.errors import MinerError
+from quantus_miner.client import Client
+from quantus_miner.errors import MAX_REASON, MinerError
 from quantus_miner.top import text
 from quantus_miner.top import watch as watches
 from quantus_miner.top.app import HELP, MIN_HEIGHT, MIN_WIDTH, VIEWS, Top

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from quantus_miner.errors import MinerError, SettingError
+from quantus_miner.errors import MAX_REASON, MinerError, SettingError
 from quantus_miner.host.http_server import HttpServer, reason
 from quantus_miner.wire.api import MineResponse
 from quantus_miner.wire.status import PauseReply, PauseRequest, Status
@@ -18,8 +18,6 @@ TIMEOUT_S: Final = 10.0
 """Seconds for one call, from the name look-up to the last byte."""
 MAX_REPLY: Final = 4_000_000
 """Bytes of the largest accepted reply."""
-MAX_REASON: Final = 200
-"""Characters of a reason that the other side gives."""
 
 
 def is_local(url: str) -> bool:

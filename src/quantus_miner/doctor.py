@@ -22,6 +22,7 @@ from quantus_miner.backends.registry import create_engines, unavailable_reason
 from quantus_miner.errors import MinerError
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.deadline import within
+from quantus_miner.sources.addresses import LookUpError, resolve
 from quantus_miner.unit import ENV_FILES, FILES, UNIT, credentials, service_files
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ HIDDEN: Final = "the service sees no home folders (ProtectHome=)"
 CONNECT_TIMEOUT_S: Final = 3.0
 """Seconds to wait for each address of a live source, and for each reply on a port."""
 LOOKUP_TIMEOUT_S: Final = 10.0
-MAX_ADDRESSES: Final = 8
-"""Addresses of one host name that are tried."""
 TIME_ERROR: Final = 5
 """Return value of adjtimex(2) while nothing synchronises the clock."""
 
@@ -347,11 +346,11 @@ def _sources(settings: Settings) -> Iterator[Finding]:
         kind = socket.SOCK_DGRAM if scheme == "quic" else socket.SOCK_STREAM
         reasons = []
         try:
-            found = within(LOOKUP_TIMEOUT_S, partial(socket.getaddrinfo, name, port, type=kind))
-        except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver can be asked for
+            found = within(LOOKUP_TIMEOUT_S, partial(resolve, name, port, kind))
+        except (LookUpError, TimeoutError) as error:
             found = []
-            reasons.append(getattr(error, "strerror", None) or str(error))
-        for family, *_, address in found[:MAX_ADDRESSES]:
+            reasons.append(str(error).removeprefix(f"{name}: "))
+        for family, address in found:
             if (reason := _unreachable(family, kind, address)) is None:
                 said = "does not refuse" if scheme == "quic" else "can be reached"
                 yield Finding(about, "; ".join([f"{name}:{port} {said}", *(f"not {reason}" for reason in reasons)]))
@@ -362,7 +361,7 @@ def _sources(settings: Settings) -> Iterator[Finding]:
             yield Finding(about, f"{name}:{port} cannot be reached: {'; '.join(reasons)}", advice)
 
 
-def _unreachable(family: int, kind: int, address: Any) -> str | None:  # noqa: ANN401 - as getaddrinfo gives it
+def _unreachable(family: int, kind: int, address: Any) -> str | None:  # noqa: ANN401 - as the resolver gives it
     """Return why this address cannot be reached, None if it can."""
     try:
         with socket.socket(family, kind) as sock:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+from typing import Final
+
+MAX_REASON: Final = 200
+"""Characters of a peer's text that are kept or shown, at most."""
 
 
 def printable(text: str) -> str:
@@ -10,6 +14,11 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def legible(text: str, most: int = MAX_REASON) -> str:
+    """Return a peer's text for one line: ``printable``, and at most ``most`` characters of it."""
+    return printable(text[:most])[:most].strip()
 
 
 def describe(error: BaseException) -> str:

@@ -1,10 +1,15 @@
-"""The nouns of mining, shared by every part: proof of work, nonce range, job, solution."""
+"""The nouns of mining, shared by every part: proof of work, nonce range, job, solution, hash rates."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 MAX: Final = 2**512 - 1
 """Largest 512-bit integer: the largest nonce, and the numerator of every difficulty."""
@@ -112,6 +117,20 @@ class Progress:
     elapsed: float = 0.0
 
 
+class Rates(msgspec.Struct, frozen=True):
+    """Nonces a second. An average is None, in JSON null, until its window is full.
+
+    ``current``: over the last 10 seconds, or since the start if that is less. ``highest``: the highest average over 10
+    seconds.
+    """
+
+    current: float
+    average_10s: float | None
+    average_60s: float | None
+    average_15m: float | None
+    highest: float | None
+
+
 def target_from_difficulty(difficulty: int) -> int:
     """Return the largest hash that is valid at ``difficulty`` (1 .. MAX): ``floor(MAX / difficulty) - 1``.
 
@@ -125,3 +144,18 @@ def target_from_difficulty(difficulty: int) -> int:
 def achieved_difficulty(value: int) -> int:
     """Return the difficulty that a hash of ``value`` achieves: ``floor(MAX / value)``, MAX for 0."""
     return MAX // value if value else MAX
+
+
+def total_rates(parts: Iterable[Rates]) -> Rates:
+    """Return the sum of rates, value by value. A value is None if it is None in one of them, or if there are none.
+
+    The sum of the highest averages was not reached if they were at different times.
+    """
+    found = tuple(parts)
+
+    def added(name: str) -> float | None:
+        values = [getattr(rates, name) for rates in found]
+        return sum(values) if values and None not in values else None
+
+    averages = (added(name) for name in ("average_10s", "average_60s", "average_15m", "highest"))
+    return Rates(sum(rates.current for rates in found), *averages)

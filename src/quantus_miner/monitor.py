@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from quantus_miner.events import Event
     from quantus_miner.gpu.telemetry import Readings
-    from quantus_miner.mining.rates import Rates
     from quantus_miner.mining.stats import ApiStats, GpuStats, HubStats, LinkStats, MinerStats
+    from quantus_miner.model import Rates
 
 log = logging.getLogger("miner")
 

@@ -7,15 +7,13 @@ import json
 import re
 from typing import Any, Final
 
-from quantus_miner.errors import MinerError, SettingError
+from quantus_miner.errors import MAX_REASON, MinerError, SettingError
 from quantus_miner.host.http_server import HttpServer, reason
 
 TIMEOUT_S: Final = 15.0
 """Seconds for one call, from the name look-up to the last byte."""
 MAX_REPLY: Final = 65_536
 """Bytes of the largest accepted reply. One with a header has about 700."""
-MAX_REASON: Final = 200
-"""Characters that are shown of a node's error message."""
 DIFFICULTY_BYTES: Final = 64
 
 

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from quantus_miner import units
-from quantus_miner.mining.rates import total
+from quantus_miner.errors import MAX_REASON
+from quantus_miner.model import total_rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from quantus_miner.events import PauseChanged, ShareJudged, SolutionSent
-    from quantus_miner.mining.rates import Rates
     from quantus_miner.mining.stats import LinkStats, MinerStats, WorkerStats
+    from quantus_miner.model import Rates
     from quantus_miner.monitor import Snapshot, Tally
 
-MAX_REASON: Final = 200
 MAX_STATUS: Final = 1_000
-"""Characters of a peer's reason, and of a whole status. Service managers accept at most 4,096 bytes."""
+"""Characters of a whole status. Service managers accept at most 4,096 bytes."""
 ROW: Final = 8
 """Workers in a line."""
 HTTP_ONLY: Final = "no node or pool is set; jobs come over HTTP"
@@ -216,7 +217,7 @@ def _sum(snapshot: Snapshot, group: list[WorkerStats]) -> Rates | None:
     rates = [snapshot.worker_rates[worker.index] for worker in group if worker.index in snapshot.worker_rates]
     if len(rates) <= 1:
         return rates[0] if rates else None
-    return replace(total(rates), highest=None)
+    return msgspec.structs.replace(total_rates(rates), highest=None)
 
 
 def _device(snapshot: Snapshot, group: list[WorkerStats]) -> str:

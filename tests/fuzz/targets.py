@@ -29,7 +29,7 @@ from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.backends.throttled import ThrottledEngine
 from quantus_miner.dev import node_files as files_of_node
 from quantus_miner.dev.http_node import MinerClient
-from quantus_miner.errors import MinerError, SettingError
+from quantus_miner.errors import MAX_REASON, MinerError, SettingError
 from quantus_miner.gpu import tuning
 from quantus_miner.gpu.device import Device
 from quantus_miner.host import cpus, topology
@@ -355,7 +355,7 @@ def stratum_line(data: bytes) -> None:
     """A job, and the same bytes as an error."""
     if (error := stratum.parse_error(msgspec.Raw(data))) is not None:
         assert error[0]
-        assert len(error[0]) <= stratum.MAX_REASON
+        assert len(error[0]) <= MAX_REASON
         assert error[0].isprintable()
         assert stratum.is_stale(*error) in (False, True)
     try:
@@ -756,7 +756,7 @@ def rpc_reply(data: bytes) -> None:
         rpc.parse_result(data)
     except (ValueError, rpc.RpcError) as error:
         assert str(error).isprintable()
-        assert len(str(error)) < 12 * rpc.MAX_REASON
+        assert len(str(error)) < 12 * MAX_REASON
 
 
 def miner_reply(data: bytes) -> None:

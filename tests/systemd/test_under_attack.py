@@ -15,7 +15,7 @@ MEMORY_FILES = (
     f"/sys/fs/cgroup/memory/system.slice/{UNIT}/memory.limit_in_bytes",
     (f"/sys/fs/cgroup/system.slice/{UNIT}/memory.max"),
 )
-SECONDS = 8
+SECONDS = 3
 
 
 @pytest.mark.timeout(300)

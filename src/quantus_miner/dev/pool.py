@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner import units
 from quantus_miner.dev.miner_process import ignore_stop_signals, on_stop_signal, start_miner, stop_miner
 from quantus_miner.dev.misbehaviour import PoolMisbehaviour
-from quantus_miner.errors import MinerError
+from quantus_miner.errors import MinerError, legible
 from quantus_miner.host.certificate import self_signed
 from quantus_miner.hub.stratum_server import StratumServer, StratumSession
 from quantus_miner.model import LiveJob, Pow, achieved_difficulty
@@ -241,7 +241,7 @@ class Session(StratumSession):
         if misbehaviour is PoolMisbehaviour.REFUSE_LOGIN or busy or not login:
             self.refuse_login("server busy" if busy else "Invalid login")
             return
-        self.worker = stratum.legible(login.rpartition(".")[2])
+        self.worker = legible(login.rpartition(".")[2])
         self._pool.report(f"miner {self.worker} is here")
         if misbehaviour is PoolMisbehaviour.SLOW_JOB:
             self.core.take_login(None)

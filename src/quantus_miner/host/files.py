@@ -46,22 +46,34 @@ def read_text(path: Path, max_bytes: int) -> Content:
 
 
 def _read(path: Path, max_bytes: int) -> tuple[bytes, int]:
-    _check_kind(os.stat(path).st_mode)  # noqa: PTH116 - as below
-    # The name may belong to something else by now, so that is checked again.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        _check_kind(mode)
+    with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise OSError(errno.EFBIG, f"it is longer than {max_bytes:,} bytes")
     return data, mode
 
 
+def open_regular(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Open a regular file as ``os.open`` does, and return its descriptor.
+
+    Never waits: anything else is refused without opening it. Raises OSError with the reason.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        _check_kind(os.stat(path).st_mode)  # noqa: PTH116 - as below
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, mode)
+    try:
+        _check_kind(os.fstat(descriptor).st_mode)  # the name may belong to something else by now
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def _check_kind(mode: int) -> None:
     if not stat.S_ISREG(mode):
         kind = next(kind for fits, kind in KINDS if fits(mode))
-        raise OSError(errno.EINVAL, f"{kind}; give the name of a regular file")
+        raise OSError(errno.EINVAL, f"{kind}; it must be a regular file")
 
 
 def replace(path: Path, content: str | bytes, mode: int = 0o666) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from quantus_miner.model import Rates
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
 K = TypeVar("K")
 
@@ -51,36 +52,6 @@ class RateMeter:
     def average(self, now: float, count: int) -> float | None:
         """Return the average per second over the window, or None if the window is not full yet."""
         return self.rate(now, count) if now - self._samples[0][0] >= self._window_s else None
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Nonces a second. An average is None until its window is full.
-
-    ``current``: over the last 10 seconds, or since the start if that is less. ``highest``: the highest average over 10
-    seconds.
-    """
-
-    current: float
-    average_10s: float | None
-    average_60s: float | None
-    average_15m: float | None
-    highest: float | None
-
-
-def total(parts: Iterable[Rates]) -> Rates:
-    """Return the sum of rates, value by value. A value is None if it is None in one of them, or if there are none.
-
-    The sum of the highest averages was not reached if they were at different times.
-    """
-    found = tuple(parts)
-
-    def added(name: str) -> float | None:
-        values = [getattr(rates, name) for rates in found]
-        return sum(values) if values and None not in values else None
-
-    averages = (added(name) for name in ("average_10s", "average_60s", "average_15m", "highest"))
-    return Rates(sum(rates.current for rates in found), *averages)
 
 
 class WindowMeter:

@@ -28,7 +28,26 @@ Address = tuple[int, Any]
 
 
 class LookUpError(Exception):
-    """Raised when a name cannot be looked up. ``str()`` is one line, which begins with the name."""
+    """Raised when a name cannot be looked up. ``str()`` is one line: the name, a colon and why."""
+
+
+def resolve(host: str, port: int, kind: socket.SocketKind) -> list[Address]:
+    """Return the addresses of a host, the first MAX_ADDRESSES of them. Blocks. Raises LookUpError if there are none."""
+    try:
+        infos = socket.getaddrinfo(host, port, type=kind)
+    except socket.gaierror as error:
+        raise LookUpError(f"{host}: {WORDS.get(error.errno or 0) or error.strerror or error}") from None
+    except UnicodeError:
+        raise LookUpError(f"{host}: not a host name") from None
+    except OSError as error:
+        raise LookUpError(f"{host}: {error.strerror or error}") from None
+    if not infos:
+        raise LookUpError(f"{host}: {WORDS[socket.EAI_NODATA]}")
+    # Drop the zone's name from IPv6 addresses: asyncio would look it up. The tuple also has it as a number.
+    return [
+        (int(family), (str(address[0]).partition("%")[0], *address[1:]))
+        for family, *_, address in infos[:MAX_ADDRESSES]
+    ]
 
 
 class Addresses:
@@ -75,7 +94,10 @@ class Addresses:
         future: asyncio.Future[list[Address] | LookUpError] = loop.create_future()
 
         def look_up() -> None:
-            found = self._ask()
+            try:
+                found: list[Address] | LookUpError = resolve(self._host, self._port, self._kind)
+            except LookUpError as error:
+                found = error
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(future.set_result, found)
 
@@ -84,21 +106,6 @@ class Addresses:
         except RuntimeError as error:  # no more threads are allowed
             future.set_result(LookUpError(f"{self._host}: cannot be looked up: {error}"))
         return future
-
-    def _ask(self) -> list[Address] | LookUpError:
-        try:
-            infos = socket.getaddrinfo(self._host, self._port, type=self._kind)
-        except socket.gaierror as error:
-            return LookUpError(f"{self._host}: {WORDS.get(error.errno or 0) or error.strerror or error}")
-        except UnicodeError:
-            return LookUpError(f"{self._host}: not a host name")
-        except OSError as error:
-            return LookUpError(f"{self._host}: {error.strerror or error}")
-        # Drop the zone's name from IPv6 addresses: asyncio would look it up. The tuple also has it as a number.
-        return [
-            (int(family), (str(address[0]).partition("%")[0], *address[1:]))
-            for family, *_, address in infos[:MAX_ADDRESSES]
-        ] or LookUpError(f"{self._host}: {WORDS[socket.EAI_NODATA]}")
 
 
 async def connect_tcp(addresses: list[Address]) -> tuple[socket.socket, Address]:

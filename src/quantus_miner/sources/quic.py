@@ -20,6 +20,8 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from quantus_miner.errors import legible
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -36,6 +38,8 @@ PACKET_OVERHEAD: Final = 64
 """Bytes that a packet has besides a write, at most."""
 MAX_WAITING: Final = 16_384
 """Bytes that may wait for acknowledgements; further writes are refused."""
+MAX_PHRASE: Final = 100
+"""Characters of the reason that the peer gives for closing the connection, at most."""
 NO_APPLICATION_PROTOCOL: Final = 0x100 + 120
 """QUIC's code for the TLS alert that the peers have no protocol in common."""
 
@@ -278,7 +282,6 @@ class Connection(asyncio.DatagramProtocol):
 
 
 def _ending(event: events.ConnectionTerminated) -> EndedError:
-    # Make the peer's text fit for one line.
-    reason = "".join(c if c.isprintable() else "?" for c in event.reason_phrase)[:100]
+    reason = legible(event.reason_phrase, MAX_PHRASE)
     text = f"closed: {reason or 'no reason given'} (code {event.error_code})"
     return EndedError(text, event.error_code, reason, by_application=event.frame_type is None)

@@ -10,12 +10,12 @@ import math
 import os
 import shutil
 import sqlite3
-import stat
 import struct
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from quantus_miner.host.files import open_regular
 from quantus_miner.store import schema
 from quantus_miner.store.rows import (
     JOB_COLUMNS,
@@ -349,10 +349,8 @@ def _own(path: Path) -> int:
 
     Raises OSError or LockedError.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o644)
+    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "Not a regular file")  # noqa: TRY301
         _lock(descriptor)
         opened = os.fstat(descriptor)
         if _identity(path) != (opened.st_dev, opened.st_ino):

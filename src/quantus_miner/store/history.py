@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from quantus_miner.errors import MinerError
+from quantus_miner.errors import MinerError, printable
 from quantus_miner.store import schema
 from quantus_miner.store.database import FILE
 from quantus_miner.store.rows import decode_id
@@ -142,5 +142,5 @@ def _entry(
 
 
 def _short(text: str, most: int = 40) -> str:
-    shown = "".join(char if char.isprintable() else "?" for char in text)
+    shown = printable(text)
     return shown if len(shown) <= most else f"{shown[: most - 9]}…{shown[-8:]}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         DeviceStatus,
         JobStatus,
         PauseStatus,
-        RatesStatus,
+        Rates,
         SourceStatus,
         Status,
         WorkerStatus,
@@ -271,7 +271,7 @@ def _rate(hashes_per_second: float | None) -> str:
     return UNKNOWN if hashes_per_second is None else _text(units.hash_rate(hashes_per_second))
 
 
-def _rates(rates: RatesStatus) -> tuple[str, ...]:
+def _rates(rates: Rates) -> tuple[str, ...]:
     return _rate(rates.current), _rate(rates.average_60s), _rate(rates.average_15m), _rate(rates.highest)
 
 

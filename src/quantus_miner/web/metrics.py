@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp
 
-    from quantus_miner.mining.rates import Rates
+    from quantus_miner.model import Rates
     from quantus_miner.monitor import Snapshot
 
 log = logging.getLogger("miner.metrics")

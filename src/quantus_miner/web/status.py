@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import socket
 from collections import defaultdict
-from dataclasses import astuple
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import __version__, wording
 from quantus_miner.mining.pauses import CPU
-from quantus_miner.mining.rates import total
 from quantus_miner.model import Status as Progress
+from quantus_miner.model import total_rates
 from quantus_miner.web.routes import json_reply
 from quantus_miner.wire import status as wire
 from quantus_miner.wire.api import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from starlette.requests import Request
     from starlette.responses import Response
 
     from quantus_miner.gpu.telemetry import Readings
-    from quantus_miner.mining.rates import Rates
     from quantus_miner.mining.stats import JobStats, LinkStats, WorkerStats
+    from quantus_miner.model import Rates
     from quantus_miner.monitor import Snapshot
     from quantus_miner.web.routes import Routes
 
@@ -60,7 +59,7 @@ def status_of(snapshot: Snapshot) -> wire.Status:
         pauses=[wire.PauseStatus(*pause) for pause in miner.pauses] if miner else [],
         effective_cpus=snapshot.effective_cpus,
         active_jobs=miner.active_jobs if miner else 0,
-        hash_rate=_rates([snapshot.rates] if snapshot.rates else []),
+        hash_rate=total_rates([snapshot.rates] if snapshot.rates else []),
         hashes=miner.hashes if miner else 0,
         solutions=sum(miner.solved_by_engine.values()) if miner else 0,
         solutions_rejected=miner.rejected_solutions if miner else 0,
@@ -87,11 +86,6 @@ def _state(snapshot: Snapshot) -> tuple[wire.State, str]:
     return "mining", ""
 
 
-def _rates(rates: Iterable[Rates]) -> wire.RatesStatus:
-    """Return the sum of ``rates``."""
-    return wire.RatesStatus(*astuple(total(rates)))
-
-
 def _devices(snapshot: Snapshot) -> list[wire.DeviceStatus]:
     groups: defaultdict[tuple[str, str], list[WorkerStats]] = defaultdict(list)
     for worker in snapshot.miner.workers if snapshot.miner else ():
@@ -105,7 +99,9 @@ def _devices(snapshot: Snapshot) -> list[wire.DeviceStatus]:
 def _device(
     device: str, engine: str, workers: list[WorkerStats], snapshot: Snapshot, readings: Readings | None
 ) -> wire.DeviceStatus:
-    rates = _rates(snapshot.worker_rates[worker.index] for worker in workers if worker.index in snapshot.worker_rates)
+    rates = total_rates(
+        snapshot.worker_rates[worker.index] for worker in workers if worker.index in snapshot.worker_rates
+    )
     gpu = workers[0].gpu
     power = readings.power if readings else None
     return wire.DeviceStatus(
@@ -137,7 +133,7 @@ def _worker(worker: WorkerStats, snapshot: Snapshot) -> wire.WorkerStatus:
         failed=worker.failed,
         stalled=worker.stalled,
         paused=worker.paused,
-        hash_rate=_rates([rates] if rates else []),
+        hash_rate=total_rates([rates] if rates else []),
         hashes=worker.hashes,
     )
 
@@ -163,7 +159,7 @@ def _source(link: LinkStats, rates: Rates | None) -> wire.SourceStatus:
         accepted_work=link.work,
         hashes=link.hashes,
         luck=link.work / link.hashes if link.work and link.hashes else None,
-        hash_rate=_rates([rates] if rates else []),
+        hash_rate=total_rates([rates] if rates else []),
     )
 
 

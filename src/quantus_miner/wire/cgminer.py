@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from quantus_miner.wire.rigs import RigDevice
-    from quantus_miner.wire.status import RatesStatus, SourceStatus, Status
+    from quantus_miner.wire.status import Rates, SourceStatus, Status
 
 API_VERSION: Final = "3.7"
 MAX_JOINED: Final = 16
@@ -139,7 +139,7 @@ COMMANDS: Final[Mapping[str, Callable[[Status], Answer]]] = {
 }
 
 
-def _rates(rates: RatesStatus, hashes: int, status: Status) -> Answer:
+def _rates(rates: Rates, hashes: int, status: Status) -> Answer:
     """Return the rates under cgminer's names. The shortest window is 10 seconds, and it stands for 5 and for 30."""
     average = hashes / status.uptime_seconds if status.uptime_seconds > 0 else 0.0
     windows = {

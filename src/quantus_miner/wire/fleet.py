@@ -9,10 +9,10 @@ from typing import Annotated, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from quantus_miner.errors import legible
 from quantus_miner.model import LiveJob
 from quantus_miner.wire.core import RemoteProtocolError
 from quantus_miner.wire.nats_url import Address, format_servers, parse_servers
-from quantus_miner.wire.stratum import legible
 
 JOB: Final = "quantus.job"
 """The hub's current job, to all rigs."""

@@ -5,16 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from quantus_miner.model import Pow
-from quantus_miner.wire.status import RatesStatus
+from quantus_miner.model import Pow, Rates, total_rates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from quantus_miner.wire.status import DeviceStatus, SourceStatus, Status
 
 ALGORITHM: Final = str(Pow.POSEIDON2)
@@ -33,7 +28,7 @@ class RigDevice:
     id: str
     name: str
     bus: int | None
-    hash_rate: RatesStatus
+    hash_rate: Rates
     hashes: int
     up: bool
     paused: bool
@@ -81,7 +76,7 @@ def _device(parts: list[DeviceStatus]) -> RigDevice:
         id=first.id,
         name=first.name,
         bus=_bus(first.id),
-        hash_rate=_total(part.hash_rate for part in parts),
+        hash_rate=total_rates(part.hash_rate for part in parts),
         hashes=sum(part.hashes for part in parts),
         up=any(part.up for part in parts),
         paused=all(part.paused for part in parts),
@@ -89,12 +84,6 @@ def _device(parts: list[DeviceStatus]) -> RigDevice:
         fan=None if first.fan_ratio is None else round(100 * first.fan_ratio),
         power=first.power_watts,
     )
-
-
-def _total(rates: Iterable[RatesStatus]) -> RatesStatus:
-    columns: Any = zip(*map(msgspec.structs.astuple, rates), strict=True)
-    current, *averages = (None if None in column else sum(column) for column in columns)
-    return RatesStatus(current or 0.0, *averages)
 
 
 def _bus(device: str) -> int | None:

@@ -6,17 +6,9 @@ from typing import Literal
 
 import msgspec
 
+from quantus_miner.model import Rates
+
 State = Literal["mining", "idle", "paused", "failed"]
-
-
-class RatesStatus(msgspec.Struct):
-    """Nonces a second: now, on average over windows (null until one is full), and the highest average of 10 seconds."""
-
-    current: float
-    average_10s: float | None
-    average_60s: float | None
-    average_15m: float | None
-    highest: float | None
 
 
 class PauseStatus(msgspec.Struct):
@@ -53,7 +45,7 @@ class DeviceStatus(msgspec.Struct):
     busy_workers: int
     up: bool
     paused: bool
-    hash_rate: RatesStatus
+    hash_rate: Rates
     hashes: int
     temperature_celsius: float | None
     power_watts: float | None
@@ -73,7 +65,7 @@ class WorkerStatus(msgspec.Struct):
     failed: bool
     stalled: bool
     paused: bool
-    hash_rate: RatesStatus
+    hash_rate: Rates
     hashes: int
 
 
@@ -99,7 +91,7 @@ class SourceStatus(msgspec.Struct):
     accepted_work: int
     hashes: int
     luck: float | None
-    hash_rate: RatesStatus
+    hash_rate: Rates
 
 
 class JobStatus(msgspec.Struct):
@@ -136,7 +128,7 @@ class Status(msgspec.Struct):
     pauses: list[PauseStatus]
     effective_cpus: int
     active_jobs: int
-    hash_rate: RatesStatus
+    hash_rate: Rates
     hashes: int
     solutions: int
     solutions_rejected: int

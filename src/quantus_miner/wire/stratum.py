@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from quantus_miner.errors import legible
 from quantus_miner.model import MAX, LiveJob, Pow
 from quantus_miner.wire.core import RemoteProtocolError
 
@@ -20,8 +21,6 @@ KEEPALIVED: Final = "KEEPALIVED"
 EXTRANONCE_BYTES: Final = 4
 MAX_ID: Final = 128
 """Most characters in the id of a job or a session."""
-MAX_REASON: Final = 200
-"""Most characters of a peer's text that are kept."""
 
 ROUNDING: Final = 1_000_000
 """A stated difficulty may differ from the target's by 1 plus one part in this many: pools round to six digits."""
@@ -232,8 +231,3 @@ def is_stale(reason: str, code: object = None) -> bool:
 def is_session_lost(reason: str) -> bool:
     """Return True if a refusal says that the pool no longer knows our login, so that only another login helps."""
     return SESSION_LOST.search(reason.lower()) is not None
-
-
-def legible(text: str) -> str:
-    """Return a peer's text, shortened and made printable for one line of a log."""
-    return "".join(character if character.isprintable() else "?" for character in text[:MAX_REASON]).strip()

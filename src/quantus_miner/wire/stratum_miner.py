@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from quantus_miner.errors import legible
 from quantus_miner.wire import stratum
 from quantus_miner.wire.core import Broken, Core, JobReceived, JobRefused, RemoteProtocolError
 from quantus_miner.wire.lines import LineSplitter
@@ -266,4 +267,4 @@ def _refusal(message: stratum.FromPool) -> tuple[str, object]:
         status = stratum.decode(message.result, stratum.StatusResult).status
     except RemoteProtocolError as breach:
         return str(breach), None
-    return ("" if status == stratum.OK else stratum.legible(status) or stratum.NO_REASON), None
+    return ("" if status == stratum.OK else legible(status) or stratum.NO_REASON), None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from quantus_miner.errors import legible
 from quantus_miner.wire import stratum
 from quantus_miner.wire.core import Broken, Core
 from quantus_miner.wire.lines import LineSplitter
@@ -137,7 +138,7 @@ class StratumPool(Core[StratumPoolState, StratumPoolStep, Event]):
                 self._peer_step(StratumPoolStep.LOGIN)
                 self._login_request = message.id
                 login = stratum.decode(message.params, stratum.LoginParams)
-                events.append(LoginAsked(stratum.legible(login.login), stratum.legible(login.agent)))
+                events.append(LoginAsked(legible(login.login), legible(login.agent)))
             case "submit":
                 self._peer_step(StratumPoolStep.SHARE)
                 share = stratum.decode(message.params, stratum.SubmitParams)

@@ -17,7 +17,7 @@ from quantus_miner.wire import rigs
 
 if TYPE_CHECKING:
     from quantus_miner.wire.rigs import RigDevice
-    from quantus_miner.wire.status import RatesStatus, Status
+    from quantus_miner.wire.status import Rates, Status
 
 Averages = Annotated[list[float | None], msgspec.Meta(min_length=3, max_length=3)]
 
@@ -240,7 +240,7 @@ def _index(thread: Thread) -> int:
     return thread.index or 0
 
 
-def _averages(rates: RatesStatus) -> Averages:
+def _averages(rates: Rates) -> Averages:
     """Return the three averages. The first one is never null, but of less than 10 seconds after the start."""
     return [_rounded(rate) for rate in (rates.current, rates.average_60s, rates.average_15m)]
 

@@ -1,4 +1,4 @@
-"""Readings of graphics cards, with a driver that hangs."""
+"""Readings of graphics cards, also with a driver that hangs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantus_miner.gpu import telemetry
+from quantus_miner.gpu.telemetry import Readings
 
-from .conftest import MinerProcess
+from ..conftest import MinerProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,44 @@ def module(**calls: object) -> types.ModuleType:
     )
     vars(nvml).update(calls)
     return nvml
+
+
+def test_without_nvml_there_are_no_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    nothing = telemetry.Telemetry()
+    assert nothing.read("0000:01:00.0", WAIT_S) is None
+    assert nothing.temperature("0000:01:00.0", WAIT_S) is None
+
+
+def test_readings_have_our_units_and_what_a_card_does_not_say_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NVMLError(Exception):
+        pass
+
+    def refuse(*_: object) -> float:
+        raise NVMLError
+
+    def by_address(pci: bytes) -> str:
+        return "card" if pci == b"0000:01:00.0" else str(refuse())
+
+    nvml = types.ModuleType("pynvml")
+    vars(nvml).update(
+        NVMLError=NVMLError,
+        NVML_TEMPERATURE_GPU=0,
+        NVML_CLOCK_SM=1,
+        NVML_CLOCK_MEM=2,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByPciBusId=by_address,
+        nvmlDeviceGetTemperature=lambda _, sensor: 61 + sensor,
+        nvmlDeviceGetPowerUsage=lambda _: 420_500,
+        nvmlDeviceGetClockInfo=lambda _, clock: 2520 if clock == 1 else 10_501,
+        nvmlDeviceGetFanSpeed=refuse,
+        nvmlDeviceGetUtilizationRates=lambda _: types.SimpleNamespace(gpu=99),
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    cards = telemetry.Telemetry()
+    assert cards.read("0000:01:00.0", WAIT_S) == Readings(61, 420.5, 2.52e9, 10.501e9, None, 0.99)
+    assert cards.read("0000:02:00.0", WAIT_S) is None
+    assert cards.read(None) is None
 
 
 @pytest.mark.parametrize("call", ["nvmlInit", "nvmlDeviceGetHandleByPciBusId", "nvmlDeviceGetTemperature"])

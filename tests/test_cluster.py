@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,7 @@ def test_solutions_in_doubt_wait_and_are_not_repeated_if_the_node_had_them(tmp_p
                 send = work.on_solution
 
                 def crash(*args: object) -> None:
-                    first.components.outbox.keep = lambda _: asyncio.Future()  # type: ignore[assignment, method-assign]
+                    first.components.outbox.keep = lambda _: Future()  # type: ignore[method-assign]
                     if arrived:
                         send(*args)  # type: ignore[arg-type]
                     first.crash()

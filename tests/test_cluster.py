@@ -98,7 +98,9 @@ def test_a_leader_that_stops_hands_over_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_solutions_in_doubt_wait_and_are_not_repeated_if_the_node_had_them(tmp_path: Path) -> None:
+def test_solutions_in_doubt_wait_and_are_not_repeated_if_the_node_had_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The leader ends between writing to the node and noting it, or just before."""
 
     async def test(*, arrived: bool) -> None:
@@ -115,7 +117,7 @@ def test_solutions_in_doubt_wait_and_are_not_repeated_if_the_node_had_them(tmp_p
                 send = work.on_solution
 
                 def crash(*args: object) -> None:
-                    first.components.outbox.keep = lambda _: Future()  # type: ignore[method-assign]
+                    monkeypatch.setattr(first.components.outbox, "keep", lambda _: Future())
                     if arrived:
                         send(*args)  # type: ignore[arg-type]
                     first.crash()

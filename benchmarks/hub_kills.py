@@ -182,7 +182,7 @@ class Run:
             self.server.reload()
         self.rigs = [Rig(url, self.folder / url.name) for url in urls]
         tasks = [asyncio.create_task(rig.run()) for rig in self.rigs] + [asyncio.create_task(self.find())]
-        stack.push_async_callback(asyncio.gather, *tasks, return_exceptions=True)
+        stack.push_async_callback(_ended, tasks)
         for task in tasks:
             stack.callback(task.cancel)
         await come_to("the first block", lambda: self.node.tally.blocks > 3)
@@ -256,6 +256,10 @@ class Run:
     def duplicates(self) -> int:
         """Return how many results the node got again."""
         return sum(count - 1 for count in Counter(self.node.results).values())
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def play(mode: str, kills: int) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,9 @@ def test_a_leader_that_stops_hands_over_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_solutions_in_doubt_wait_and_are_not_repeated_if_the_node_had_them(tmp_path: Path) -> None:
+def test_solutions_in_doubt_wait_and_are_not_repeated_if_the_node_had_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The leader ends between writing to the node and noting it, or just before."""
 
     async def test(*, arrived: bool) -> None:
@@ -114,7 +117,7 @@ def test_solutions_in_doubt_wait_and_are_not_repeated_if_the_node_had_them(tmp_p
                 send = work.on_solution
 
                 def crash(*args: object) -> None:
-                    first.components.outbox.keep = lambda _: asyncio.Future()  # type: ignore[assignment, method-assign]
+                    monkeypatch.setattr(first.components.outbox, "keep", lambda _: Future())
                     if arrived:
                         send(*args)  # type: ignore[arg-type]
                     first.crash()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from quantus_miner import pow as reference
 from quantus_miner.hub import outbox as outbox_module
 from quantus_miner.model import Pow, Solution
+from quantus_miner.store.rows import Sent, StoredSolution
 
 from .hub import HEADER, OTHER_HEADER, hub_at, run, until
 
@@ -107,5 +108,46 @@ def test_the_outbox_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 fixture.hub.solve(HEADER, nonce)
             assert [nonce for _, nonce in fixture.hub.outbox._entries] == [3, 4, 5]
             await until(lambda: all(entry.saved.done() for entry in fixture.hub.outbox._entries.values()))
+
+    run(test)
+
+
+def test_a_solution_that_was_perhaps_sent_waits_until_the_node_would_have_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        solution = a_solution()
+        async with hub_at(tmp_path) as fixture:
+            # The hub is killed after it has stored that it is about to send it.
+            fixture.hub.leads = lambda: False
+            fixture.give(difficulty=1)
+            saved = fixture.hub.solve(HEADER, solution.nonce)
+            assert saved is not None
+            await asyncio.wrap_future(saved)
+            assert [stored.sent for stored in fixture.store._outbox.values()] == [Sent.PERHAPS]
+        async with hub_at(tmp_path) as fixture:
+            fixture.give(difficulty=1)
+            fixture.clock.now += outbox_module.DOUBT_S - 1
+            fixture.hub.tick()
+            # The time counts anew for a header that comes back.
+            fixture.give(header=OTHER_HEADER, difficulty=1)
+            fixture.give(difficulty=1)
+            fixture.clock.now += outbox_module.DOUBT_S - 1
+            fixture.hub.tick()
+            assert fixture.sent.empty()
+            fixture.clock.now += 1
+            fixture.hub.tick()
+            assert await fixture.next_sent() == solution
+
+    run(test)
+
+
+def test_a_solution_that_was_perhaps_sent_is_forgotten_without_a_word_if_the_node_goes_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with hub_at(tmp_path) as fixture:
+            fixture.hub.outbox.restore([StoredSolution(HEADER, a_solution(), Sent.PERHAPS)])
+            fixture.give(header=OTHER_HEADER, difficulty=1)
+            fixture.clock.now += outbox_module.EXPIRY_S
+            fixture.hub.tick()
+            assert fixture.sent.empty()
+            assert (fixture.hub.outbox.waiting, fixture.hub.outbox.expired) == (0, 0)
 
     run(test)

@@ -228,6 +228,7 @@ def test_who_is_refused(tmp_path: Path) -> None:
                 with pytest.raises(LinkRefusedError, match="it refuses our token: invite this rig again"):
                     await asyncio.wait_for(task, WAIT_S)
             assert each.rigs.stats() == ()
+            assert url.pin is not None
             other = fleet.HubUrl(url.name, url.seed, bytes(32), url.servers)
             async with rig_of(other, tmp_path / "rig") as (_, _, task):
                 with pytest.raises(

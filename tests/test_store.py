@@ -34,7 +34,7 @@ from quantus_miner.sources.link import Verdict
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.sources.searcher import MinerSearcher
 from quantus_miner.store import database, history, schema
-from quantus_miner.store.rows import Find, StoredJob, StoredPoint, StoredSolution
+from quantus_miner.store.rows import Find, Sent, StoredJob, StoredPoint, StoredSolution
 from quantus_miner.store.writer import SAVE_S, Store
 
 from .fuzz import hunt
@@ -577,9 +577,12 @@ def test_points_wait_for_a_disk_that_fails(tmp_path: Path, lines: Lines) -> None
 
 
 def test_the_outbox_survives_a_restart_until_it_is_settled(tmp_path: Path) -> None:
-    waits, sent, gone = (StoredSolution(HEADER, Solution(nonce, 7), nonce == 2) for nonce in (1, 2, 3))
+    waits, sent, gone = (
+        StoredSolution(HEADER, Solution(nonce, 7), sent)
+        for nonce, sent in enumerate((Sent.PERHAPS, Sent.YES, Sent.NO), 1)
+    )
     with opened(tmp_path) as (store, _):
-        for solution in (waits, replace(sent, sent=False), gone):
+        for solution in (waits, replace(sent, sent=Sent.NO), gone):
             store.keep(solution).result(WAIT_S)
         store.keep(sent)
         store.settle([gone.key, (HEADER, 4)])

@@ -71,11 +71,12 @@ class ClusterLease:
 
         expected = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
         try:
-            return (await self._js.publish(fleet.LEASE, holder.encode(), headers=expected)).seq
+            accepted = await self._js.publish(fleet.LEASE, holder.encode(), headers=expected)
         except APIError as error:
             if error.err_code in WRONG_REVISION:
                 return None
             raise
+        return int(accepted.seq)
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ class OutboxMessage(msgspec.Struct):
     header: Hex32
     nonce: Hex64
     value: Hex64
-    sent: Literal[0, 1, 2]
+    sent: Annotated[int, Meta(ge=0, le=2)]
 
 
 class StatusMessage(msgspec.Struct):

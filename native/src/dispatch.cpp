@@ -28,6 +28,7 @@ constexpr Kernel kernels[] = {
 #ifdef __x86_64__
     {QM_POSEIDON2, "avx2", cpu_has_avx2, search_poseidon2_avx2},
     {QM_POSEIDON2, "avx512vl", cpu_has_avx512, search_poseidon2_avx512vl},
+    {QM_POSEIDON2, "avx512x2", cpu_has_avx512, search_poseidon2_avx512x2},
     {QM_POSEIDON2, "avx512", cpu_has_avx512, search_poseidon2_avx512},
 #endif
 #ifdef __aarch64__

@@ -12,6 +12,7 @@ Search search_poseidon2_baseline;
 Search search_poseidon2_scalar;
 Search search_poseidon2_avx2;
 Search search_poseidon2_avx512vl;
+Search search_poseidon2_avx512x2;
 Search search_poseidon2_avx512;
 Search search_poseidon2_neon;
 Search search_sha3_baseline;

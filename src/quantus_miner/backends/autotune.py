@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner.autotune")
 
 ROUNDS: Final = 5
-SAMPLE_S: Final = 0.004
-"""Seconds of one measurement: with two proofs of work and three kernels each, 120 ms in all."""
-RIVALS: Final = 3
+SAMPLE_S: Final = 0.003
+"""Seconds of one measurement: with two proofs of work and four kernels each, 120 ms in all."""
+RIVALS: Final = 4
 """Kernels of a proof of work that are compared, the last in the order of ``native.kernels``."""
 FIRST_NONCE: Final = 2**511
 """Far from 0, because qpow-sha3 has short exponents near 0."""

@@ -95,7 +95,7 @@ class Counting:
         Raises NotCountedError on processors other than x86-64 and where objdump is missing.
         """
         # Whole batches, and few of what takes long to step through.
-        nonces = {"baseline": 1, "scalar": 2}.get(kernel.name, 16)
+        nonces = {"baseline": 1, "scalar": 2}.get(kernel.name, 32)
         steps, mixes = zip(*(self._step(kernel, count) for count in (nonces, 2 * nonces)), strict=True)
         mix = {form: (count - mixes[0][form]) / nonces for form, count in mixes[1].items() if count > mixes[0][form]}
         return Instructions((steps[1] - steps[0]) / nonces, mix)

@@ -259,14 +259,16 @@ def test_a_damaged_memory_is_measured_anew(tmp_path: Path, content: str) -> None
 
 
 def test_another_kernel_is_chosen_only_if_it_is_clearly_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("baseline", "scalar", "avx2", "avx512")
+    names = ("baseline", "scalar", "avx2", "avx512vl", "avx512x2", "avx512")
     kernels = [native.Kernel(index, Pow.SHA3, name, True) for index, name in enumerate(names)]
-    speeds = {"scalar": 50.0, "avx2": 103.0, "avx512": 100.0}
+    speeds = {"avx2": 90.0, "avx512vl": 95.0, "avx512x2": 103.0, "avx512": 100.0}
     monkeypatch.setattr(autotune, "speed", lambda kernel: speeds[kernel.name])
     assert autotune._measure(kernels).name == "avx512"
-    speeds["avx2"] = 110.0
+    speeds["avx512x2"] = 110.0
+    assert autotune._measure(kernels).name == "avx512x2"
+    speeds["avx2"] = 120.0
     assert autotune._measure(kernels).name == "avx2"
-    speeds["scalar"] = 120.0
+    speeds["scalar"] = 130.0
     assert autotune._measure(kernels[:3]).name == "scalar"
     monkeypatch.setattr(autotune, "speed", lambda _: pytest.fail("measured without a rival"))
     assert autotune._measure(kernels[:2]).name == "scalar"

@@ -27,6 +27,8 @@ constexpr Kernel kernels[] = {
     {QM_POSEIDON2, "scalar", anywhere, search_poseidon2_scalar},
 #ifdef __x86_64__
     {QM_POSEIDON2, "avx2", cpu_has_avx2, search_poseidon2_avx2},
+    {QM_POSEIDON2, "avx512vl", cpu_has_avx512, search_poseidon2_avx512vl},
+    {QM_POSEIDON2, "avx512x2", cpu_has_avx512, search_poseidon2_avx512x2},
     {QM_POSEIDON2, "avx512", cpu_has_avx512, search_poseidon2_avx512},
 #endif
 #ifdef __aarch64__
@@ -36,6 +38,7 @@ constexpr Kernel kernels[] = {
     {QM_SHA3, "scalar", anywhere, search_sha3_scalar},
 #ifdef __x86_64__
     {QM_SHA3, "avx2", cpu_has_avx2, search_sha3_avx2},
+    {QM_SHA3, "avx512bw", cpu_has_avx512, search_sha3_avx512bw},
     {QM_SHA3, "avx512", cpu_has_avx512_ifma, search_sha3_avx512},
 #endif
 };

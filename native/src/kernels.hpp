@@ -11,9 +11,12 @@ using Search = int(const qm_job &job, U512 start, uint64_t count, qm_control *co
 Search search_poseidon2_baseline;
 Search search_poseidon2_scalar;
 Search search_poseidon2_avx2;
+Search search_poseidon2_avx512vl;
+Search search_poseidon2_avx512x2;
 Search search_poseidon2_avx512;
 Search search_poseidon2_neon;
 Search search_sha3_baseline;
 Search search_sha3_scalar;
 Search search_sha3_avx2;
+Search search_sha3_avx512bw;
 Search search_sha3_avx512;

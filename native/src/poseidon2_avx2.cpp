@@ -1,14 +1,15 @@
-// Two groups of four nonces at once; poseidon2_avx2.hpp has the instructions, poseidon2_vector.hpp the arithmetic.
+// Two groups of two vectors at once; poseidon2_avx2.hpp has the instructions, poseidon2_vector.hpp the arithmetic.
 #include "poseidon2_avx2.hpp"
 
 #include "kernels.hpp"
+#include "poseidon2_pair.hpp"
 #include "poseidon2_vector.hpp"
 #include "search.hpp"
 
 namespace {
 
 template <class Order>
-using Kernel = Poseidon2Vector<Avx2, Order>;
+using Kernel = Poseidon2Vector<Pair<Avx2>, Order>;
 
 }  // namespace
 

@@ -20,14 +20,16 @@ struct Avx2 {
     static Vec high(Vec a) { return a >> 32; }
     static Vec multiply(Vec a, Vec b) { return (Vec)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
     static Vec add_halves(Vec a) { return (a & epsilon) + (a >> 32); }
+    static Vec low_plus(Vec a, uint64_t n) { return (Vec)_mm256_blend_epi32((__m256i)a, (__m256i)set(n), 0xaa); }
     static Vec biased(Vec a) { return a ^ bias; }
 
     // a - b borrowed if it wrapped to more than a. Then p must be added, which is -(2^32 - 1) modulo 2^64. The same
-    // step removes the bias.
+    // step removes the bias. Selecting with vpermilpd is one micro-operation, vblendvpd up to three.
     static Vec subtract(Vec a, Vec b) {
         const Vec difference = a - b;
         const __m256i borrow = _mm256_cmpgt_epi64((__m256i)difference, (__m256i)a);
-        return difference - (Vec)_mm256_blendv_pd((__m256d)set(bias), (__m256d)set(bias + epsilon), (__m256d)borrow);
+        constexpr Vec less{bias, bias + epsilon, bias, bias + epsilon};
+        return difference - (Vec)_mm256_permutevar_pd((__m256d)less, borrow);
     }
 
     // Uses halves, so nothing carries: a1 + 2^32 - 1 easily fits in a word.

@@ -22,6 +22,9 @@ struct Avx512 {
     static Vec multiply(Vec a, Vec b) { return (Vec)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b); }
 
     static Vec add_halves(Vec a) { return (a & epsilon) + (a >> 32); }
+    static Vec low_plus(Vec a, uint64_t n) {  // (a & epsilon) | n
+        return (Vec)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)set(epsilon), (__m512i)set(n), 0xea);
+    }
     static Vec biased(Vec a) { return a; }
 
     // Adding p is subtracting 2^32 - 1, modulo 2^64.

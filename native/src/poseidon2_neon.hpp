@@ -50,6 +50,8 @@ struct Neon {
         return {vpaddlq_u32(vreinterpretq_u32_u64(x.a)), vpaddlq_u32(vreinterpretq_u32_u64(x.b))};
     }
 
+    static Vec low_plus(Vec x, uint64_t n) { return {low_plus(x.a, n), low_plus(x.b, n)}; }
+
     static Vec biased(Vec x) { return x; }
 
     // Adding p is subtracting 2^32 - 1, modulo 2^64, which is the low half of the result of a true comparison.
@@ -72,6 +74,10 @@ struct Neon {
     }
 
   private:
+    static uint64x2_t low_plus(uint64x2_t x, uint64_t n) {
+        const uint32x4_t high = vdupq_n_u32(static_cast<uint32_t>(n >> 32));
+        return vreinterpretq_u64_u32(vtrn1q_u32(vreinterpretq_u32_u64(x), high));
+    }
     static uint32_t not_above(uint64x2_t x, uint64_t target) {
         const uint64x2_t p = vdupq_n_u64(goldilocks_p), canonical = x - (vcgeq_u64(x, p) & p);
         const uint64x2_t top = vreinterpretq_u64_u8(vrev64q_u8(vreinterpretq_u8_u64(canonical)));

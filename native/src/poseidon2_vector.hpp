@@ -10,6 +10,7 @@
 //     high(a)                  a >> 32, possibly of another type; only for multiply
 //     multiply(a, b)           the products of the low halves of the lanes
 //     add_halves(a)            a0 + a1
+//     low_plus(a, n)           a0 + n, n a multiple of 2^32
 //     bias, biased(a)          the number (modulo 2^64) to add to the first operand of subtract; a + bias
 //     subtract(a + bias, b)    a - b, plus p if that is negative; a any, b <= p
 //     add_carry(a, b, high)    sets a to a number with the low half of a + b, returns high + (a + b >> 32); that
@@ -62,15 +63,15 @@ QM_INLINE Vec multiply(Vec x, Vec y) {
     return montgomery<V>(W, v, l0);
 }
 
-// x, y any. Sets low + 2^32 high to x y modulo p, -2 M <= low <= M (in two's complement), 0 <= high <= 2 M.
-// x y = l0 + 2^32 v0 + 2^64 W, W = W0 + 2^32 W1; 2^64 W0 = 2^32 W0 - W0, 2^96 W1 = -W1.
+// x, y any. Sets low + 2^32 high to x y + product_bias modulo p, 0 < low < 2^34, high <= 2 M.
+// x y = l0 + 2^32 v0 + 2^64 W, W = W0 + 2^32 W1; 2^64 W0 = 2^32 W0 - W0, 2^96 W1 = -W1. The bias exceeds W0 + W1.
 template <class V, class Vec = typename V::Vec>
 QM_INLINE void limb_product(Vec x, Vec y, Vec &low, Vec &high) {
     const auto x1 = V::high(x), y1 = V::high(y);
     const Vec l = V::multiply(x, y), m = V::multiply(x, y1), n = V::multiply(x1, y), h = V::multiply(x1, y1);
     Vec v = m + (l >> 32);
     const Vec W = V::add_carry(v, n, h);
-    low = (l & epsilon) - V::add_halves(W);
+    low = V::low_plus(l, product_bias) - V::add_halves(W);
     high = (v & epsilon) + (W & epsilon);
 }
 
@@ -120,13 +121,6 @@ QM_INLINE void limb_layer(Vec (&x)[width]) {
     }
 }
 
-// Low limbs from limb_product, >= -2 M: at least -56 M > -limb_bias after the layer, so 0 <= low < 2^39 in the end.
-template <class Vec>
-QM_INLINE void low_limb_layer(Vec (&low)[width]) {
-    limb_layer(low);
-    for (Vec &limb : low) limb += limb_bias;
-}
-
 // Row 0 of the external matrix, on one limb.
 template <class Vec>
 QM_INLINE Vec limb_row0(const Vec (&x)[width]) {
@@ -150,7 +144,7 @@ template <class V>
 [[gnu::noinline]] void external_step(Group<V> &group, const uint64_t (&next)[width]) {
     typename V::Vec low[width], high[width];
     limbs_of_seventh_powers<V>(group.x, low, high);
-    low_limb_layer(low);
+    limb_layer(low);   // < 28 * 2^34
     limb_layer(high);  // < 56 * 2^32
     for (int i = 0; i < width; ++i) group.x[i] = recombine<V>(low[i], high[i], next[i]);
 }
@@ -250,10 +244,10 @@ template <class V>
     static_assert(scale(2 * external_rounds + 1) == goldilocks_p - 1);
     typename V::Vec low[width], high[width];
     limbs_of_seventh_powers<V>(group.x, low, high);
-    low_limb_layer(low);
-    low[0] -= 1;
+    limb_layer(low);
+    low[0] -= 1;  // the bias absorbs it
     low[1] -= 1;
-    limb_layer(low);  // the bias absorbs the low limb of -1: 0 <= low < 28 * 2^39
+    limb_layer(low);  // < 28 * 28 * 2^34
     limb_layer(high);
     limb_layer(high);  // < 28 * 56 * 2^32
     for (int i = 0; i < width; ++i) group.x[i] = recombine<V>(low[i], high[i], constants[1].external[0][i]);
@@ -263,14 +257,14 @@ template <class V>
 template <class V>
 [[gnu::noinline]] typename V::Vec last_step(const Group<V> &group) {
     // Limbs have the scale 2^(32 (16 + 1)) = 2^-32. Multiplying them by 2^64 is free: 2^64 (low + 2^32 high) =
-    // -(low + high) + 2^32 low. recombine divides by 2^32. The constants are 2^8 p in two limbs, which exceed
-    // low + high < 2^39 and -low < 2^38.
+    // -(low + high) + 2^32 low. recombine divides by 2^32. The constants are 2^8 p in two limbs, which exceed high + low
+    // < 2^39 and -low < 2^38 without the bias, and take the bias out of both.
     static_assert(scale(4 * external_rounds + 1) == scale(-1));
     typename V::Vec low[width], high[width];
     limbs_of_seventh_powers<V>(group.x, low, high);
     const auto low_sum = limb_row0(low), high_sum = limb_row0(high);
-    return recombine<V>(V::set((uint64_t{1} << 40) + 256) - (low_sum + high_sum),
-                        V::set((uint64_t{1} << 40) - 512) + low_sum, 0);
+    return recombine<V>(V::set((uint64_t{1} << 40) + 256 + limb_bias) - (low_sum + high_sum),
+                        V::set((uint64_t{1} << 40) - 512 - limb_bias) + low_sum, 0);
 }
 
 // ---- the first round ----
@@ -302,13 +296,14 @@ struct VectorStart<V, Counting> {
 template <class V>
 struct VectorStart<V, Walk> {
     uint64_t before3, before7;  // biased
-    // The limbs of rest, scaled by 2^64 as those of the S-boxes are, the low ones with the layer's bias.
+    // The limbs of rest, scaled by 2^64 as those of the S-boxes are, less the bias of two S-boxes after the layer.
     uint64_t low_rest[width], high_rest[width];
 
     explicit VectorStart(const Start<Walk> &start) : before3(start.before3 + V::bias), before7(start.before7 + V::bias) {
         for (int i = 0; i < width; ++i) {
-            const uint64_t scaled = subtract_mod(times_mod(start.rest[i], scale(2)), limb_bias);
-            low_rest[i] = (scaled & epsilon) + limb_bias;
+            const uint64_t scaled =
+                subtract_mod(times_mod(start.rest[i], scale(2)), (column3[i] + column7[i]) * product_bias);
+            low_rest[i] = scaled & epsilon;
             high_rest[i] = scaled >> 32;
         }
     }
@@ -327,7 +322,7 @@ struct VectorStart<V, Walk> {
             Vec low_limb[width], high_limb[width];
             two_columns(low_power[2 * g], low_power[2 * g + 1], low_rest, low_limb);
             two_columns(high_power[2 * g], high_power[2 * g + 1], high_rest, high_limb);
-            // low >= -18 M + limb_bias > 0; high <= 18 M + M
+            // low < 9 * 2^34 + M, high <= 18 M + M
             for (int i = 0; i < width; ++i) group[g].x[i] = recombine<V>(low_limb[i], high_limb[i], 0);
         }
     }

@@ -112,8 +112,8 @@ constexpr uint64_t effect(uint64_t low, uint64_t high) {
 
 // ---- round constants ----
 
-// Added to all low limbs in an external layer, so that none is negative after it.
-constexpr uint64_t limb_bias = uint64_t{1} << 38;
+// Added to each low limb of a product, so that none is negative, and what it is after an external layer.
+constexpr uint64_t product_bias = uint64_t{1} << 33, limb_bias = 28 * product_bias;
 
 // The largest constant that recombine takes.
 constexpr uint64_t recombine_bound = ~uint64_t{0} - (uint64_t{1} << 45);

@@ -5,24 +5,12 @@
 
 #include <cstdint>
 
+#include "sha3_avx512bw.hpp"
 #include "sha3_lanes.hpp"
 
 namespace {
 
-using Vector512 = uint64_t __attribute__((vector_size(64)));
-
-template <>
-inline Vector512 exclusive_or(Vector512 a, Vector512 b, Vector512 c) {
-    return (Vector512)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96);
-}
-
-template <>
-inline Vector512 chi(Vector512 a, Vector512 b, Vector512 c) {
-    return (Vector512)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0xd2);
-}
-
-struct Avx512 {
-    using Vector = Vector512;
+struct Avx512 : Avx512bw {
     // vpmadd52luq and vpmadd52huq multiply the low 52 bits of their operands and add 52 bits of the product.
     static constexpr int bits = 52, limbs = 10;
 
@@ -61,23 +49,8 @@ struct Avx512 {
             r[i + 1] += r[i] >> bits;
             less[i + 1] += less[i] >> bits;
         });
-        const __mmask8 negative = _mm512_test_epi64_mask((__m512i)less[limbs - 1], _mm512_set1_epi64(1LL << 51));
-        unroll<limbs>([&](auto i) QM_INLINE {
-            y[i] = (Vector)_mm512_mask_mov_epi64((__m512i)less[i], negative, (__m512i)r[i]) & factor.limb_mask;
-        });
-    }
-
-    static Vector swap_bytes(Vector v) {
-        const __m512i order = _mm512_set4_epi64(0x08090a0b0c0d0e0f, 0x0001020304050607, 0x08090a0b0c0d0e0f,
-                                                0x0001020304050607);
-        return (Vector)_mm512_shuffle_epi8((__m512i)v, order);
-    }
-
-    static uint32_t not_above(Vector a, Vector b) {
-        __mmask8 mask = _mm512_cmple_epu64_mask((__m512i)a, (__m512i)b);
-        // Moves the mask to an integer register: gcc 12 may store it as one byte and load it, widened, as four.
-        __asm__("" : "+r"(mask));
-        return mask;
+        const __mmask8 negative = mask(less[limbs - 1], bits - 1);
+        unroll<limbs>([&](auto i) QM_INLINE { y[i] = select(negative, less[i], r[i]) & factor.limb_mask; });
     }
 
   private:

@@ -199,8 +199,8 @@ void check_poseidon2_vector(const Poseidon2Probe &probe) {
                 check(product(squares[i], r) == product(x, x), "square");
                 check(product(products[i], r) == product(x, y[i]), "multiply");
                 const uint64_t bias = uint64_t{1} << 33;
-                check(low[i] + bias <= bias + epsilon && high[i] <= 2 * epsilon &&
-                          residue(static_cast<u128>(high[i]) * half_r + (low[i] + bias) + goldilocks_p - bias) ==
+                check(low[i] > 0 && low[i] < 2 * bias && high[i] <= 2 * epsilon &&
+                          residue(static_cast<u128>(high[i]) * half_r + low[i] + goldilocks_p - bias) ==
                               product(x, y[i]),
                       "limb_product");
                 check(product(combined[i], half_r) ==
@@ -234,9 +234,9 @@ void check_poseidon2_vector(const Poseidon2Probe &probe) {
             State state;
             for (size_t i = 0; i < width; ++i) state.element[i] = x[lanes * i + lane];
             external_round(state, {});
-            // Scaled by 2^-352 = 2^32, and the bias of 2^38 by 2^-32.
+            // Scaled by 2^-352 = 2^32, and the bias of 28 * 2^33 by 2^-32.
             for (size_t i = 0; i < width; ++i)
-                check(residue(y[lanes * i + lane]) == residue(product(state.element[i], half_r) + u128{64}),
+                check(residue(y[lanes * i + lane]) == residue(product(state.element[i], half_r) + u128{56}),
                       "external_step");
         }
     }
@@ -657,8 +657,10 @@ void check_without_vectors() {
     check_keccak();
 #ifdef __x86_64__
     if (cpu_has_avx2()) check_poseidon2_vector(poseidon2_avx2_probe);
+    if (cpu_has_avx512()) check_poseidon2_vector(poseidon2_avx512vl_probe);
     if (cpu_has_avx512()) check_poseidon2_vector(poseidon2_avx512_probe);
     if (cpu_has_avx2()) check_sha3_lanes(sha3_avx2_probe);
+    if (cpu_has_avx512()) check_sha3_lanes(sha3_avx512bw_probe);
     if (cpu_has_avx512_ifma()) check_sha3_lanes(sha3_avx512_probe);
 #endif
 #ifdef __aarch64__

@@ -17,4 +17,4 @@ struct Poseidon2Probe {
     uint32_t (*not_above)(const uint64_t *x, uint64_t target);
 };
 
-extern const Poseidon2Probe poseidon2_avx2_probe, poseidon2_avx512_probe, poseidon2_neon_probe;
+extern const Poseidon2Probe poseidon2_avx2_probe, poseidon2_avx512vl_probe, poseidon2_avx512_probe, poseidon2_neon_probe;

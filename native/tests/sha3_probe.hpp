@@ -14,4 +14,4 @@ struct Sha3Probe {
     void (*sha3_512_top)(uint64_t *top, const U512 *y);
 };
 
-extern const Sha3Probe sha3_avx2_probe, sha3_avx512_probe;
+extern const Sha3Probe sha3_avx2_probe, sha3_avx512bw_probe, sha3_avx512_probe;

@@ -137,6 +137,17 @@ def test_without_room_jobs_are_refused_but_ended_ones_make_room(setup: Setup, mo
     assert setup.ids() == ["third", "fourth", "fifth"]
 
 
+def test_statistics_show_the_newest_and_prefer_running_jobs(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SHOWN", 4)
+    a, _, c, d, *_ = (setup.submit(job_id) for job_id in "abcdef")
+    for entry in (a, c, d):
+        setup.jobs.cancel(entry)
+    assert [shown.job_id for shown in setup.jobs.stats()] == ["d", "b", "e", "f"]
+    for job_id in "ghi":
+        setup.submit(job_id)
+    assert [shown.job_id for shown in setup.jobs.stats()] == ["f", "g", "h", "i"]
+
+
 def test_after_a_restart_room_is_made_for_the_newest(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill may leave jobs in the store that had to make room a moment before."""
     monkeypatch.setattr(module, "MAX_ACTIVE", 1)

@@ -20,8 +20,8 @@ LARGEST_CPU: Final = 8191
 """The largest NR_CPUS of Linux is 8192. A list with a larger number is malformed, and must not cost memory."""
 ROOT: Final = Path("/")
 TURN_NS: Final = 10_000_000
-"""Nanoseconds that a worker may run at a time while others want its CPU. The default is 1.4 ms with two CPUs, 2.8 ms with
-eight or more. A longer turn delays those who wait for the CPU already."""
+"""Nanoseconds that a worker may run at a time while others want its CPU. The kernel's default is 1.4 ms on two CPUs and
+2.8 ms on eight or more. With still longer turns, others that are busy all the time would notice."""
 SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}
 """Number of a system call for which Python and the C library have no function."""
 
@@ -104,9 +104,9 @@ def yield_priority() -> None:
 def take_long_turns() -> None:
     """Ask the scheduler to let the calling thread run for TURN_NS at a time. Linux before 6.12 ignores it.
 
-    The scheduler prefers a thread that wakes up to a running one with longer turns. With turns of equal length, it often
-    waits for the next tick, up to 4 ms later. A commit waits for a thread of the kernel that flushes the disk's cache,
-    so on a machine whose CPUs are all mining, its median falls to a half.
+    The scheduler prefers a thread that wakes up to a running one with longer turns. With turns of equal length, the
+    former often waits for the next tick, up to 4 ms. So does the kernel's thread that flushes the disk's cache, for
+    which every commit waits.
     """
     number = SCHED_SETATTR.get(platform.machine())
     policy = os.sched_getscheduler(0)

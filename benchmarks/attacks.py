@@ -26,6 +26,8 @@ DRIP_S: Final = 0.2
 """Seconds between two bytes of a slow client."""
 MANY: Final = 20_000
 """Jobs, and paths, that differ."""
+RUNNING: Final = 990
+"""Jobs that run at once, of the 1,000 that may."""
 CALLERS: Final = 16
 """Connections on which those are asked for."""
 
@@ -69,9 +71,8 @@ class Attacker:
         """Runs the attack of that name on all connections."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._end - time.monotonic()):
-                if name in ("jobs", "paths"):
-                    some = self._jobs if name == "jobs" else self._paths
-                    await asyncio.gather(*(some(MANY // CALLERS) for _ in range(CALLERS)))
+                if name in CALLS:
+                    await asyncio.gather(*(CALLS[name](self, MANY // CALLERS) for _ in range(CALLERS)))
                 else:
                     one = ATTACKS[name]
                     await asyncio.gather(*(self._again(one, number) for number in range(self._connections)))
@@ -143,7 +144,7 @@ class Attacker:
             await asyncio.get_running_loop().sock_sendall(sock, MALFORMED[number % len(MALFORMED)])
             await _until_closed(sock)
 
-    async def _jobs(self, count: int) -> None:
+    async def jobs(self, count: int) -> None:
         """Jobs that differ, each cancelled, with ids as long as they may be."""
         reader, writer = await asyncio.open_connection(HOST, self._port)
         for _ in range(count):
@@ -154,7 +155,7 @@ class Attacker:
             self.done["jobs"] += 1
         writer.close()
 
-    async def _paths(self, count: int) -> None:
+    async def paths(self, count: int) -> None:
         """Paths that differ, and methods."""
         reader, writer = await asyncio.open_connection(HOST, self._port)
         methods = cycle((b"GET", b"POST", b"PUT", b"DELETE", b"PROPFIND"))
@@ -162,6 +163,17 @@ class Attacker:
             path = (b"/result/%b" if number % 2 else b"/%b") % uuid.uuid4().hex.encode()
             await self._call(reader, writer, b"%b %b HTTP/1.1\r\nhost: 127.0.0.1\r\n" % (method, path))
             self.done["paths"] += 1
+        writer.close()
+
+    async def status(self, count: int) -> None:
+        """The status without a pause, of as many jobs as may run. They are left behind."""
+        reader, writer = await asyncio.open_connection(HOST, self._port)
+        for _ in range(RUNNING // CALLERS):
+            job = {"job_id": uuid.uuid4().hex, "mining_hash": uuid.uuid4().hex * 2, "difficulty": str(2**512 - 1)}
+            await self._call(reader, writer, POST, json.dumps(job).encode())
+        for _ in range(count):
+            await self._call(reader, writer, b"GET /status HTTP/1.1\r\nhost: 127.0.0.1\r\n")
+            self.done["statuses"] += 1
         writer.close()
 
     @staticmethod
@@ -179,7 +191,9 @@ ATTACKS: Final = {
     "huge": Attacker.huge,
     "malformed": Attacker.malformed,
 }
-NAMES: Final = (*ATTACKS, "jobs", "paths")
+CALLS: Final = {"jobs": Attacker.jobs, "paths": Attacker.paths, "status": Attacker.status}
+"""Attacks by CALLERS clients whose every request is answered."""
+NAMES: Final = (*ATTACKS, *CALLS)
 
 
 async def _until_closed(sock: socket.socket) -> None:

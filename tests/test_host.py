@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import re
+import struct
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,12 +16,14 @@ from hypothesis import strategies as st
 
 from quantus_miner.host import cgroup
 from quantus_miner.host.cpus import (
+    TURN_NS,
     EffectiveCpus,
     default_workers,
     detect,
     parse_cpu_list,
     pin_thread,
     processor_name,
+    take_long_turns,
     yield_priority,
 )
 
@@ -338,6 +343,39 @@ def test_a_refused_priority_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(os, "nice", refuse)
     in_thread(yield_priority)
+
+
+SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
+
+
+def test_long_turns_are_those_of_one_thread_and_change_nothing_else() -> None:
+    def attributes() -> tuple[int, ...]:
+        """Policy, flags, nice, priority and nanoseconds of a turn of the calling thread."""
+        found = ctypes.create_string_buffer(48)
+        assert ctypes.CDLL(None).syscall(SCHED_GETATTR[platform.machine()], 0, found, 48, 0) == 0
+        _, *values, _, _ = struct.unpack("=IIQiIQQQ", found.raw)
+        return tuple(values)
+
+    def work() -> tuple[int, ...]:
+        yield_priority()
+        take_long_turns()
+        return attributes()
+
+    before = attributes()
+    policy, flags, nice, priority, turn = in_thread(work)
+    assert (policy, flags, nice, priority) == (before[0], before[1], min(19, before[2] + 10), before[3])
+    kernel = tuple(int(number) for number in re.findall(r"\d+", platform.release())[:2])
+    assert turn == (TURN_NS if kernel >= (6, 12) else before[4])
+    assert attributes() == before
+
+
+@pytest.mark.parametrize("machine", ["riscv64", "x86_64"])
+def test_long_turns_that_are_refused_are_no_error(monkeypatch: pytest.MonkeyPatch, machine: str) -> None:
+    """A processor whose number of the call is not known, and a thread that is not scheduled by turns."""
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(os, "sched_getscheduler", lambda _: os.SCHED_FIFO if machine == "x86_64" else os.SCHED_OTHER)
+    monkeypatch.setattr(ctypes, "CDLL", None)
+    in_thread(take_long_turns)
 
 
 # --- processor ---

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from quantus_miner import jobs as module
+from quantus_miner.backends.base import EngineStatus
 from quantus_miner.backends.cpu import CpuEngine, fast_kernels
 from quantus_miner.errors import TransitionError
 from quantus_miner.jobs import (
@@ -26,6 +31,8 @@ from quantus_miner.jobs import (
 )
 from quantus_miner.mining.miner import Miner
 from quantus_miner.model import MAX, Solution, Status
+from quantus_miner.native import Outcome
+from quantus_miner.parts.engines import Engines
 from quantus_miner.store.writer import Store
 
 from .live import Clock
@@ -34,9 +41,13 @@ from .test_store import a_job, ended, running
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from quantus_miner.backends.backend import EngineOptions
+    from quantus_miner.backends.base import Control
     from quantus_miner.mining.search import Search
+    from quantus_miner.model import Job, Pow
 
 EXPIRY_S = 6_000.0
+WAIT_S = 30.0
 SOLUTION = Solution(77, 0)
 
 
@@ -137,6 +148,17 @@ def test_without_room_jobs_are_refused_but_ended_ones_make_room(setup: Setup, mo
     assert setup.ids() == ["third", "fourth", "fifth"]
 
 
+def test_statistics_show_the_newest_and_prefer_running_jobs(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SHOWN", 4)
+    a, _, c, d, *_ = (setup.submit(job_id) for job_id in "abcdef")
+    for entry in (a, c, d):
+        setup.jobs.cancel(entry)
+    assert [shown.job_id for shown in setup.jobs.stats()] == ["d", "b", "e", "f"]
+    for job_id in "ghi":
+        setup.submit(job_id)
+    assert [shown.job_id for shown in setup.jobs.stats()] == ["f", "g", "h", "i"]
+
+
 def test_after_a_restart_room_is_made_for_the_newest(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill may leave jobs in the store that had to make room a moment before."""
     monkeypatch.setattr(module, "MAX_ACTIVE", 1)
@@ -147,6 +169,54 @@ def test_after_a_restart_room_is_made_for_the_newest(setup: Setup, monkeypatch: 
     setup.jobs.restore([*made_room, *kept, running("one too many")])
     assert [entry.stored for entry in setup.jobs.entries] == kept
     assert setup.miner.stats().active_jobs == 1
+
+
+class Overloaded:
+    """An engine whose thread gets no CPU for a while when it should end its slice. ``cpu``: set when it gets one."""
+
+    name, workers = "toy", 1
+
+    def __init__(self) -> None:
+        self.begun, self.cpu = threading.Event(), threading.Event()
+
+    def status(self) -> EngineStatus:
+        return EngineStatus()
+
+    def kernel(self, pow: Pow) -> str | None:
+        return "toy"
+
+    def search(self, job: Job, start: int, count: int, control: Control) -> Outcome:
+        control.count(1_000)
+        self.begun.set()
+        self.cpu.wait(WAIT_S)
+        assert control.stopped
+        return Outcome(1_000, None)
+
+    def adapt(self, options: EngineOptions, workers: int) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_count_of_a_job_does_not_fall_when_a_worker_is_slow_to_stop() -> None:
+    """The end of the service waits for the slice. What is saved without it would begin before that slice."""
+
+    async def main() -> None:
+        engine = Overloaded()
+        miner = Miner([engine], chunk_s=60.0)
+        store = Store(Path("is/not/opened"), history_days=1)
+        jobs = Jobs(miner, store, expiry_s=EXPIRY_S, clock=time.monotonic, call_soon=lambda *_: None)
+        entry = jobs.submit(a_job("id"))
+        miner.start()
+        assert await asyncio.to_thread(engine.begun.wait, WAIT_S)
+        shown, _ = jobs.figures(entry)
+        asyncio.get_running_loop().call_later(0.4, engine.cpu.set)
+        await Engines(SimpleNamespace(miner=miner)).stop()  # type: ignore[arg-type]  # it needs nothing else to stop
+        jobs.save()
+        assert entry.stored.progress.hashes == shown == 1_000
+
+    asyncio.run(main())
 
 
 def test_a_solution_stands_that_came_before_the_cancel_or_the_expiry(setup: Setup) -> None:

@@ -114,6 +114,24 @@ def test_a_part_that_does_not_stop_in_time_does_not_keep_the_others(
     assert "Stopping the toy has failed" in caplog.text
 
 
+def test_a_part_may_take_as_long_to_stop_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STOP_S", 0.0)
+
+    class Slow(Toy):
+        stop_s = WAIT_S
+
+        async def stop(self) -> None:
+            await asyncio.sleep(0.01)
+            self.note("stop")
+
+    async def main() -> Toy:
+        slow = Slow()
+        await lifetime(supervised([slow]), lambda: slow.until("run"))
+        return slow
+
+    assert asyncio.run(main()).done[-1] == "stop"
+
+
 class Stubborn(Toy):
     """Goes on when it is cancelled, until ``released``."""
 

@@ -162,7 +162,8 @@ def test_what_stands_in_the_place_of_the_database_is_told(
 OWN = """
 import sys
 from pathlib import Path
-from quantus_miner.store.database import Database, LockedError
+from quantus_miner.store.database import Database
+from quantus_miner.store.ownership import LockedError
 try:
     Database(Path(sys.argv[1]), 1)
 except LockedError as error:

@@ -14,7 +14,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -379,6 +379,41 @@ def test_on_a_disk_without_room_jobs_take_what_was_reserved(tmp_path: Path, capl
     with opened(crashed) as (_, jobs):
         assert jobs == [running("before"), *(running(f"{number:0128}", 2) for number in numbers)]
     assert not caplog.records
+
+
+def without_log(folder: Path) -> set[str]:
+    """The jobs that are in the database itself, behind its log. Empty if the writer was just changing it."""
+    with tempfile.TemporaryDirectory() as copy:
+        path = shutil.copy(folder / database.FILE, copy)
+        with closing(sqlite3.connect(path)) as found, suppress(sqlite3.DatabaseError):
+            return {job_id.decode() for (job_id,) in found.execute("SELECT id FROM jobs")}
+    return set()
+
+
+def test_a_long_log_is_moved_into_the_database_when_there_is_time(tmp_path: Path) -> None:
+    ids = {str(number) for number in range(database.CHECKPOINT_ROWS)}
+    clock = time.monotonic() + WAIT_S
+    with opened(tmp_path) as (store, _):
+        for job_id in ids:
+            store.put(running(job_id)).result(WAIT_S)
+        while without_log(tmp_path) != ids:
+            assert time.monotonic() < clock, "the log was not moved"
+        # The writer knows that the change of the file is its own.
+        store.put(running("last")).result(WAIT_S)
+        assert store.ok
+    with opened(tmp_path) as (_, jobs):
+        assert {stored.job.id for stored in jobs} == ids | {"last"}
+
+
+def test_a_log_that_cannot_be_moved_waits_for_a_later_commit(tmp_path: Path, lines: Lines) -> None:
+    with opened(tmp_path) as (store, _), closing(sqlite3.connect(tmp_path / database.FILE)) as reader:
+        store.put(running("0")).result(WAIT_S)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM jobs").fetchall()  # which holds on to this state of the log
+        for number in range(database.CHECKPOINT_ROWS):
+            store.put(running("0", number)).result(WAIT_S)
+        assert store.ok
+    assert lines.lines == []
 
 
 def test_what_cannot_be_reserved_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

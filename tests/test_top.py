@@ -24,7 +24,7 @@ from quantus_miner.top.app import HELP, MIN_HEIGHT, MIN_WIDTH, VIEWS, Top
 from quantus_miner.top.watch import Watch
 from quantus_miner.wire.status import Status
 
-from . import test_docs
+from . import pages
 from .conftest import MinerProcess
 
 if TYPE_CHECKING:
@@ -387,13 +387,13 @@ def test_a_long_refusal_is_cut() -> None:
 
 
 def test_the_keys_and_limits_are_documented() -> None:
-    rows = test_docs.table("docs/top.md", "key", "what it does")
+    rows = pages.table("docs/top.md", "key", "what it does")
     bindings = [each for each in Top.BINDINGS if isinstance(each, Binding) and each.show]
-    assert [test_docs.code(row[0]) for row in rows] == [each.key_display or each.key for each in bindings]
-    page = test_docs.PAGES["docs/top.md"]
+    assert [pages.code(row[0]) for row in rows] == [each.key_display or each.key for each in bindings]
+    page = pages.PAGES["docs/top.md"]
     assert f"{text.MAX_ROWS} rows, texts after {text.MAX_CHARACTERS} characters" in " ".join(page.split())
     assert f"at least {MIN_WIDTH} columns and {MIN_HEIGHT} lines" in page
-    screens = test_docs.fenced("docs/top.md", "text")
+    screens = pages.fenced("docs/top.md", "text")
     assert [len(screen.splitlines()) for screen in screens] == [MIN_HEIGHT] * 2
     for screen, titles in ((screens[0], text.shares(status()).titles), (screens[1], text.connections(status()).titles)):
         assert re.search(" +".join(titles), screen)

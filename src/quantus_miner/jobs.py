@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner.errors import TransitionError
@@ -234,7 +235,9 @@ class Jobs:
 
     def stats(self) -> tuple[JobStats, ...]:
         """Return a snapshot of MAX_SHOWN jobs: the newest ones, but running ones before ended ones."""
-        entries = sorted(self.entries, key=lambda entry: entry.status is Status.RUNNING)[-MAX_SHOWN:]
+        running = tuple(self._running.values())[-MAX_SHOWN:]
+        ended = (entry for entry in reversed(self.entries) if entry.status is not Status.RUNNING)
+        entries = (*reversed(tuple(islice(ended, MAX_SHOWN - len(running)))), *running)
         engine = self._miner.engine_names
         return tuple(
             JobStats(entry.id, engine, entry.status, self._miner.thread_stats(entry.search) if entry.search else ())

@@ -325,7 +325,7 @@ def test_the_unit_has_what_the_page_lists(machine: Machine) -> None:
     assert {name: shown[name] for name in expected} == expected
     assert shown["RestrictNamespaces"] in ("", "yes", "0")  # shown as the set that is allowed: none
     allowed = set(shown["SystemCallFilter"].split())
-    assert {"read", "futex", "sched_setaffinity", "setpriority"} <= allowed
+    assert {"read", "futex", "sched_setaffinity", "sched_setattr", "setpriority"} <= allowed
     assert not {"mount", "reboot", "chown", "setrlimit", "ptrace", "bpf"} & allowed
     assert not {"keyctl", "shmget", "memfd_create", "setgid", "io_uring_setup"} & allowed
 

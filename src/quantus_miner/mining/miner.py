@@ -13,7 +13,8 @@ import threading
 import time
 from collections import Counter, deque
 from functools import partial
-from typing import TYPE_CHECKING
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
 
 from quantus_miner.events import PauseChanged
 from quantus_miner.mining.confirm import Recheck
@@ -25,7 +26,7 @@ from quantus_miner.mining.workers import Workers
 from quantus_miner.model import Job, NonceRange, Pow, Progress, Solution, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from quantus_miner.backends.base import Engine
     from quantus_miner.events import DeviceChanged
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from quantus_miner.native import Outcome
 
 log = logging.getLogger("miner")
+
+_PRIORITY: Final = attrgetter("priority")
 
 
 class Miner:
@@ -108,7 +111,7 @@ class Miner:
                 new, unused = self._workers.change(engines, affinity, self._clock())
                 self._apply_pauses()
                 self._solved_by.update({engine.name: 0 for engine in engines})
-                abandoned = self._end_abandoned()
+                abandoned = self._end_abandoned(self._turns)
                 self._work.notify_all()
             for worker in new if self._started else ():
                 thread = self._thread(worker)
@@ -148,7 +151,7 @@ class Miner:
             self._turns.appendleft(search)
             self._workers.make_way_for(search)
             self._work.notify_all()
-            abandoned = self._end_abandoned()
+            abandoned = self._end_abandoned([search])
         for lost in abandoned:
             _call(lost.on_end, lost)
         return search
@@ -246,11 +249,10 @@ class Miner:
         """Wait for work for ``worker``. Return (search, start, count), or None if the worker must end."""
         with self._lock:
             while not self._closing and not worker.leaving:
-                able = [search for search in self._turns if search.todo.size and worker.can(search.job.pow)]
-                if worker.paused or not able:
+                search = None if worker.paused else self._next_search(worker)
+                if search is None:
                     self._work.wait()
                     continue
-                search = max(able, key=lambda search: search.priority)  # the first of several
                 self._turns.remove(search)
                 self._turns.append(search)
                 even_share = -(-search.todo.size // sum(not other.paused for other in self._workers))
@@ -306,7 +308,7 @@ class Miner:
                     # The broken engine's count of tested nonces is not trusted.
                     search.todo.give_back(piece.start, piece.end - piece.start + 1)
                     self._work.notify_all()
-            abandoned = self._end_abandoned()
+            abandoned = self._end_abandoned(self._turns)
         for lost in abandoned:
             _call(lost.on_end, lost)
 
@@ -341,11 +343,19 @@ class Miner:
 
     # --- under the lock ---
 
-    def _end_abandoned(self) -> list[Search]:
-        """Fail the searches that no worker can continue. Return them, so that their ``on_end`` can be called."""
-        abandoned = [
-            search for search in self._turns if not any(worker.can(search.job.pow) for worker in self._workers)
-        ]
+    def _next_search(self, worker: Worker) -> Search | None:
+        """Return the search whose turn it is among those of the highest priority, or None if there is no work."""
+        pows = tuple(pow_ for pow_ in Pow if worker.can(pow_))
+        able = (search for search in self._turns if search.todo.size and search.job.pow in pows)
+        return max(able, key=_PRIORITY, default=None)  # the first of several
+
+    def _end_abandoned(self, searches: Iterable[Search]) -> list[Search]:
+        """Fail those of ``searches`` that no worker can continue.
+
+        Return them, so that their ``on_end`` can be called.
+        """
+        pows = {pow_ for pow_ in Pow if any(worker.can(pow_) for worker in self._workers)}
+        abandoned = [search for search in searches if search.job.pow not in pows]
         for search in abandoned:
             log.error(
                 "Job %r failed: no worker is left for %s",

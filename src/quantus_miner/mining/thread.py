@@ -60,9 +60,11 @@ class WorkerThread(threading.Thread):
         self._tell(up=False, reason=describe(error))
 
     def _search_slices(self) -> None:
-        cpus.yield_priority()
-        anywhere = cpus.own_affinity()
         miner, worker = self._miner, self._worker
+        cpus.yield_priority()
+        if worker.device is None:
+            cpus.take_long_turns()
+        anywhere = cpus.own_affinity()
         self._pin(worker.affinity, anywhere)
         while (taken := miner.next_slice(worker)) is not None:
             search, start, count = taken

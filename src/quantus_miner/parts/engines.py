@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("miner")
 
-CLOSE_S: Final = 0.3
-"""Seconds that workers may take to end their slices."""
+CLOSE_S: Final = 3.0
+"""Seconds that workers may take to end their slices. It takes milliseconds, but on an overloaded machine they wait that
+long for a CPU, and the nonces of a slice that is not handed back are searched again after the next start."""
 
 
 class Engines(MinerPart):
@@ -37,6 +38,7 @@ class Engines(MinerPart):
         "workers",
         "progress_chunk_ms",
     }
+    stop_s = CLOSE_S + 0.1
 
     async def start(self, settings: Settings) -> None:  # noqa: ARG002 - the engines are made from them already
         """Start the workers."""

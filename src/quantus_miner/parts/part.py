@@ -81,6 +81,8 @@ class Part:
     """True if the service ends when this part fails."""
     settings: ClassVar[frozenset[str]] = frozenset()
     """Names of the settings whose changes it applies while it runs."""
+    stop_s: ClassVar[float] = 0.0
+    """Seconds that it may take to stop, if that is more than the supervisor's STOP_S."""
 
     def __init__(self, components: Components) -> None:
         self.components = components
@@ -105,7 +107,7 @@ class Part:
         """
 
     async def stop(self) -> None:
-        """Stop, also after a failure in ``start`` or ``run``. May take up to the supervisor's STOP_S seconds."""
+        """Stop, also after a failure in ``start`` or ``run``. See ``stop_s``."""
 
 
 class MinerPart(Part):

@@ -30,7 +30,7 @@ log = logging.getLogger("miner")
 
 TICK_S: Final = 1.0
 STOP_S: Final = 0.7
-"""Seconds that a part may take to stop, and its task to end. After that, the next one is stopped in any case."""
+"""Seconds that a part may take to stop (``stop_s`` may be more), and its task to end. Then the next one is stopped."""
 END_S: Final = 5.0
 """Seconds that all parts together may take. Service managers kill a service that takes too long to end."""
 APPLY_S: Final = 30.0
@@ -114,16 +114,16 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + END_S
 
-        def left_s() -> float:
-            return max(0.0, min(STOP_S, deadline - loop.time()))
+        def left_s(most: float) -> float:
+            return max(0.0, min(most, deadline - loop.time()))
 
         for supervised in reversed(self._parts):
             if supervised.started:
-                await _end(supervised.part, left_s())
+                await _end(supervised.part, left_s(max(STOP_S, supervised.part.stop_s)))
                 supervised.started = False
             if supervised.task is not None:
                 supervised.task.cancel()
-                await asyncio.wait((supervised.task,), timeout=left_s())
+                await asyncio.wait((supervised.task,), timeout=left_s(STOP_S))
 
     # --- start and run ---
 
@@ -185,7 +185,7 @@ class Supervisor:
             log.error("%s %s; next try in %.1f s", part.name, outcome, wait_s, exc_info=error)
             async with supervised.lock:
                 supervised.applied = None
-                await _end(part, STOP_S)
+                await _end(part, max(STOP_S, part.stop_s))
             await asyncio.sleep(wait_s)
 
     async def _tick(self) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import math
 import os
 import shutil
 import sqlite3
-import struct
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner.host.files import open_regular
 from quantus_miner.store import schema
+from quantus_miner.store.ownership import identity, take
 from quantus_miner.store.rows import (
     JOB_COLUMNS,
     Find,
@@ -35,8 +33,6 @@ log = logging.getLogger("miner.store")
 
 FILE: Final = "jobs.db"
 """Its name in the state folder. SQLite keeps ``jobs.db-wal`` and ``jobs.db-shm``, or ``jobs.db-journal``, beside it."""
-LOCK_BYTE: Final = 2**62
-"""The byte of the file that its owner locks. SQLite locks bytes from 2^30 on, so other processes can still read."""
 MAX_FINDS: Final = 50_000
 """Found blocks and shares that are kept."""
 PRUNE_EVERY: Final = 1_000
@@ -46,7 +42,10 @@ MAX_POINTS: Final = 400
 RESERVE_BYTES: Final = 6 * 2**20
 """Room that is kept in the database and in its log for when the disk is full: twice what the most jobs need."""
 CHECKPOINT_PAGES: Final = 500
-"""Pages of 4 KiB in the log at which it is moved into the database. A transaction of 4 MB still fits behind them."""
+"""Pages of 4 KiB in the log at which a commit moves it into the database. A transaction of 4 MB still fits behind
+them."""
+CHECKPOINT_ROWS: Final = 100
+"""Changed rows after which ``tidy`` moves the log into the database. They take about 170 pages of the log."""
 
 PUT: Final = "INSERT INTO jobs ({}) VALUES ({}) ON CONFLICT (id) DO UPDATE SET {}".format(  # noqa: S608 - our own names
     ", ".join(JOB_COLUMNS),
@@ -76,13 +75,6 @@ NO_SHARED_MEMORY: Final = frozenset(
 """Errors of SQLite if ``jobs.db-shm`` cannot be created, mapped or locked. Some of them have other causes as well."""
 
 
-class LockedError(Exception):
-    """Another process owns the file."""
-
-    def __init__(self) -> None:
-        super().__init__("another miner uses it")
-
-
 class NewerError(Exception):
     """The file was written by a newer version and is left as it is."""
 
@@ -110,11 +102,12 @@ class Database:
         self._clock = clock
         self._unpruned = PRUNE_EVERY
         self._wal = True
+        self._tidied = 0  # rows that were changed before the last ``tidy``
         self._files: list[tuple[int, int] | None] = []
         self._as_written: tuple[int, int] | None = None
         self._offset = 0.0  # running time less ``clock``
         folder.mkdir(parents=True, exist_ok=True)
-        self._descriptor = _own(self._path)
+        self._descriptor = take(self._path)
         try:
             self._db = self._connect()
         except BaseException:
@@ -199,7 +192,7 @@ class Database:
 
     def _identify(self) -> list[tuple[int, int] | None]:
         suffixes = ("", "-wal", "-shm") if self._wal else ("",)
-        return [_identity(self._path.with_name(FILE + suffix)) for suffix in suffixes]
+        return [identity(self._path.with_name(FILE + suffix)) for suffix in suffixes]
 
     def load(self) -> list[StoredJob]:
         """Return all jobs in the order in which they came. Raises sqlite3.Error, DamagedError."""
@@ -246,6 +239,22 @@ class Database:
             "DROP TABLE reserve"
         )
         self._as_written = self._state()
+
+    @property
+    def untidy(self) -> bool:
+        """Return True if ``tidy`` has something to do."""
+        return self._wal and self._db.total_changes >= self._tidied + CHECKPOINT_ROWS
+
+    def tidy(self) -> None:
+        """Move the log into the database if it is long, so that a later commit need not. Call it when there is time.
+
+        A failure is that of the next commit, which finds the log as long as before.
+        """
+        if self.untidy:
+            self._tidied = self._db.total_changes
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._as_written = self._state()
 
     def write(
         self,
@@ -342,46 +351,6 @@ def damage() -> Iterator[None]:
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR):
             raise DamagedError(str(error)) from None
         raise
-
-
-def _own(path: Path) -> int:
-    """Open the file, lock it for this process, and return its descriptor. Creates the file if it is missing.
-
-    Raises OSError or LockedError.
-    """
-    descriptor = open_regular(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        _lock(descriptor)
-        opened = os.fstat(descriptor)
-        if _identity(path) != (opened.st_dev, opened.st_ino):
-            raise LockedError  # noqa: TRY301 - its owner was just setting it aside
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _lock(descriptor: int) -> None:
-    # The lock belongs to this open file, not to the process: closing another descriptor does not release it.
-    write_lock = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, LOCK_BYTE, 1, 0)
-    try:
-        try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, write_lock)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            # This system has no such locks, for example gVisor.
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise LockedError from None
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _shifted(job: StoredJob, seconds: float) -> StoredJob:

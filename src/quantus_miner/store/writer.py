@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
 from quantus_miner.events import ShareJudged, SolutionSent
-from quantus_miner.store.database import FILE, DamagedError, Database, LockedError, NewerError
+from quantus_miner.store.database import FILE, DamagedError, Database, NewerError
+from quantus_miner.store.ownership import LockedError
 from quantus_miner.store.rows import Find
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ RETRY_S: Final = 1.0
 """Seconds between two attempts to write to a disk that fails."""
 CHECK_S: Final = 1.0
 """Seconds between two checks that the file is still in place."""
+IDLE_S: Final = 0.05
+"""Seconds without changes after which a long log is moved into the database."""
 SAVE_S: Final = 60.0
 """Maximum seconds between two commits, which also save the running time."""
 RESERVE_S: Final = 60.0
@@ -222,11 +225,13 @@ class Store:
         closing = False
         while not closing:
             with self._ready:
-                self._ready.wait_for(self._has_work, CHECK_S if self._ok else self._retry_s)
+                idle = not self._ready.wait_for(self._has_work, self._wait_s())
                 if not self._ok and not self._closing:
                     # Give the disk time before the next attempt.
                     self._ready.wait_for(lambda: self._closing, self._retry_s)
             self._check_in_place()
+            if idle and self._database is not None:
+                self._database.tidy()
             with self._ready:
                 if self._database is not None and not self._has_work() and self._clock() < self._written + SAVE_S:
                     continue
@@ -250,6 +255,12 @@ class Store:
             self._under_way.set_result(None)
             if time.monotonic() > self._reserved + RESERVE_S:
                 self._reserve()
+
+    def _wait_s(self) -> float:
+        """Return how long to wait for work before the next look at the file."""
+        if not self._ok:
+            return self._retry_s
+        return IDLE_S if self._database is not None and self._database.untidy else CHECK_S
 
     def _has_work(self) -> bool:
         changed = self._changed or self._outbox_changed

@@ -14,11 +14,11 @@ from quantus_miner.wording import short
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from quantus_miner.model import Rates
     from quantus_miner.wire.status import (
         DeviceStatus,
         JobStatus,
         PauseStatus,
-        Rates,
         SourceStatus,
         Status,
         WorkerStatus,

@@ -13,6 +13,7 @@ from quantus_miner.host import cpus
 from quantus_miner.host.resources import read_resources
 from quantus_miner.mining.pauses import USER
 from quantus_miner.web.routes import json_reply, read_body
+from quantus_miner.web.shared import Shared
 from quantus_miner.web.status import status_of
 from quantus_miner.wire import json_rpc, xmrig
 from quantus_miner.wire.api import encode
@@ -37,7 +38,7 @@ class RigApi:
     """
 
     def __init__(self, look: Callable[[], Snapshot], miner: Miner, access: Access) -> None:
-        self._look = look
+        self._status = Shared(lambda: status_of(look()))
         self._miner = miner
         self._access = access
 
@@ -51,14 +52,14 @@ class RigApi:
 
     async def _summary(self, request: Request) -> Response:
         restricted = not self._access.may_steer(request)
-        summary = xmrig.summary(status_of(self._look()), _resources(), _processor(), restricted=restricted)
+        summary = xmrig.summary(await self._status.get(), _resources(), _processor(), restricted=restricted)
         return json_reply(200, encode(summary), NEW)
 
     async def _backends(self, _: Request) -> Response:
-        return json_reply(200, encode(xmrig.backends(status_of(self._look()))), NEW)
+        return json_reply(200, encode(xmrig.backends(await self._status.get())), NEW)
 
     async def _hive_stats(self, _: Request) -> Response:
-        return json_reply(200, encode(hive_stats(status_of(self._look()))), NEW)
+        return json_reply(200, encode(hive_stats(await self._status.get())), NEW)
 
     async def _json_rpc(self, request: Request) -> Response:
         if refusal := self._access.refuse(request, steers=True):

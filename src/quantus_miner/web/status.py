@@ -11,6 +11,7 @@ from quantus_miner.mining.pauses import CPU
 from quantus_miner.model import Status as Progress
 from quantus_miner.model import total_rates
 from quantus_miner.web.routes import json_reply
+from quantus_miner.web.shared import Shared
 from quantus_miner.wire import status as wire
 from quantus_miner.wire.api import encode
 
@@ -34,11 +35,11 @@ class StatusApi:
     """GET /status, added to ``routes``. It calls ``look`` on the event loop."""
 
     def __init__(self, look: Callable[[], Snapshot], routes: Routes) -> None:
-        self._look = look
+        self._body = Shared(lambda: encode(status_of(look())))
         routes.add("/status", "GET", self._status)
 
     async def _status(self, _: Request) -> Response:
-        return json_reply(200, encode(status_of(self._look())), {"cache-control": "no-store"})
+        return json_reply(200, await self._body.get(), {"cache-control": "no-store"})
 
 
 def status_of(snapshot: Snapshot) -> wire.Status:

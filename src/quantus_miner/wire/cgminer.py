@@ -15,8 +15,9 @@ from quantus_miner.wire.api import encode
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from quantus_miner.model import Rates
     from quantus_miner.wire.rigs import RigDevice
-    from quantus_miner.wire.status import Rates, SourceStatus, Status
+    from quantus_miner.wire.status import SourceStatus, Status
 
 API_VERSION: Final = "3.7"
 MAX_JOINED: Final = 16

@@ -16,8 +16,9 @@ from quantus_miner.model import Pow
 from quantus_miner.wire import rigs
 
 if TYPE_CHECKING:
+    from quantus_miner.model import Rates
     from quantus_miner.wire.rigs import RigDevice
-    from quantus_miner.wire.status import Rates, Status
+    from quantus_miner.wire.status import Status
 
 Averages = Annotated[list[float | None], msgspec.Meta(min_length=3, max_length=3)]
 

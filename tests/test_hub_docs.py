@@ -26,7 +26,12 @@ def test_the_figures_are_those_of_the_code() -> None:
         f"does not read {stratum_server.MAX_UNSENT:,} bytes",
         f"{bans.MAX_BAD} bad shares come within {bans.WINDOW_S:g} s",
         f"banned for {bans.BAN_S:g} s",
-        f"like {bans.BREACH} bad shares",
+        f"like {bans.BREACH:g} bad shares",
+        f"ends within {door.CHURN_S:g} s, without an\naccepted share, counts like {bans.CHURN:g} bad shares",
+        f"an address with {bans.MAX_BAD / bans.CHURN:g} of them",
+        f"no share accepted for {door.IDLE_S:g} s",
+        f"sends {rigs.MAX_MESSAGES:,} messages at once, or more than {rigs.MESSAGES_PER_S} a second",
+        f"locked out for {rigs.LOCKED_OUT_S:g} s",
         f"At most {server.MAX_SESSIONS:,} miners",
         f"goes on with its job for up to {hub.GRACE_S:g} s",
         f"Messages have at most {fleet.MAX_MESSAGE:,} bytes",
@@ -41,3 +46,18 @@ def test_the_figures_are_those_of_the_code() -> None:
 
 def test_the_words_of_refusals_are_those_of_the_code() -> None:
     assert all(f"`{reason}`" in PAGE for reason in validator.REFUSALS)
+
+
+def test_the_hub_s_unit_is_hardened_like_the_miner_s() -> None:
+    """What differs is what it needs: its own state folder, and no system call for workers."""
+
+    def lines(name: str) -> set[str]:
+        text = (ROOT / "systemd" / f"{name}.service").read_text(encoding="utf-8")
+        return {line for line in text.split("# --- Hardening")[1].splitlines() if line and not line.startswith("#")}
+
+    miner, hub = lines("quantus-miner"), lines("quantus-hub")
+    assert miner - hub == {
+        "NoExecPaths=/tmp /var/tmp /dev/shm %S/quantus-miner",
+        "SystemCallFilter=sched_setaffinity setpriority pipe pipe2",
+    }
+    assert hub - miner == {"NoExecPaths=/tmp /var/tmp /dev/shm %S/quantus-hub", "SystemCallFilter=pipe pipe2"}

@@ -1,4 +1,4 @@
-"""Ban addresses that send mostly bad shares, or break the protocol. No I/O; times in seconds."""
+"""Ban addresses that send mostly bad shares, break the protocol, or come and go. No I/O; times in seconds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ WINDOW_S: Final = 60.0
 """Seconds over which what an address does is counted."""
 MAX_BAD: Final = 30
 """Points in one window for which an address is banned, if it has sent fewer good shares than that."""
-BREACH: Final = 5
+BREACH: Final = 5.0
 """Points for a breach of the protocol. A bad share is one point."""
+CHURN: Final = 0.1
+"""Points for a connection whose miner leaves at once. Programs that only look whether a port is open do that, too."""
 BAN_S: Final = 600.0
 """Seconds that a ban lasts."""
 MAX_ADDRESSES: Final = 10_000
@@ -22,7 +24,7 @@ MAX_ADDRESSES: Final = 10_000
 class _Record:
     since: float
     good: int = 0
-    bad: int = 0
+    bad: float = 0.0
     banned_until: float = 0.0
 
 
@@ -44,11 +46,12 @@ class Bans:
         """Count a share that is valid."""
         self._record(address, now).good += 1
 
-    def bad(self, address: str, now: float, points: int = 1) -> bool:
+    def bad(self, address: str, now: float, points: float = 1.0) -> bool:
         """Count something bad. Return True if ``address`` is banned from now on, and was not before."""
         record = self._record(address, now)
         record.bad += points
-        if record.bad < MAX_BAD or record.bad <= record.good or now < record.banned_until:
+        # Rounded, because ten times 0.1 is a little less than 1.
+        if round(record.bad, 3) < MAX_BAD or record.bad <= record.good or now < record.banned_until:
             return False
         record.banned_until = now + BAN_S
         return True
@@ -64,6 +67,6 @@ class Bans:
             if len(self._records) > MAX_ADDRESSES:
                 self._records.popitem(last=False)
         elif now >= record.since + WINDOW_S:
-            record.since, record.good, record.bad = now, 0, 0
+            record.since, record.good, record.bad = now, 0, 0.0
         self._records.move_to_end(address)
         return record

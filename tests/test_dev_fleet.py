@@ -26,9 +26,7 @@ def descendants(pid: int) -> set[int]:
 
 def test_blocks_come_from_each_and_ctrl_c_ends_all() -> None:
     command = [sys.executable, "-m", "quantus_miner", "dev-fleet", "--rigs=2", "--block-time=0.3", "--difficulty=2000"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0)
     assert process.stdout is not None
     finders: set[str] = set()
     lines = []

@@ -7,7 +7,7 @@ from quantus_miner.sources import hub
 from quantus_miner.web import server
 from quantus_miner.wire import fleet, node, stratum_pool, validator
 
-from .pages import PAGES
+from .pages import PAGES, ROOT
 
 PAGE = PAGES["docs/fleet.md"]
 
@@ -53,7 +53,7 @@ def test_the_hub_s_unit_is_hardened_like_the_miner_s() -> None:
 
     def lines(name: str) -> set[str]:
         text = (ROOT / "systemd" / f"{name}.service").read_text(encoding="utf-8")
-        return {line for line in text.split("# --- Hardening")[1].splitlines() if line and not line.startswith("#")}
+        return {line for line in text.split("# --- Hardening")[1].splitlines()[1:] if line and not line.startswith("#")}
 
     miner, hub = lines("quantus-miner"), lines("quantus-hub")
     assert miner - hub == {

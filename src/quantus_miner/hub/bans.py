@@ -12,7 +12,7 @@ MAX_BAD: Final = 30
 """Points in one window for which an address is banned, if it has sent fewer good shares than that."""
 BREACH: Final = 5.0
 """Points for a breach of the protocol. A bad share is one point."""
-CHURN: Final = 0.1
+CHURN: Final = 0.125
 """Points for a connection whose miner leaves at once. Programs that only look whether a port is open do that, too."""
 BAN_S: Final = 600.0
 """Seconds that a ban lasts."""
@@ -50,8 +50,7 @@ class Bans:
         """Count something bad. Return True if ``address`` is banned from now on, and was not before."""
         record = self._record(address, now)
         record.bad += points
-        # Rounded, because ten times 0.1 is a little less than 1.
-        if round(record.bad, 3) < MAX_BAD or record.bad <= record.good or now < record.banned_until:
+        if record.bad < MAX_BAD or record.bad <= record.good or now < record.banned_until:
             return False
         record.banned_until = now + BAN_S
         return True

@@ -280,7 +280,8 @@ async def with_miners(node: Node, folder: Path, count: int, jobs: int, seconds: 
 async def show_convergence(crowd: Simulation, hub: Hub, count: int, seconds: float) -> None:
     """Print how soon each miner has a difficulty at which a share comes every 5 s, give or take a factor of two."""
     began, before = time.monotonic(), await crowd.ask("mine")
-    cpu, shown = cpu_s(hub.pid), set()
+    cpu = cpu_s(hub.pid)
+    shown: set[float] = set()
     while (passed := time.monotonic() - began) < seconds and len(shown) < 3:
         await asyncio.sleep(0.5)
         ratios = [ratio / SHARE_S for ratio in (await crowd.ask("difficulties"))["ratios"]]

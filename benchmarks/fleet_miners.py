@@ -12,6 +12,7 @@ import json
 import random
 import sys
 import time
+from functools import partial
 from typing import Any, Final
 
 from quantus_miner import native
@@ -132,11 +133,8 @@ class Crowd:
         if what == "connect":
             self.prefix, count = argument.split()[0], int(argument.split()[1])
             for number in range(count):
-                _, miner = await asyncio.get_running_loop().create_connection(
-                    lambda number=number: Miner(self, number),
-                    "127.0.0.1",
-                    self._port,  # type: ignore[misc]
-                )
+                create = partial(Miner, self, number)
+                _, miner = await asyncio.get_running_loop().create_connection(create, "127.0.0.1", self._port)
                 self.miners.append(miner)
         elif what == "prepare":
             for miner in self.miners:

@@ -163,8 +163,8 @@ async def _play_all(node: QuicNode, folder: Path, rigs: int, programs: list[Prog
     urls = [folder / name for name in names]
     for path, invitation in zip(urls, invitations, strict=True):
         files.replace(path, replace(invitation, port=int(nats.split()[0])).secret.encode(), 0o600)
-    sources = {name: (f"--hub-file={path}",) for name, path in zip(names, urls, strict=True)}
-    sources["miner"] = (f"--pool=stratum+tcp://{stratum}", "--wallet=any", "--worker-name=miner")
+    sources = {name: [f"--hub-file={path}"] for name, path in zip(names, urls, strict=True)}
+    sources["miner"] = [f"--pool=stratum+tcp://{stratum}", "--wallet=any", "--worker-name=miner"]
     miners = [
         Program(name, "--port=0", "--bind=127.0.0.1", "--workers=1", f"--state-dir={folder / name}-state", *source)
         for name, source in sources.items()

@@ -10,7 +10,7 @@ WINDOW_S: Final = 60.0
 """Seconds over which what an address does is counted."""
 MAX_BAD: Final = 30
 """Points in one window for which an address is banned, if it has sent fewer good shares than that."""
-BREACH: Final = 5.0
+BREACH: Final = 5
 """Points for a breach of the protocol. A bad share is one point."""
 CHURN: Final = 0.125
 """Points for a connection whose miner leaves at once. Programs that only look whether a port is open do that, too."""

@@ -272,32 +272,25 @@ async def with_miners(node: Node, folder: Path, count: int, jobs: int, seconds: 
             await crowd.ask("leave")
             await crowd.ask(f"connect mine {count}")
             await all_here(each, count, "connecting")
-            await show_convergence(crowd, hub, count, 6 * seconds)
+            await show_convergence(crowd, hub, count, 2 * seconds)
     finally:
         hub.running.kill()
 
 
 async def show_convergence(crowd: Simulation, hub: Hub, count: int, seconds: float) -> None:
-    """Print how soon each miner has a difficulty at which a share comes every 5 s, give or take a factor of two."""
-    began, before = time.monotonic(), await crowd.ask("mine")
-    cpu = cpu_s(hub.pid)
-    shown: set[float] = set()
-    while (passed := time.monotonic() - began) < seconds and len(shown) < 3:
-        await asyncio.sleep(0.5)
+    """Print how many miners have a difficulty at which a share comes every 5 s, give or take a factor of two."""
+    before, cpu, began = await crowd.ask("mine"), cpu_s(hub.pid), time.monotonic()
+    near = []
+    for after in (seconds / 4, seconds / 2, seconds):
+        await asyncio.sleep(began + after - time.monotonic())
         ratios = [ratio / SHARE_S for ratio in (await crowd.ask("difficulties"))["ratios"]]
-        near = sum(0.5 <= ratio <= 2 for ratio in ratios) / count
-        for part in (0.5, 0.9, 0.95):
-            if near >= part and part not in shown:
-                shown.add(part)
-                print(
-                    f"  within a factor of 2 of their difficulty: {100 * part:.0f} % of the miners after {passed:.0f} s"
-                )
+        near.append(f"{100 * sum(0.5 <= ratio <= 2 for ratio in ratios) / count:.0f} % after {after:g} s")
     reply = await crowd.ask("look")
     passed = time.monotonic() - began
-    print(
-        f"  difficulty 1 at first: {reply['accepted'] - before['accepted']:,} shares in {passed:.0f} s, refused: "
-        f"{reply['refused'] or 'none'}; hub {100 * (cpu_s(hub.pid) - cpu) / passed:.0f} % of a CPU, {hub.usage()}"
-    )
+    print(f"  within a factor of 2 of their difficulty, 1 at first: {', '.join(near)}")
+    shares, refused = reply["accepted"] - before["accepted"], reply["refused"] or "none"
+    used = 100 * (cpu_s(hub.pid) - cpu) / passed
+    print(f"  {shares:,} shares in {passed:.0f} s, refused: {refused}; hub {used:.0f} % of a CPU, {hub.usage()}")
 
 
 async def _main(options: argparse.Namespace) -> None:

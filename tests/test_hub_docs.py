@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from quantus_miner.hub import bans, door, lease, outbox, rigs, slots, stratum_server
+from quantus_miner.hub import bans, door, lease, nats_server, outbox, rigs, slots, stratum_server
 from quantus_miner.sources import hub
-from quantus_miner.web import server
+from quantus_miner.web import hub_metrics, server
 from quantus_miner.wire import fleet, node, stratum_pool, validator
 
 from .pages import PAGES, ROOT
@@ -37,6 +37,10 @@ def test_the_figures_are_those_of_the_code() -> None:
         f"Messages have at most {fleet.MAX_MESSAGE:,} bytes",
         f"sends {rigs.MAX_INVALID} invalid ones in a row is named in the log and\nignored for {rigs.ASIDE_S:g} s",
         f"every {hub.STATUS_S:g} s",
+        f"up to {2 * hub.RETRY_S:g} s, and after each failure up to {4 * hub.RETRY_S:g} and then",
+        f" then {2 * hub.MAX_RETRY_S:g} s.",
+        f"| {int(nats_server.LIMITS.split('max_connections: ')[1].split()[0]):,} connections |",
+        f"{hub_metrics.MAX_RIGS:,} rigs | The others are in the sums only.",
         f"not heard of for {rigs.OFFLINE_S:g} s",
     ):
         assert text in PAGE, text

@@ -149,7 +149,8 @@ async def _play_all(node: QuicNode, folder: Path, rigs: int, programs: list[Prog
     """
     roster = Roster(folder / "hub")
     names = [f"rig{number}" for number in range(1, rigs + 1)]
-    invitations = [roster.invite(name, "127.0.0.1", 0) for name in names]
+    pin = roster.fingerprint()
+    invitations = [roster.invite(name, (), pin) for name in names]
     hub = Program(
         "hub",
         *("hub", f"--state-dir={folder / 'hub'}", "--nats-port=0", "--stratum-port=0", "--stratum-bind=127.0.0.1"),
@@ -159,10 +160,11 @@ async def _play_all(node: QuicNode, folder: Path, rigs: int, programs: list[Prog
     )
     programs.append(hub)
     stratum, nats = await hub.start("Stratum miners can connect to ", "Rigs can connect to port ")
+    servers = (("127.0.0.1", int(nats.split()[0])),)
     # Flags of a process can be seen by all users of the machine.
     urls = [folder / name for name in names]
     for path, invitation in zip(urls, invitations, strict=True):
-        files.replace(path, replace(invitation, port=int(nats.split()[0])).secret.encode(), 0o600)
+        files.replace(path, replace(invitation, servers=servers).secret.encode(), 0o600)
     sources = {name: [f"--hub-file={path}"] for name, path in zip(names, urls, strict=True)}
     sources["miner"] = [f"--pool=stratum+tcp://{stratum}", "--wallet=any", "--worker-name=miner"]
     miners = [

@@ -59,8 +59,8 @@ def test_a_rig_learns_the_pool_s_verdicts(tmp_path: Path) -> None:
             verdicts = [await asyncio.wait_for(listener.verdicts.get(), WAIT_S) for _ in solutions]
             assert [(each.nonce, each.accepted, each.stale, each.reason, each.difficulty) for each in verdicts] == [
                 (solutions[0].nonce, True, False, "", 2),
-                (solutions[1].nonce, False, True, "no?way", 2),
-                (solutions[2].nonce, False, False, "no?way", 2),
+                (solutions[1].nonce, False, True, "no\\nway", 2),
+                (solutions[2].nonce, False, False, "no\\nway", 2),
             ]
             (rig,) = each.rigs.stats()
             assert (rig.kept, rig.stale, rig.invalid, rig.accepted, rig.rejected) == (3, 1, 0, 1, 1)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from quantus_miner.backoff import Backoff
-from quantus_miner.errors import LinkLostError, LinkRefusedError, MachineError
+from quantus_miner.errors import LinkLostError, LinkRefusedError, MachineError, legible
 from quantus_miner.sources import nats
 from quantus_miner.sources.addresses import Addresses
 from quantus_miner.sources.link import Handover, Verdict
 from quantus_miner.store.rows import StoredSolution
 from quantus_miner.wire import fleet
 from quantus_miner.wire.core import RemoteProtocolError
-from quantus_miner.wire.stratum import legible
 
 if TYPE_CHECKING:
     import ssl

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 PROCESSES: Final = 2
 """Processes of simulated rigs."""
 JOBS: Final = 20
-JOB_S: Final = 2.0
-"""Seconds between two jobs."""
+RIGS_PER_S: Final = 5_000
+"""Rigs for each second between two jobs."""
 HARD: Final = 2**100
 """A difficulty that is met by none of the simulated miners."""
 SHARE_S: Final = 5
@@ -160,7 +160,7 @@ async def arrivals(node: Node, each: list[Simulation], count: int, jobs: int) ->
         header, at = await node.give(HARD)
         seen: list[float] = []
         end = time.monotonic() + 30
-        await asyncio.sleep(JOB_S)
+        await asyncio.sleep(count / RIGS_PER_S)
         while len(seen) < count and time.monotonic() < end:
             seen = [when - at for reply in await ask_all(each, f"arrivals {header}") for when in reply["arrivals"]]
             await asyncio.sleep(0.2)
@@ -216,7 +216,7 @@ async def show_load(hub: Hub, seconds: float) -> None:
 async def show_solutions(node: Node, each: list[Simulation], seconds: float) -> None:
     """Print how many solutions a second the hub takes and puts on its disk."""
     await node.give(1)
-    await asyncio.sleep(JOB_S)
+    await asyncio.sleep(1)
     before, began = node.results, time.monotonic()
     await each[0].ask(f"solve {SOLVING}")
     await asyncio.sleep(seconds)

@@ -1,4 +1,5 @@
 # make run: build, then run a miner and a development node until Ctrl-C.
+# make run-fleet: the same with a hub, three rigs and a stratum miner.
 # make test: run the checks and tests. CI also runs interop, test-fresh and test-systemd.
 # make release: build, audit and try what a release publishes, in dist/ (as root).
 # make bundle: one file to install from on machines without internet, in dist/.
@@ -22,10 +23,13 @@ PORTABLE := build/portable$(VARIANT)
 PACKAGES := build/packages$(VARIANT)
 IMAGE := build/oci/quantus-miner$(VARIANT).tar
 
-.PHONY: run test coverage test-fresh test-packages test-systemd interop wheels install uninstall release bundle deb packages image bench bench-gpu bench-packages bench-peers check lock clean
+.PHONY: run run-fleet test coverage test-fresh test-packages test-systemd interop wheels install uninstall release bundle deb packages image bench bench-gpu bench-packages bench-peers check lock clean
 
 run: $(VENV)/run.stamp
 	@$(BIN)/quantus-miner dev-node --quic
+
+run-fleet: $(VENV)/run.stamp
+	@$(BIN)/quantus-miner dev-fleet
 
 test: $(VENV)/test.stamp $(VENV)/release.stamp
 	$(BIN)/ruff format --check .

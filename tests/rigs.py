@@ -27,7 +27,7 @@ from .hub import WAIT_S, Fixture
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from quantus_miner.sources.link import Handover
+    from quantus_miner.sources.link import Handover, Verdict
 
 pytest.importorskip("nats", reason="needs the extra hub")
 pytest.importorskip("nkeys", reason="needs the extra hub")
@@ -49,6 +49,7 @@ class RigListener:
         self.opened = 0
         self.jobs: asyncio.Queue[LiveJob | None] = asyncio.Queue()
         self.handovers: asyncio.Queue[tuple[Solution, Handover]] = asyncio.Queue()
+        self.verdicts: asyncio.Queue[Verdict] = asyncio.Queue()
 
     def on_open(self) -> None:
         self.opened += 1
@@ -65,8 +66,8 @@ class RigListener:
     def on_handover(self, job: LiveJob, solution: Solution, handover: Handover) -> None:
         self.handovers.put_nowait((solution, handover))
 
-    def on_verdict(self, verdict: object) -> None:
-        raise AssertionError
+    def on_verdict(self, verdict: Verdict) -> None:
+        self.verdicts.put_nowait(verdict)
 
     async def job(self) -> LiveJob:
         job = await asyncio.wait_for(self.jobs.get(), WAIT_S)

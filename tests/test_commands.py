@@ -374,7 +374,7 @@ def test_completion_prints_a_script(shell: str) -> None:
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["d"], ["dev-node", "dev-pool", "devices", "doctor"]),
+        (["d"], ["dev-fleet", "dev-node", "dev-pool", "devices", "doctor"]),
         (["--po"], ["--port", "--pool"]),
         (["--port", "1", "--metrics-"], ["--metrics-port", "--metrics-bind"]),
         (["devices", "--"], ["--json", "--help"]),

@@ -106,8 +106,8 @@ HUB = HubStats(
     refusals={"Stale share": 5},
     workers=(HubWorkerStats("rig", 2, 100, 6, 5, 7, 1, 500, 2.5), HubWorkerStats("new", 0, 0, 0, 0, 0, 0, 0, None)),
     rigs=(
-        RigStats("rig7", True, False, 1.5, "1.0", 5e6, 60.0, 200.0, 3, 2, 1),
-        RigStats("rig8", False, False, 99.0, "", None, None, None, 0, 0, 0),
+        RigStats("rig7", True, False, 1.5, "1.0", 5e6, 60.0, 200.0, 3, 2, 1, 2, 1),
+        RigStats("rig8", False, False, 99.0, "", None, None, None, 0, 0, 0, 0, 0),
     ),
 )
 HUB_SNAPSHOT = Snapshot(time=1.7e9, uptime_s=70.0, effective_cpus=4, hub=HUB, rates=RATES)

@@ -88,7 +88,7 @@ def test_a_node_that_wants_no_more_for_now_gets_the_next_one_later(tmp_path: Pat
     run(test)
 
 
-def test_the_reference_has_the_last_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_second_check_has_the_last_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with hub_at(tmp_path) as fixture:
             fixture.give()
@@ -96,7 +96,7 @@ def test_the_reference_has_the_last_word(tmp_path: Path, caplog: pytest.LogCaptu
             assert fixture.hub.solve(OTHER_HEADER, 0) is None
 
     run(test)
-    assert caplog.text.count("which the reference refuses") == 2
+    assert caplog.text.count("whose second check failed") == 2
 
 
 def test_the_outbox_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,4 +95,5 @@ def _connect(settings: Settings) -> HubComponents:
         effective_cpus=cpus.detect().count,
     )
     monitor.subscribe("outbox", on_event=hub.outbox.on_event)
+    monitor.subscribe("rigs", on_event=rigs.on_event)
     return HubComponents(store, live, Notifier(os.environ), monitor, hub, door, rigs, lease, outbox)

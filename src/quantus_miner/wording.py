@@ -242,7 +242,8 @@ def _counts(link: LinkStats, rates: Mapping[str, Rates]) -> Iterator[str]:
         yield "mined"
     if link.name in rates:
         yield units.hash_rate(rates[link.name].current)
-    yield f"shares {link.accepted}/{link.rejected}/{link.stale}" if judges(link.name) else f"solutions {link.sent}"
+    judged = judges(link.name) or link.accepted or link.rejected or link.stale  # by the pool of a hub
+    yield f"shares {link.accepted}/{link.rejected}/{link.stale}" if judged else f"solutions {link.sent}"
     yield f"late {link.late}"
     if link.work and link.hashes:
         yield f"luck {100 * link.work / link.hashes:.0f} %"

@@ -594,6 +594,7 @@ def fleet_message(data: bytes) -> None:
         fleet.JobMessage,
         fleet.Welcome,
         fleet.SlotMessage,
+        fleet.VerdictMessage,
         fleet.SolutionMessage,
         fleet.SolutionReply,
         fleet.StatusMessage,

@@ -112,8 +112,8 @@ class Machine:
 
     # --- the service ---
 
-    def show(self, name: str) -> str:
-        return self.run(f"systemctl show {UNIT} --property={name} --value")
+    def show(self, name: str, unit: str = UNIT) -> str:
+        return self.run(f"systemctl show {unit} --property={name} --value")
 
     @property
     def pid(self) -> int:
@@ -138,9 +138,9 @@ class Machine:
         lines = self.run(f"journalctl -u {UNIT} -o json -q --after-cursor={shlex.quote(cursor)}").splitlines()
         return [json.loads(line) for line in lines]
 
-    def wait_for_message(self, cursor: str, text: str) -> dict[str, Any]:
+    def wait_for_message(self, cursor: str, text: str, unit: str = UNIT) -> dict[str, Any]:
         """The first entry of the unit after ``cursor`` with ``text`` in it, as soon as it is there."""
-        follow = f"exec journalctl -u {UNIT} -f -n all -o json -q --after-cursor={shlex.quote(cursor)}"
+        follow = f"exec journalctl -u {unit} -f -n all -o json -q --after-cursor={shlex.quote(cursor)}"
         with subprocess.Popen(self.command(follow), stdout=subprocess.PIPE, text=True) as process:
             timer = threading.Timer(WAIT_S, process.kill)
             timer.start()

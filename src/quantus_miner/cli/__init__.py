@@ -17,6 +17,7 @@ from quantus_miner import __version__, logs
 from quantus_miner.cli.bench import bench
 from quantus_miner.cli.completion import PROGRAM, VARIABLE, completion
 from quantus_miner.cli.control import pause, resume
+from quantus_miner.cli.dev_fleet import dev_fleet
 from quantus_miner.cli.dev_node import dev_node
 from quantus_miner.cli.dev_pool import dev_pool
 from quantus_miner.cli.devices import devices
@@ -66,7 +67,8 @@ def cli() -> None:
 
 
 COMMANDS = (
-    serve, hub, top, pause, resume, bench, verify, devices, doctor, service, history, completion, dev_node, dev_pool,
+    serve, hub, top, pause, resume, bench, verify, devices, doctor, service, history, completion,
+    dev_node, dev_pool, dev_fleet,
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)

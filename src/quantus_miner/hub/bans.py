@@ -1,4 +1,4 @@
-"""Ban addresses that send mostly bad shares, or break the protocol. No I/O; times in seconds."""
+"""Ban addresses that send mostly bad shares, break the protocol, or come and go. No I/O; times in seconds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ MAX_BAD: Final = 30
 """Points in one window for which an address is banned, if it has sent fewer good shares than that."""
 BREACH: Final = 5
 """Points for a breach of the protocol. A bad share is one point."""
+CHURN: Final = 0.125
+"""Points for a connection whose miner leaves at once. Programs that only look whether a port is open do that, too."""
 BAN_S: Final = 600.0
 """Seconds that a ban lasts."""
 MAX_ADDRESSES: Final = 10_000
@@ -22,7 +24,7 @@ MAX_ADDRESSES: Final = 10_000
 class _Record:
     since: float
     good: int = 0
-    bad: int = 0
+    bad: float = 0.0
     banned_until: float = 0.0
 
 
@@ -44,7 +46,7 @@ class Bans:
         """Count a share that is valid."""
         self._record(address, now).good += 1
 
-    def bad(self, address: str, now: float, points: int = 1) -> bool:
+    def bad(self, address: str, now: float, points: float = 1.0) -> bool:
         """Count something bad. Return True if ``address`` is banned from now on, and was not before."""
         record = self._record(address, now)
         record.bad += points
@@ -64,6 +66,6 @@ class Bans:
             if len(self._records) > MAX_ADDRESSES:
                 self._records.popitem(last=False)
         elif now >= record.since + WINDOW_S:
-            record.since, record.good, record.bad = now, 0, 0
+            record.since, record.good, record.bad = now, 0, 0.0
         self._records.move_to_end(address)
         return record

@@ -8,7 +8,8 @@ import re
 import secrets
 from typing import TYPE_CHECKING, Final, Protocol
 
-from quantus_miner.hub.bans import BAN_S, BREACH, Bans
+from quantus_miner.hub.allowance import Allowance
+from quantus_miner.hub.bans import BAN_S, BREACH, CHURN, Bans
 from quantus_miner.hub.hashing import ShareHasher
 from quantus_miner.hub.proxy import Proxy
 from quantus_miner.hub.solo import Solo
@@ -38,6 +39,10 @@ NOT_READY: Final = "Pool not ready"
 """Why a login is refused while the hub has no work. Miners try again."""
 AWAY_S: Final = 60.0
 """Seconds without work from the node after which miners are disconnected, so that they use their next pool."""
+CHURN_S: Final = 10.0
+"""Seconds within which a miner that leaves, without an accepted share, counts as one that has left at once."""
+IDLE_S: Final = 300.0
+"""Seconds without an accepted share after which a miner gives way to another one if there is no room."""
 BYTES_PER_S: Final = 50_000
 """Bytes that a miner may send, on average: about 100 shares a second."""
 BURST_BYTES: Final = 500_000
@@ -77,18 +82,15 @@ class DoorSession(StratumSession):
         self.door = door
         self.worker = ""
         self.upstream: Upstream | None = None
-        self._allowance = float(BURST_BYTES)
-        self._refilled = self.began
+        self._bytes = Allowance(BURST_BYTES, BYTES_PER_S, self.began)
+        self._proved_at = self.began  # by its login, and then by accepted shares
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol. A miner that sends too much is dropped."""
-        now = self.loop.time()
-        self._allowance = min(BURST_BYTES, self._allowance + (now - self._refilled) * BYTES_PER_S) - len(data)
-        self._refilled = now
-        if self._allowance < 0:
-            self.drop("it sends too much")
-        else:
+        if self._bytes.take(len(data), self.loop.time()):
             super().data_received(data)
+        else:
+            self.drop("it sends too much")
 
     def on_login(self, login: str, agent: str) -> None:
         """Log a miner in, if there is work."""
@@ -123,6 +125,7 @@ class DoorSession(StratumSession):
         if refusal is None:
             self.door.tallies.accept(self.tally, difficulty, now)
             self.door.bans.good(self.address, now)
+            self._proved_at = self.loop.time()
             return
         self.door.tallies.refuse(self.tally, refusal, REFUSALS)
         log.debug("Refused a share of miner %s from %s: %s", self.worker, self.address, refusal)
@@ -136,10 +139,17 @@ class DoorSession(StratumSession):
             self.door.ban(self.address, reason)
 
     def on_lost(self) -> None:
-        """End what belongs to it."""
+        """End what belongs to it. Count a miner that has left at once, because each login costs us something."""
         if self.upstream is not None:
             self.tally.connections -= 1
             self.upstream.close()
+        stayed = self.ended_here or self._proved_at > self.began or self.loop.time() >= self.began + CHURN_S
+        if not stayed and self.door.bans.bad(self.address, self.door.hub.clock(), CHURN):
+            self.door.ban(self.address, "its miners connect and leave again and again")
+
+    def may_give_way(self) -> bool:
+        """Return True if it has not logged in, or has had no share accepted for IDLE_S."""
+        return super().may_give_way() or self.loop.time() >= self._proved_at + IDLE_S
 
     def on_upstream_lost(self) -> None:
         """Disconnect the miner: it logs in again, or uses its next pool."""
@@ -148,7 +158,7 @@ class DoorSession(StratumSession):
         if self.core.state is StratumPoolState.CHECKING:
             self.refuse_login(NOT_READY)
         else:
-            self.transport.close()
+            self.close()
 
 
 class Door:
@@ -219,7 +229,7 @@ class Door:
         log.warning("Banned %s for %d s: %s", address, BAN_S, reason)
         for session in self.sessions:
             if session.address == address:
-                session.transport.abort()
+                session.abort()
 
     def on_work(self) -> None:
         """Pass the hub's work on. Miners that work for another pool, or for the node that was, must log in again."""

@@ -83,8 +83,8 @@ def config(folder: Path, certificate: Path, bind: str, port: int, hub_key: str, 
     pem = json.dumps(str(certificate))
     return (
         f'listen: "{host}:{port or -1}"\nports_file_dir: {json.dumps(str(folder))}\n{LIMITS}'
-        f"tls {{ cert_file: {pem}, key_file: {pem}, timeout: 5 }}\n"
-        f"authorization {{ users: [\n{_users(hub_key, rigs)}\n] }}\n"
+        f"tls {{ cert_file: {pem}, key_file: {pem}, timeout: 10 }}\n"
+        f"authorization {{ timeout: 10, users: [\n{_users(hub_key, rigs)}\n] }}\n"
     )
 
 
@@ -100,14 +100,14 @@ def _users(hub_key: str, rigs: Mapping[str, str], *, publish: Sequence[str] = ()
     users = [
         _user(
             hub_key,
-            publish=[fleet.JOB, f"{fleet.RIG}.*", f"{fleet.INBOX}.>", *publish],
+            publish=[fleet.JOB, f"{fleet.RIG}.*", f"{fleet.VERDICT}.*", f"{fleet.INBOX}.>", *publish],
             subscribe=[*(f"{subject}.*" for subject in from_rigs), *subscribe],
         ),
         *(
             _user(
                 key,
                 publish=[f"{subject}.{name}" for subject in from_rigs],
-                subscribe=[fleet.JOB, f"{fleet.RIG}.{name}", f"{fleet.INBOX}.{name}.>"],
+                subscribe=[fleet.JOB, f"{fleet.RIG}.{name}", f"{fleet.VERDICT}.{name}", f"{fleet.INBOX}.{name}.>"],
             )
             for name, key in rigs.items()
         ),

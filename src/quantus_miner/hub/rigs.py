@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from quantus_miner.events import ShareJudged
+from quantus_miner.hub.allowance import Allowance
 from quantus_miner.hub.slots import HUB_BYTES, SLOT_BYTES, Slots
 from quantus_miner.mining.stats import RigStats
 from quantus_miner.wire import fleet
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
     from nats.aio.msg import Msg
 
+    from quantus_miner.events import Event
     from quantus_miner.hub.hashing import ShareHasher
     from quantus_miner.hub.work import Hub
     from quantus_miner.model import LiveJob
@@ -41,9 +44,22 @@ MAX_JUDGING: Final = 1_000
 """Solutions that wait for the disk at once. For more, rigs have to ask again."""
 ASIDE_S: Final = 600.0
 """Seconds for which solutions of a rig that was set aside are not looked at."""
+MAX_MESSAGES: Final = 5_000
+MESSAGES_PER_S: Final = 500
+"""Messages that a rig may send at once, and a second on average. Beyond that, it is locked out for a time."""
+LOCKED_OUT_S: Final = 600.0
+"""Seconds for which a rig that sends too much may not connect."""
+MANY: Final = 2_000
+STATS_S: Final = 5.0
+"""Seconds between two snapshots of that many rigs, which report as often. One of 10,000 rigs takes 60 ms."""
+MAX_HELLOS: Final = 20
+HELLOS_PER_S: Final = 0.5
+"""Hellos of a rig that are answered at once, and a second on average. In a pool, each takes another slot."""
+MAX_JUDGED: Final = 10_000
+"""Solutions whose rigs are remembered until the pool's verdict."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Rig:
     """What is known of a rig since the hub's start. Times are seconds of the hub's clock."""
 
@@ -53,9 +69,16 @@ class Rig:
     kept: int = 0
     stale: int = 0
     invalid: int = 0
+    accepted: int = 0
+    rejected: int = 0
     strikes: int = 0
     """Invalid solutions since the last valid one."""
     aside_until: float = 0.0
+    locked_until: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.messages = Allowance(MAX_MESSAGES, MESSAGES_PER_S, self.heard_at)
+        self.hellos = Allowance(MAX_HELLOS, HELLOS_PER_S, self.heard_at)
 
 
 class Rigs:
@@ -73,15 +96,22 @@ class Rigs:
         self._moved: set[str] = set()  # rigs that have to be told their slot
         self._due = asyncio.Event()
         self._judging: set[asyncio.Task[None]] = set()
+        self._stats: tuple[RigStats, ...] = ()
+        self._stats_at = hub.clock()
+        self._locked_out: set[str] = set()
+        self._client: Client | None = None
+        self._telling: set[asyncio.Task[None]] = set()
+        self._finders: OrderedDict[int, str] = OrderedDict()  # rigs by the nonces of their solutions
         hub.watch(self._on_work)
 
     async def serve(self, client: Client) -> None:
         """Give jobs out and answer rigs until cancelled."""
-        handlers: Mapping[str, Callable[[str, Msg], Awaitable[None]]] = {
+        handlers: Mapping[str, Callable[[Rig, Msg], Awaitable[None]]] = {
             fleet.HELLO: self._on_hello,
             fleet.SOLUTION: self._on_solution,
             fleet.STATUS: self._on_status,
         }
+        self._client = client
         subscribed = []
         try:
             for subject, handler in handlers.items():
@@ -93,6 +123,7 @@ class Rigs:
                     async with asyncio.timeout(ANNOUNCE_S):
                         await self._due.wait()
         finally:
+            self._client = None
             for subscription in subscribed:
                 with contextlib.suppress(Exception):  # the connection has ended
                     await subscription.unsubscribe()
@@ -104,10 +135,37 @@ class Rigs:
             self._slots.leave(name)
             del self._rigs[name]
 
+    def locked_out(self) -> frozenset[str]:
+        """Return the names of the rigs that may not connect for now."""
+        now, rigs = self._hub.clock(), self._rigs
+        self._locked_out = {name for name in self._locked_out if name in rigs and now < rigs[name].locked_until}
+        return frozenset(self._locked_out)
+
+    def on_event(self, event: Event) -> None:
+        """Tell a rig what the pool says of its solution."""
+        if not isinstance(event, ShareJudged) or (name := self._finders.pop(event.nonce, None)) is None:
+            return
+        if (rig := self._rigs.get(name)) is not None:
+            rig.accepted += event.judgement == "accepted"
+            rig.rejected += event.judgement == "rejected"
+            rig.stale += event.judgement == "stale"
+            verdict = fleet.VerdictMessage(f"{event.nonce:0128x}", event.judgement, event.reason[:256])
+            task = asyncio.create_task(self._tell(f"{fleet.VERDICT}.{name}", verdict))
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
+
+    async def _tell(self, subject: str, verdict: fleet.VerdictMessage) -> None:
+        with contextlib.suppress(Exception):  # the connection is closed: the rig does not learn it
+            if self._client is not None:
+                await self._client.publish(subject, fleet.encode(verdict))
+
     def stats(self) -> tuple[RigStats, ...]:
-        """Return a snapshot of each rig that was heard of since the start."""
-        now = self._hub.clock()
-        return tuple(self._stats_of(rig, now) for rig in self._rigs.values())
+        """Return a snapshot of each rig that was heard of since the start. With MANY rigs it may be STATS_S old."""
+        now, many = self._hub.clock(), len(self._rigs) >= MANY
+        if not many or now >= self._stats_at + STATS_S:
+            self._stats_at = now
+            self._stats = tuple(self._stats_of(rig, now) for rig in self._rigs.values())
+        return self._stats
 
     def _stats_of(self, rig: Rig, now: float) -> RigStats:
         status, online = rig.status, now - rig.heard_at < OFFLINE_S
@@ -123,6 +181,8 @@ class Rigs:
             kept=rig.kept,
             stale=rig.stale,
             invalid=rig.invalid,
+            accepted=rig.accepted,
+            rejected=rig.rejected,
         )
 
     def _on_work(self) -> None:
@@ -153,13 +213,21 @@ class Rigs:
         slot = self._slots.slot(name)
         return None if slot is None else slot.to_bytes(SLOT_BYTES).hex()
 
-    async def _handle(self, handler: Callable[[str, Msg], Awaitable[None]], message: Msg) -> None:
+    async def _handle(self, handler: Callable[[Rig, Msg], Awaitable[None]], message: Msg) -> None:
         """Handle a message. The server has made sure that the name in its subject is that of the sender."""
         name = message.subject.rpartition(".")[2]
         if self.invited is not None and name not in self.invited:
             return  # it was just revoked
+        rig = self._rig(name)
+        if rig.heard_at < rig.locked_until:
+            return
+        if not rig.messages.take(1, rig.heard_at):
+            rig.locked_until = rig.heard_at + LOCKED_OUT_S
+            self._locked_out.add(name)
+            log.error("Rig %s sends too many messages; locked out for %d s", name, LOCKED_OUT_S)
+            return
         try:
-            await handler(name, message)
+            await handler(rig, message)
         except RemoteProtocolError as error:
             log.debug("Rig %s: %s", name, error)
         except Exception:  # one message must not affect the others
@@ -172,17 +240,18 @@ class Rigs:
         rig.heard_at = self._hub.clock()
         return rig
 
-    async def _on_hello(self, name: str, message: Msg) -> None:
-        self._rig(name)
-        log.info("Rig %s is here", name)
-        self._slots.join(name)
-        await message.respond(fleet.encode(fleet.Welcome(self._job(), self._slot(name))))
+    async def _on_hello(self, rig: Rig, message: Msg) -> None:
+        if not rig.hellos.take(1, rig.heard_at):
+            return
+        log.info("Rig %s is here", rig.name)
+        self._slots.join(rig.name)
+        await message.respond(fleet.encode(fleet.Welcome(self._job(), self._slot(rig.name))))
 
-    async def _on_status(self, name: str, message: Msg) -> None:
-        self._rig(name).status = fleet.decode(message.data, fleet.StatusMessage)
+    async def _on_status(self, rig: Rig, message: Msg) -> None:
+        rig.status = fleet.decode(message.data, fleet.StatusMessage)
 
-    async def _on_solution(self, name: str, message: Msg) -> None:
-        rig, found = self._rig(name), fleet.decode(message.data, fleet.SolutionMessage)
+    async def _on_solution(self, rig: Rig, message: Msg) -> None:
+        found = fleet.decode(message.data, fleet.SolutionMessage)
         # The next one need not wait for the disk.
         task = asyncio.create_task(self._answer(rig, found, message))
         self._judging.add(task)
@@ -218,7 +287,14 @@ class Rigs:
                 text = "Rig %s has sent %d invalid solutions in a row; ignored for %d s"
                 log.error(text, rig.name, MAX_INVALID, ASIDE_S)
             return "invalid"
+        if job.prefix:  # only pools give verdicts
+            self._finders[nonce] = rig.name
+            if len(self._finders) > MAX_JUDGED:
+                self._finders.popitem(last=False)
         await asyncio.wrap_future(saved)
         rig.strikes = 0
         rig.kept += 1
+        # In a pool these are shares, of which many come.
+        level = logging.DEBUG if job.prefix else logging.INFO
+        log.log(level, "Rig %s has found a solution, difficulty %d", rig.name, job.difficulty)
         return "kept"

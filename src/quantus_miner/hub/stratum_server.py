@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from quantus_miner.web.server import accept
 from quantus_miner.wire.core import Broken
 from quantus_miner.wire.stratum_pool import LoginAsked, ShareCame, StratumPool, StratumPoolState
 
@@ -16,14 +17,10 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
 
-log = logging.getLogger("miner.stratum")
-
 MAX_UNSENT: Final = 131_072
 """Bytes that a miner has not read, after which it is disconnected."""
 HANDSHAKE_S: Final = 10.0
 """Seconds for a TLS handshake."""
-ACCEPT_PAUSE_S: Final = 0.1
-"""Seconds to wait before accepting again when file descriptors have run out."""
 
 
 class StratumSession(asyncio.Protocol):
@@ -38,6 +35,8 @@ class StratumSession(asyncio.Protocol):
         self.core = StratumPool(secrets.token_hex(8), self.began)
         self.address = ""
         """The miner's IP address."""
+        self.ended_here = False
+        """True if it was ended from here, not by the miner."""
         self._timer = self.loop.call_at(self.core.deadline, self._on_time)
 
     def on_login(self, login: str, agent: str) -> None:
@@ -61,12 +60,26 @@ class StratumSession(asyncio.Protocol):
         """Refuse the login and close the connection."""
         self.core.refuse_login(reason)
         self.flush()
+        self.close()
+
+    def close(self) -> None:
+        """End the connection once all is sent."""
+        self.ended_here = True
         self.transport.close()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self.ended_here = True
+        self.transport.abort()
+
+    def may_give_way(self) -> bool:
+        """Return True if a newcomer may take its place: it has not logged in."""
+        return self.core.state is StratumPoolState.CONNECTED
 
     def drop(self, reason: str) -> None:
         """Close the connection at once, because of what the miner does."""
         if not self.transport.is_closing():
-            self.transport.abort()
+            self.abort()
             self.on_broken(reason)
 
     def flush(self) -> None:
@@ -119,8 +132,8 @@ class StratumSession(asyncio.Protocol):
 class StratumServer:
     """Accepts miners on one socket, each with a session that ``create`` makes.
 
-    ``max_sessions``: connections held at once. A newcomer takes the place of the one that has waited longest without
-    a login; if all are logged in, it is turned away. ``admit``: returns False for an IP address that is turned away.
+    ``max_sessions``: connections held at once. A newcomer takes the place of the oldest one that may give way; if there
+    is none, it is turned away. ``admit``: returns False for an IP address that is turned away.
     """
 
     def __init__(
@@ -143,7 +156,8 @@ class StratumServer:
         """Accept miners on a listening socket, with TLS if there is a ``context``. The socket is closed at the end."""
         sock.setblocking(False)
         self._socket = sock
-        self._accepting = asyncio.create_task(self._accept(sock, context), name="stratum")
+        take = partial(self._take, context=context)
+        self._accepting = asyncio.create_task(accept(sock, take, self._make_room), name="stratum")
 
     async def close(self) -> None:
         """Stop accepting and end all sessions."""
@@ -154,7 +168,7 @@ class StratumServer:
         if self._socket is not None:
             self._socket.close()
         for session in self.sessions:
-            session.transport.abort()
+            session.abort()
         while self.sessions:
             self._changed.clear()
             await self._changed.wait()
@@ -164,24 +178,13 @@ class StratumServer:
         self.sessions.discard(session)
         self._changed.set()
 
-    async def _accept(self, sock: socket.socket, context: ssl.SSLContext | None) -> None:
-        """Accept one connection after the other. asyncio's own servers know no maximum."""
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(sock)
-            except ConnectionError:  # the miner has gone already
-                continue
-            except OSError as error:
-                log.warning("Cannot accept a miner: %s", error.strerror)
-                await asyncio.sleep(ACCEPT_PAUSE_S)
-                continue
-            if not self._admit(address[0]) or not self._has_room():
-                connection.close()
-                continue
-            task = asyncio.create_task(self._connect(connection, context))
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+    async def _take(self, connection: socket.socket, address: str, context: ssl.SSLContext | None) -> None:
+        if not self._admit(address) or not self._has_room():
+            connection.close()
+            return
+        task = asyncio.create_task(self._connect(connection, context))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
         timeout_s = None if context is None else HANDSHAKE_S
@@ -191,12 +194,14 @@ class StratumServer:
             )
 
     def _has_room(self) -> bool:
-        if len(self.sessions) + len(self._connecting) < self._max_sessions:
-            return True
-        waiting = [session for session in self.sessions if session.core.state is StratumPoolState.CONNECTED]
+        return len(self.sessions) + len(self._connecting) < self._max_sessions or self._make_room()
+
+    def _make_room(self) -> bool:
+        """Close the oldest connection that may give way. Return False if there is none."""
+        waiting = [session for session in self.sessions if session.may_give_way()]
         if not waiting:
             return False
         longest = min(waiting, key=lambda session: session.began)
-        longest.transport.abort()
+        longest.abort()
         self.sessions.discard(longest)
         return True

@@ -20,16 +20,20 @@ MAX_WAITING: Final = 60
 """Solutions that wait for the reference. If more come, the oldest are not checked again."""
 
 
-def confirm(engine: Engine, job: Job, nonce: int) -> Solution | None:
-    """Return the solution for a hit of ``engine``, or None if the hit is not valid.
+def hash_again(pow_: Pow, header: bytes, nonce: int) -> int:
+    """Return the hash of ``nonce`` by code that shares nothing with the kernels.
 
-    The hash comes from code that shares nothing with the engines, in a twentieth of the time that the reference takes.
-    For qpow-sha3 it comes from the reference, which calls native code for its large powers.
+    It takes a twentieth of the time that the reference takes. For qpow-sha3 it is the reference, which calls native
+    code for its large powers.
     """
-    if job.pow is Pow.POSEIDON2:
-        value = native.poseidon2_hash(job.header, nonce)
-    else:
-        value = reference.evaluate(job.pow, job.header, nonce)
+    if pow_ is Pow.POSEIDON2:
+        return native.poseidon2_hash(header, nonce)
+    return reference.evaluate(pow_, header, nonce)
+
+
+def confirm(engine: Engine, job: Job, nonce: int) -> Solution | None:
+    """Return the solution for a hit of ``engine``, or None if the hit is not valid."""
+    value = hash_again(job.pow, job.header, nonce)
     if nonce != 0 and value <= job.target:
         return Solution(nonce, value)
     log.error(

@@ -220,7 +220,7 @@ class RigStats:
     """A rig of a hub. ``hash_rate``: as it reports, nonces a second; None while it is offline.
 
     ``aside``: it has sent invalid solutions and is ignored for now. ``temperature``: degrees Celsius. ``power``: watts.
-    ``kept``: its solutions that the hub has taken.
+    ``kept``: its solutions that the hub has taken. ``accepted``, ``rejected``: those that the hub's pool has.
     """
 
     name: str
@@ -234,6 +234,8 @@ class RigStats:
     kept: int
     stale: int
     invalid: int
+    accepted: int
+    rejected: int
 
 
 @dataclass(frozen=True, slots=True)

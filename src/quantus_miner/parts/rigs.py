@@ -33,7 +33,9 @@ class RigServer(HubPart):
         self._roster: Roster | None = None
         self._seed = ""
         self._host = ""
+        self._port = 0
         self._stamp = 0
+        self._locked_out: frozenset[str] = frozenset()
 
     async def start(self, settings: Settings) -> None:
         """Start the NATS server. Raises MinerError if it does not start."""
@@ -44,8 +46,12 @@ class RigServer(HubPart):
         self._host = ANY.get(settings.nats_bind, settings.nats_bind)
         certificate = roster.certificate()
         self._stamp, rigs = roster.stamp(), roster.load()
-        self._server = NatsServer(roster.folder, certificate, settings.nats_bind, settings.nats_port, key)
-        await self._server.start(rigs)
+        # A server that starts again has the port of the one before, where rigs look for it.
+        port = settings.nats_port or self._port
+        self._server = NatsServer(roster.folder, certificate, settings.nats_bind, port, key)
+        self._locked_out = self.components.rigs.locked_out()
+        await self._server.start(self._admitted(rigs))
+        self._port = self._server.port
         self.components.rigs.invite(rigs)
         text = "Rigs can connect to port %d of %s; %d are invited"
         log.info(text, self._server.port, settings.nats_bind, len(rigs))
@@ -85,18 +91,26 @@ class RigServer(HubPart):
             await nats.close(client)
 
     def tick(self) -> None:
-        """Apply invitations and revocations, which another process has written."""
-        if self._server is None or self._roster is None or self._roster.stamp() == self._stamp:
+        """Apply invitations and revocations of other processes, and lock out rigs that send too much."""
+        if self._server is None or self._roster is None:
             return
-        self._stamp = self._roster.stamp()
+        stamp, locked_out = self._roster.stamp(), self.components.rigs.locked_out()
+        if (stamp, locked_out) == (self._stamp, self._locked_out):
+            return
+        invited_anew = stamp != self._stamp
+        self._stamp, self._locked_out = stamp, locked_out
         try:
             rigs = self._roster.load()
-            self._server.reload(rigs)
+            self._server.reload(self._admitted(rigs))
         except MinerError as error:
             log.error("The rigs stay as they are: %s", error)  # noqa: TRY400 - of the user
             return
         self.components.rigs.invite(rigs)
-        log.info("%d rigs are invited", len(rigs))
+        if invited_anew:
+            log.info("%d rigs are invited", len(rigs))
+
+    def _admitted(self, rigs: dict[str, str]) -> dict[str, str]:
+        return {name: key for name, key in rigs.items() if name not in self._locked_out}
 
     async def stop(self) -> None:
         """End the NATS server."""

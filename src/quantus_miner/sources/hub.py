@@ -10,10 +10,11 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from quantus_miner.errors import LinkLostError, LinkRefusedError, MachineError
+from quantus_miner.backoff import Backoff
+from quantus_miner.errors import LinkLostError, LinkRefusedError, MachineError, legible
 from quantus_miner.sources import nats
 from quantus_miner.sources.addresses import Addresses
-from quantus_miner.sources.link import Handover
+from quantus_miner.sources.link import Handover, Verdict
 from quantus_miner.store.rows import StoredSolution
 from quantus_miner.wire import fleet
 from quantus_miner.wire.core import RemoteProtocolError
@@ -38,11 +39,15 @@ STATUS_S: Final = 5.0
 GRACE_S: Final = 60.0
 """Seconds without the hub for which its job is still searched."""
 RETRY_S: Final = 1.0
-"""Seconds between two attempts to reach it meanwhile, and to deliver a solution."""
+"""Seconds between two attempts to deliver a solution, and on average until the first one to reach the hub again."""
+MAX_RETRY_S: Final = 4.0
+"""The same on average, after several attempts that failed."""
 MAX_PENDING: Final = 1_000
 """Solutions that wait for the hub. Beyond that, the oldest are given up."""
 FOLLOW_S: Final = 2.0
 """Seconds within which rigs ask a hub that took over for their slots, so that they do not all ask at once."""
+MAX_SENT: Final = 1_000
+"""Solutions whose verdict may still come. Only a hub that mines in a pool has verdicts."""
 
 
 @dataclass(slots=True)
@@ -51,6 +56,14 @@ class _Pending:
 
     stored: StoredSolution
     job: LiveJob | None
+
+
+def new_backoff() -> Backoff:
+    """Return the waits of a rig that has lost its hub. They are spread as evenly as can be.
+
+    The rigs of a hub lose it at the same moment, and must not all come back at the next.
+    """
+    return Backoff(2 * RETRY_S, 2 * MAX_RETRY_S, spread=1.0)
 
 
 class HubLink:
@@ -66,6 +79,7 @@ class HubLink:
         self._context: ssl.SSLContext | None = None
         self._pending: dict[tuple[bytes, int], _Pending] = {}
         self._restored = False
+        self._sent: dict[int, tuple[LiveJob, float]] = {}  # by nonce, and when
         self._listener: Listener | None = None
         self._wake = asyncio.Event()
         self._message: fleet.JobMessage | None = None
@@ -86,13 +100,14 @@ class HubLink:
         self._listener = listener
         loop = asyncio.get_running_loop()
         self._message = self._job = None
-        opened, lost_at = False, None
+        opened, lost_at, backoff = False, None, new_backoff()
         while True:
             try:
                 async with contextlib.AsyncExitStack() as stack:
                     client, ended = await self._connect(stack)
                     await self._greet(client, listener, opened=opened)
                     opened, lost_at = True, None
+                    backoff.reset()
                     await self._converse(client, ended, listener)
             except LinkLostError as error:
                 self._turn += 1
@@ -100,7 +115,7 @@ class HubLink:
                 if self._job is None or loop.time() - lost_at >= GRACE_S:
                     raise
                 log.debug("No connection to %s: %s; its job goes on", self.name, error, extra={"source": self.name})
-                await asyncio.sleep(RETRY_S * (1 + secrets.randbits(8) / 256))
+                await asyncio.sleep(backoff.wait_s(secrets.randbits(16) / 2**16))
 
     def submit(self, job: LiveJob, solution: Solution, hashes: int, elapsed: float) -> Handover:  # noqa: ARG002 - not asked for
         """See ``Link.submit``. The solution is on our disk until the hub has it."""
@@ -168,7 +183,12 @@ class HubLink:
                 slot = fleet.decode(message.data, fleet.SlotMessage).slot
                 self._slot = None if slot is None else bytes.fromhex(slot)
 
+        async def on_verdict(message: Msg) -> None:
+            with self._ignoring("a verdict"):
+                self._judge(fleet.decode(message.data, fleet.VerdictMessage), listener)
+
         await client.subscribe(f"{fleet.RIG}.{self._url.name}", cb=on_slot)
+        await client.subscribe(f"{fleet.VERDICT}.{self._url.name}", cb=on_verdict)
         welcome = await self._say_hello(client)
         if not opened:
             listener.on_open()
@@ -214,6 +234,17 @@ class HubLink:
         else:
             listener.on_job(job)
 
+    def _judge(self, message: fleet.VerdictMessage, listener: Listener) -> None:
+        """Pass on what the hub's pool says of a solution of ours. There is one verdict for each."""
+        nonce = int(message.nonce, 16)
+        if (sent := self._sent.pop(nonce, None)) is not None:
+            job, at = sent
+            if (job.header, nonce) in self._pending:  # it has overtaken the hub's reply
+                self._settle((job.header, nonce), Handover.SENT, listener)
+            accepted, stale = message.judgement == "accepted", message.judgement == "stale"
+            latency_s = asyncio.get_running_loop().time() - at
+            listener.on_verdict(Verdict(accepted, stale, legible(message.reason), latency_s, nonce, job.difficulty))
+
     @contextlib.contextmanager
     def _ignoring(self, what: str) -> Iterator[None]:
         try:
@@ -246,6 +277,10 @@ class HubLink:
             self._wake.clear()
             while self._pending:
                 key = next(reversed(self._pending))
+                if (job := self._pending[key].job) is not None:
+                    self._sent[key[1]] = job, asyncio.get_running_loop().time()
+                    if len(self._sent) > MAX_SENT:
+                        del self._sent[next(iter(self._sent))]
                 message = fleet.SolutionMessage(key[0].hex(), f"{key[1]:0128x}")
                 try:
                     reply = await self._ask(client, fleet.SOLUTION, fleet.encode(message))

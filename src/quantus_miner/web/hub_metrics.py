@@ -34,7 +34,12 @@ HUB_METRICS: Final = (
     Row("miner_hub_rig_contact_age_seconds", "gauge", ("rig",), "Time since the rig was heard of."),
     Row("miner_hub_rig_temperature_celsius", "gauge", ("rig",), "Temperature of the rig's hottest GPU."),
     Row("miner_hub_rig_power_watts", "gauge", ("rig",), "Power that the rig's GPUs draw."),
-    Row("miner_hub_rig_solutions_total", "counter", ("rig", "result"), "Solutions: kept, stale, invalid."),
+    Row(
+        "miner_hub_rig_solutions_total",
+        "counter",
+        ("rig", "result"),
+        "Solutions: kept, stale, invalid; in a pool also accepted, rejected.",
+    ),
 )
 
 MAX_RIGS: Final = 1_000
@@ -68,6 +73,8 @@ def hub_values(hub: HubStats) -> dict[str, Values]:
         "miner_hub_rig_temperature_celsius": {(rig.name,): rig.temperature for rig in rigs},
         "miner_hub_rig_power_watts": {(rig.name,): rig.power for rig in rigs},
         "miner_hub_rig_solutions_total": {
-            (rig.name, result): getattr(rig, result) for rig in rigs for result in ("kept", "stale", "invalid")
+            (rig.name, result): getattr(rig, result)
+            for rig in rigs
+            for result in ("kept", "stale", "invalid", "accepted", "rejected")
         },
     }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from quantus_miner.web.server import accept
+from quantus_miner.web.server import accept, taking
 
 if TYPE_CHECKING:
     import socket
@@ -42,7 +43,8 @@ class LineServer:
 
     async def run(self) -> None:
         """Accept connections until cancelled."""
-        await accept(self._socket, lambda: _Connection(self._answer, self._enter, self._leave), self._make_room)
+        create = partial(_Connection, self._answer, self._enter, self._leave)
+        await accept(self._socket, taking(create), self._make_room)
 
     def close(self) -> None:
         """Close the socket and all connections."""

@@ -23,7 +23,7 @@ from quantus_miner.wire.api import encode_reply
 from quantus_miner.wire.hosts import LOCAL_NAMES, misdirected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -114,16 +114,19 @@ def listen(address: str, port: int, setting: str) -> socket.socket:
     return sock
 
 
-async def accept(sock: socket.socket, create: Callable[[], asyncio.Protocol], make_room: Callable[[], bool]) -> None:
+async def accept(
+    sock: socket.socket, take: Callable[[socket.socket, str], Awaitable[object]], make_room: Callable[[], bool]
+) -> None:
     """Accept one connection after the other until cancelled, so that there are never many more than the maximum.
 
     asyncio's own servers accept many connections before they handle the first one. Once file descriptors have run
-    out, they accept none for a second. ``make_room``: closes a connection; returns False if it may close none.
+    out, they accept none for a second. ``take``: handles a connection from an IP address, before the next one is
+    accepted. ``make_room``: closes a connection; returns False if it may close none.
     """
     loop = asyncio.get_running_loop()
     while True:
         try:
-            connection, _ = await loop.sock_accept(sock)
+            connection, address = await loop.sock_accept(sock)
         except ConnectionError:  # the client has gone already
             continue
         except OSError as error:
@@ -131,7 +134,16 @@ async def accept(sock: socket.socket, create: Callable[[], asyncio.Protocol], ma
             # The event loop closes the aborted connection during the sleep.
             await asyncio.sleep(0 if make_room() else ACCEPT_PAUSE_S)
         else:
-            await loop.connect_accepted_socket(create, connection)
+            await take(connection, address[0])
+
+
+def taking(create: Callable[[], asyncio.Protocol]) -> Callable[[socket.socket, str], Awaitable[object]]:
+    """Return what ``accept`` needs: each connection gets a protocol that ``create`` makes."""
+
+    async def take(connection: socket.socket, _: str) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(create, connection)
+
+    return take
 
 
 def host_names(address: str) -> frozenset[str]:
@@ -207,7 +219,7 @@ class Server(uvicorn.Server):
             )
 
         connections = self.server_state.connections
-        self._accepting = asyncio.create_task(accept(self._socket, create, lambda: make_room(connections)))
+        self._accepting = asyncio.create_task(accept(self._socket, taking(create), lambda: make_room(connections)))
         self.started = True
         self.ready.set()
 

@@ -30,6 +30,8 @@ LEASE_STREAM: Final = "QUANTUS_LEASE"
 OUTBOX: Final = "quantus.outbox"
 """Among the hubs of a cluster: the solutions, ``quantus.outbox.HEADER.NONCE``. Stored in OUTBOX_STREAM."""
 OUTBOX_STREAM: Final = "QUANTUS_OUTBOX"
+VERDICT: Final = "quantus.verdict"
+"""To one rig: ``quantus.verdict.NAME``. What the pool says of its solution."""
 INBOX: Final = "_INBOX"
 """Prefix of the subjects of replies to a rig: ``_INBOX.NAME.>``."""
 HUB_INBOX: Final = "+hub"
@@ -106,6 +108,14 @@ class OutboxMessage(msgspec.Struct):
     nonce: Hex64
     value: Hex64
     sent: Annotated[int, Meta(ge=0, le=2)]
+
+
+class VerdictMessage(msgspec.Struct):
+    """What a pool says of a rig's solution. ``reason``: its text for a refusal."""
+
+    nonce: Hex64
+    judgement: Literal["accepted", "rejected", "stale"]
+    reason: Annotated[str, Meta(max_length=256)] = ""
 
 
 class StatusMessage(msgspec.Struct):

@@ -294,10 +294,8 @@ async def play(mode: str, kills: int) -> bool:
             lost, duplicates, found = len(run.lost()) + stuck, run.duplicates(), len(run.found)
             left = sum(rig.lost for rig in run.rigs) - lost_before
     load = f"{os.getloadavg()[0]:.0f} of {os.cpu_count()} processors"
-    print(
-        f"{mode}, load at the end {load}: {kills} kills, {found} solutions found, {lost} lost, {duplicates} sent twice, ",
-        end="",
-    )
+    print(f"{mode}, load at the end {load}: {kills} kills, {found} solutions found, ", end="")
+    print(f"{lost} lost, {duplicates} sent twice, ", end="")
     print(f"rigs lost the hub {left} times, {tracebacks} tracebacks")
     for what, figures in took.items():
         if len(figures) > 1:

@@ -124,6 +124,11 @@ class Hub:
         said = [line for line in self.log if "This hub leads" in line or "no longer leads" in line]
         return bool(said) and "This hub leads" in said[-1]
 
+    @property
+    def ready(self) -> bool:
+        """Whether its log says that it leads or stands by."""
+        return any("This hub leads" in line or "this one stands by" in line for line in self.log)
+
     def check(self) -> None:
         """End the benchmark if it has ended by itself."""
         if self.process.poll() is not None:
@@ -213,6 +218,8 @@ class Run:
 
     async def kill(self) -> tuple[str, float]:
         """Kill something at a random moment, and start it again. Return what it was, and when."""
+        if self.mode == "cluster":
+            await come_to("the standby", lambda: all(hub.ready for hub in self.hubs))
         if self.rng.random() < 0.5:
             await asyncio.sleep(self.rng.uniform(0.0, 0.5))
         else:
@@ -286,7 +293,9 @@ async def play(mode: str, kills: int) -> bool:
             tracebacks = sum(hub.tracebacks for hub in run.hubs)
             lost, duplicates, found = len(run.lost()) + stuck, run.duplicates(), len(run.found)
             left = sum(rig.lost for rig in run.rigs) - lost_before
-    print(f"{mode}: {kills} kills, {found} solutions found, {lost} lost, {duplicates} sent twice, ", end="")
+    load = f"{os.getloadavg()[0]:.0f} of {os.cpu_count()} processors"
+    print(f"{mode}, load at the end {load}: {kills} kills, {found} solutions found, ", end="")
+    print(f"{lost} lost, {duplicates} sent twice, ", end="")
     print(f"rigs lost the hub {left} times, {tracebacks} tracebacks")
     for what, figures in took.items():
         if len(figures) > 1:

@@ -51,7 +51,8 @@ REPORT = StatusMessage("1.0", 90.0, 5e6, 50, 1, 4, 60.0, 200.0, 4e6, 3e6)
 def rig(name: str, **fields: Any) -> RigStats:
     made: dict[str, Any] = {
         "tags": ("farm1",), "online": True, "aside": False, "contact_age_s": 1.5, "status": REPORT, "waits": False,
-        "kept": 3, "stale": 2, "invalid": 1, "accepted": 0, "rejected": 0, "work": 500, "hashes": 250, "proven_rate": 7e6,
+        "kept": 3, "stale": 2, "invalid": 1, "accepted": 0, "rejected": 0, "work": 500, "hashes": 250,
+        "proven_rate": 7e6,
     }  # fmt: skip
     return RigStats(name, **made | fields)
 

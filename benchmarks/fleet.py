@@ -129,7 +129,8 @@ class Hub:
         self.seeds.write_text(json.dumps(keys))
         (self.roster.folder / RIGS).write_text(json.dumps({name: key for name, (_, key) in keys.items()}))
         self.running = BenchmarkProcess(
-            "hub", "--log=info,miner.hub=warn", f"--state-dir={state}", f"--node-addr=127.0.0.1:{node.port}",
+            "hub", "--port=0", "--log=info,miner.hub=warn", f"--state-dir={state}",
+            f"--node-addr=127.0.0.1:{node.port}",
             f"--auth-token-file={node.folder / node_files.TOKEN}",
             f"--tls-cert-sha256-file={node.folder / node_files.FINGERPRINT}",
             "--nats-port=0", "--stratum-port=0", "--stratum-difficulty=1", f"--stratum-share-time={SHARE_S}",

@@ -96,7 +96,15 @@ class Hub:
     def __init__(self, node: RecordingNode, state: Path, *flags: str) -> None:
         self.tracebacks = 0
         self._command = (
-            *(sys.executable, "-m", "quantus_miner", "hub", f"--state-dir={state}", "--log=info,miner.live=warn"),
+            *(
+                sys.executable,
+                "-m",
+                "quantus_miner",
+                "hub",
+                "--port=0",
+                f"--state-dir={state}",
+                "--log=info,miner.live=warn",
+            ),
             f"--node-addr=127.0.0.1:{node.port}",
             f"--auth-token-file={node.folder / node_files.TOKEN}",
             f"--tls-cert-sha256-file={node.folder / node_files.FINGERPRINT}",

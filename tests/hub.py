@@ -124,6 +124,7 @@ class HubProcess(MinerProcess):
             f"--auth-token-file={folder / 'miner-auth-token'}",
             f"--tls-cert-sha256-file={folder / 'miner-tls-cert-sha256'}",
             "--stratum-share-time=1",
+            "--port=0",
             *flags,
             MINER_STATE_DIR=str(state),
         )

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import re
 import socket
 import threading
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from benchmarks.browser import MISSING, browser, is_there, resize
 
 from quantus_miner.dev.pool import DEV_WALLET
+from quantus_miner.errors import LinkLostError
+from quantus_miner.hub.roster import Roster
+from quantus_miner.hub.tags import Tags
+from quantus_miner.sources.hub import HubLink
+from quantus_miner.store.writer import Store
+from quantus_miner.wire import fleet
 
 from .conftest import MinerProcess
 
@@ -223,6 +230,131 @@ def test_it_fits_and_can_be_used_with_the_keyboard(chrome: Chrome, miner: MinerP
     controls = "document.querySelectorAll('button, select, input, summary, [tabindex=\"0\"]')"
     assert chrome.execute_script(f"return [...{controls}].map({NAME}).filter((name) => !name).length") == 0
     assert problems(chrome) == []
+
+
+class Unmoved:
+    """A live source that does nothing with what its link says."""
+
+    def ignore(self, *_: object) -> None:
+        pass
+
+    on_open = on_alive = on_job = on_no_job = on_handover = on_verdict = ignore
+
+
+class Rigs:
+    """Rigs of a hub, in a thread of this process. They only report; the version that they say is EVIL."""
+
+    def __init__(self, urls: list[fleet.HubUrl], folder: Path) -> None:
+        self.orders: dict[str, fleet.Orders] = {}
+        self._urls = urls
+        self._folder = folder
+        self._loop = asyncio.new_event_loop()
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
+
+    async def _run(self) -> None:
+        store = Store(self._folder, history_days=30)
+        store.begin()
+        tasks = [asyncio.create_task(self._link(url, number, store)) for number, url in enumerate(self._urls)]
+        await self._ended.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        store.close(WAIT_S)
+
+    async def _link(self, url: fleet.HubUrl, number: int, store: Store) -> None:
+        def report() -> fleet.StatusMessage:
+            orders = self.orders.get(url.name, fleet.NO_ORDERS)
+            pauses = ["hub"] if orders.paused else []
+            return fleet.StatusMessage(
+                *(EVIL[:64], 1.0, 1e6 * (number + 1), 1, 0, 1, 60.0, 200.0),
+                pauses=pauses, paused=orders.paused, done=orders.id,
+            )  # fmt: skip
+
+        def obey(orders: fleet.Orders) -> None:
+            self.orders[url.name] = orders
+            link.report()
+
+        link = HubLink(url, store, report, obey)
+        while True:
+            with contextlib.suppress(LinkLostError):
+                await link.run(Unmoved())
+            await asyncio.sleep(0.1)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join(WAIT_S)
+        self._loop.close()
+
+
+def first_row(driver: Chrome) -> str:
+    row = driver.execute_script("return document.getElementById('miners').rows[0].textContent")
+    assert isinstance(row, str)
+    return row
+
+
+def test_the_page_of_a_hub_shows_all_rigs_and_steers_them(chrome: Chrome, tmp_path: Path) -> None:
+    from selenium.webdriver.common.by import By
+
+    pytest.importorskip("nats", reason="needs the extra hub")
+    port, state = free_port(), tmp_path / "hub"
+    roster = Roster(state)
+    servers, pin = (("127.0.0.1", port),), roster.fingerprint()
+    urls = [roster.invite(f"rig{number:02}", servers, pin) for number in range(12)]
+    Tags(Roster(state).folder).set("rig03", ["farm1"])
+    Tags(Roster(state).folder).set("rig04", ["farm1"])
+    source = ("--pool=stratum+tcp://127.0.0.1:9", f"--wallet={DEV_WALLET}")
+    with MinerProcess("hub", "--port=0", f"--nats-port={port}", *source, f"--state-dir={state}") as hub:
+        hub.wait_for_line("Rigs can connect to port ")
+        with Rigs(urls, tmp_path / "rigs") as rigs:
+            resize(chrome, 1440, 900)
+            chrome.get(f"http://127.0.0.1:{hub.port}/")
+            wait_for(chrome, "link", "live")
+            wait_for(chrome, "count", "12 of 12 miners")
+            wait_for(chrome, "rigs", "12 / 12")
+            assert EVIL[:40] in text(chrome, "miners")
+            assert "owned" not in chrome.title
+            # Sorted by a click on a head, and the other way round by a second one.
+            heads = {
+                head.text.rstrip(" ▲▼"): head for head in chrome.find_elements(By.CSS_SELECTOR, "#miners-head button")
+            }
+            heads["rate"].click()
+            assert first_row(chrome).startswith("rig11")
+            assert heads["rate"].find_element(By.XPATH, "..").get_attribute("aria-sort") == "descending"
+            heads["rate"].click()
+            assert first_row(chrome).startswith("rig00")
+            chrome.find_element(By.ID, "filter").send_keys("tag:farm1")
+            wait_for(chrome, "count", "2 of 12 miners")
+            # A command from the form needs the token, and is told to the rigs.
+            chrome.find_element(By.ID, "target").send_keys("tag:farm1")
+            click(chrome, "send")
+            give_token(chrome, "wrong")
+            wait_for(chrome, "ask-wrong", "refuses this token")
+            give_token(chrome, (state / "control-token").read_text().strip())
+            wait_for(chrome, "said", "pause: 2 rigs")
+            wait(chrome, lambda driver: text(driver, "miners").count("paused (hub)") == 2)
+            assert {name for name, orders in rigs.orders.items() if orders.paused} == {"rig03", "rig04"}
+            # One from a row counts before it.
+            chrome.find_element(By.CSS_SELECTOR, "[aria-label='Resume rig04']").click()
+            wait(chrome, lambda driver: text(driver, "miners").count("paused (hub)") == 1)
+            wait_for(chrome, "commands", "page (127.0.0.1)")
+            assert hub.call("GET", "/commands")[1]["commands"][1]["target"] == "rig04"
+            names = f"return [...document.querySelectorAll('button, select, input, summary')].map({NAME})"
+            assert all(chrome.execute_script(names))
+            for width in WIDTHS:
+                resize(chrome, width, 800)
+                chrome.refresh()
+                wait_for(chrome, "count", "12 of 12 miners")
+                size = "const e = document.documentElement; return [e.scrollWidth, e.clientWidth, e.scrollHeight]"
+                across, room, down = chrome.execute_script(size)
+                assert across <= room <= width
+                assert down <= 800 or width > WIDTHS[0]
+            assert problems(chrome) == []
+        assert hub.stop() == 0
 
 
 def luminance(colour: str) -> float:

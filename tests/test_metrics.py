@@ -25,8 +25,10 @@ from quantus_miner.mining.stats import (
 )
 from quantus_miner.model import MAX, Rates, Status
 from quantus_miner.monitor import Snapshot
+from quantus_miner.web import hub_metrics
 from quantus_miner.web.hub_metrics import HUB_METRICS
 from quantus_miner.web.metrics import METRICS, MinerCollector
+from quantus_miner.wire.fleet import StatusMessage
 
 from .conftest import MinerProcess
 
@@ -97,6 +99,7 @@ SNAPSHOT = Snapshot(
 )
 
 
+REPORT = StatusMessage("1.0", 90.0, 5e6, 50, 1, 4, 60.0, 200.0, pauses=["hub"])
 HUB = HubStats(
     connections=2,
     banned_addresses=1,
@@ -104,10 +107,13 @@ HUB = HubStats(
     solutions_expired=4,
     work=500,
     refusals={"Stale share": 5},
-    workers=(HubWorkerStats("rig", 2, 100, 6, 5, 7, 1, 500, 2.5), HubWorkerStats("new", 0, 0, 0, 0, 0, 0, 0, None)),
+    workers=(
+        HubWorkerStats("rig", 2, 100, 6, 5, 7, 1, 500, 2.5, 10.0),
+        HubWorkerStats("new", 0, 0, 0, 0, 0, 0, 0, None, 0.0),
+    ),
     rigs=(
-        RigStats("rig7", True, False, 1.5, "1.0", 5e6, 60.0, 200.0, 3, 2, 1, 2, 1),
-        RigStats("rig8", False, False, 99.0, "", None, None, None, 0, 0, 0, 0, 0),
+        RigStats("rig7", (), True, False, 1.5, REPORT, False, 3, 2, 1, 2, 1, 700, 1_400, 8.0),
+        RigStats("rig8", (), False, False, 99.0, REPORT, True, 0, 0, 0, 0, 0, 0, 0, 0.0),
     ),
 )
 HUB_SNAPSHOT = Snapshot(time=1.7e9, uptime_s=70.0, effective_cpus=4, hub=HUB, rates=RATES)
@@ -175,6 +181,21 @@ def test_a_hub_has_series_of_its_own() -> None:
     )
     assert samples["miner_hub_rig_solutions_total"]["rig7", "kept"] == 3
     assert samples["miner_hub_refusals_total"] == {("Stale share",): 5}
+    assert samples["miner_hub_rig_paused"] == {("rig7",): 1, ("rig8",): 0}
+    assert samples["miner_hub_rig_waits"] == {("rig7",): 0, ("rig8",): 1}
+    assert samples["miner_hub_rig_temperature_celsius"] == {("rig7",): 60.0}
+    assert (samples["miner_hub_rig_work_total"]["rig7",], samples["miner_hub_rig_hashes_total"]["rig7",]) == (
+        700,
+        1_400,
+    )
+
+
+def test_the_series_of_rigs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_metrics, "MAX_RIGS", 1)
+    samples = scrape(MinerCollector(HUB_SNAPSHOT))
+    assert samples["miner_hub_rig_up"] == {("rig7",): 1}
+    assert samples["miner_hub_rigs_without_series"] == {(): 1}
+    assert samples["miner_hub_rigs"] == {("online",): 1, ("offline",): 1}
 
 
 def test_what_a_source_has_not_had_yet_has_no_series() -> None:

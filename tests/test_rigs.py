@@ -26,7 +26,7 @@ from quantus_miner.wire.pool_url import parse_pool_url
 
 from .conftest import MinerProcess
 from .hub import HEADER, OTHER_HEADER, WAIT_S, HubProcess, until
-from .rigs import Fleet, fleet_and_rig, fleet_at, known, rig_of, run, solve, url_for
+from .rigs import STATUS, Fleet, fleet_and_rig, fleet_at, known, rig_of, run, solve, url_for
 
 
 def test_a_rig_gets_jobs_and_its_solutions_go_up_once(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_rig_gets_jobs_and_its_solutions_go_up_once(tmp_path: Path) -> None:
             await until(lambda: each.rigs.stats()[0].hash_rate == 5e6)
             (rig,) = each.rigs.stats()
             assert (rig.name, rig.online, rig.kept, rig.stale, rig.invalid) == ("rig", True, 2, 1, 0)
-            assert (rig.version, rig.temperature, rig.power) == ("1.0", 60.0, None)
+            assert (rig.status, rig.temperature, rig.power) == (STATUS, 60.0, None)
             each.clock.now += OFFLINE_S
             (rig,) = each.rigs.stats()
             assert (rig.online, rig.hash_rate, rig.temperature) == (False, None, None)

@@ -18,9 +18,10 @@ from textual.binding import Binding
 
 from quantus_miner.client import Client
 from quantus_miner.errors import MAX_REASON, MinerError
-from quantus_miner.top import text
+from quantus_miner.top import fleet, text
 from quantus_miner.top import watch as watches
-from quantus_miner.top.app import HELP, MIN_HEIGHT, MIN_WIDTH, VIEWS, Top
+from quantus_miner.top.app import MIN_HEIGHT, MIN_WIDTH, Top
+from quantus_miner.top.faces import MINER
 from quantus_miner.top.watch import Watch
 from quantus_miner.wire.status import Status
 
@@ -283,7 +284,7 @@ def test_every_view_fits_and_shows_hostile_texts_as_they_are() -> None:
     async def steps(pilot: Pilot[None]) -> None:
         lines = await until(pilot, "mining 1.23 kH/s")
         assert lines[0].startswith(f" {SHOWN} | quantus-miner 0.1.0 | up 90 s | http://127.0.0.1:")
-        for key, tables in zip("ahscj", VIEWS.values(), strict=False):
+        for key, tables in zip("ahscj", MINER.views.values(), strict=False):
             await pilot.press(key)
             titles = {
                 "devices": "PER JOULE",
@@ -296,8 +297,8 @@ def test_every_view_fits_and_shows_hostile_texts_as_they_are() -> None:
             assert sum(SHOWN in line for line in await until(pilot, f" {SHOWN}  ")) >= 3
         await pilot.resize_terminal(MIN_WIDTH, MIN_HEIGHT)
         await pilot.press("question_mark")
-        assert [line.strip() for line in HELP.splitlines() if line] == [
-            line.strip() for line in await until(pilot, "LUCK  ") if line.strip() in HELP and line.strip()
+        assert [line.strip() for line in MINER.help.splitlines() if line] == [
+            line.strip() for line in await until(pilot, "LUCK  ") if line.strip() in MINER.help and line.strip()
         ]
 
     with server(lambda: msgspec.json.encode(hostile)) as url:
@@ -392,6 +393,7 @@ def test_the_keys_and_limits_are_documented() -> None:
     assert [pages.code(row[0]) for row in rows] == [each.key_display or each.key for each in bindings]
     page = pages.PAGES["docs/top.md"]
     assert f"{text.MAX_ROWS} rows, texts after {text.MAX_CHARACTERS} characters" in " ".join(page.split())
+    assert f"cut after {fleet.MAX_MINERS:,} rows" in page
     assert f"at least {MIN_WIDTH} columns and {MIN_HEIGHT} lines" in page
     screens = pages.fenced("docs/top.md", "text")
     assert [len(screen.splitlines()) for screen in screens] == [MIN_HEIGHT] * 2

@@ -14,21 +14,26 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner.host import cpus
 from quantus_miner.host.notify import Notifier
 from quantus_miner.hub.cluster import SharedOutbox, boot_time
+from quantus_miner.hub.control import Control
 from quantus_miner.hub.door import Door
 from quantus_miner.hub.lease import Lease
 from quantus_miner.hub.rigs import Rigs
+from quantus_miner.hub.roster import Roster
 from quantus_miner.hub.work import Hub
 from quantus_miner.monitor import Monitor
 from quantus_miner.parts.cluster import Cluster
 from quantus_miner.parts.door import StratumDoor
+from quantus_miner.parts.hub_page import HubPage
 from quantus_miner.parts.live import Live
 from quantus_miner.parts.part import HubComponents
 from quantus_miner.parts.rigs import RigServer
 from quantus_miner.parts.upkeep import Log, SignsOfLife, StateFolder, Watch
-from quantus_miner.parts.web import Exporter
+from quantus_miner.parts.web import Exporter, HubServer
 from quantus_miner.service import prepare, serve, tell_settings
 from quantus_miner.sources.live import LiveSource
 from quantus_miner.store.writer import Store
+from quantus_miner.web.hub_api import HubApi
+from quantus_miner.web.routes import Access, Routes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +52,8 @@ PARTS: Final[list[type[Part]]] = [
     Exporter,
     StratumDoor,
     RigServer,
+    HubServer,
+    HubPage,
     Cluster,
     Watch,
     SignsOfLife,
@@ -96,4 +103,8 @@ def _connect(settings: Settings) -> HubComponents:
     )
     monitor.subscribe("outbox", on_event=hub.outbox.on_event)
     monitor.subscribe("rigs", on_event=rigs.on_event)
-    return HubComponents(store, live, Notifier(os.environ), monitor, hub, door, rigs, lease, outbox)
+    control = Control(Roster(settings.state_dir).folder, rigs)
+    routes, access = Routes(), Access(settings.api_token)
+    HubApi(monitor.look, control.command, control.record.last, routes, access, settings.state_dir)
+    notifier = Notifier(os.environ)
+    return HubComponents(store, live, notifier, monitor, routes, access, hub, door, rigs, control, lease, outbox)

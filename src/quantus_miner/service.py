@@ -23,10 +23,11 @@ from quantus_miner.mining.pauses import USER
 from quantus_miner.monitor import Monitor
 from quantus_miner.parts.console import Console
 from quantus_miner.parts.engines import Engines, affinity, count_workers, make_engines
-from quantus_miner.parts.live import PRIORITIES, Live
+from quantus_miner.parts.live import PRIORITIES
 from quantus_miner.parts.page import WebPage
 from quantus_miner.parts.part import Components, MinerComponents
 from quantus_miner.parts.pauses import AutomaticPauses
+from quantus_miner.parts.rig import LiveOfRig
 from quantus_miner.parts.rig_managers import CgminerPort, ClaymorePort, RigApiServer
 from quantus_miner.parts.supervisor import Supervisor
 from quantus_miner.parts.upkeep import Log, SignsOfLife, StateFolder, Watch
@@ -60,7 +61,7 @@ PARTS: Final[list[type[Part]]] = [
     Log,
     StateFolder,
     JobList,
-    Live,
+    LiveOfRig,
     Engines,
     AutomaticPauses,
     Exporter,
@@ -199,7 +200,7 @@ def _connect(
     rig_api.add_to(routes)
     rig_api.add_to(rig_routes)
     return MinerComponents(
-        store, live, Notifier(os.environ), monitor, engines, on_job_solved, miner, jobs, api, routes, access, rig_routes
+        store, live, Notifier(os.environ), monitor, routes, access, engines, on_job_solved, miner, jobs, api, rig_routes
     )
 
 

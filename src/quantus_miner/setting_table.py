@@ -37,7 +37,7 @@ SETTINGS: Final = (
         "port",
         units.integer(0, 65535),
         "9833",
-        "TCP port of the job API; 0 takes a free one.",
+        "TCP port of the job API, or of a hub's; 0 takes a free one.",
         "PORT",
         short="-p",
         applies="restart",
@@ -46,13 +46,11 @@ SETTINGS: Final = (
         "bind",
         units.parse_address,
         "127.0.0.1",
-        "IP address that the job API listens on.",
+        "IP address that this API listens on.",
         "ADDRESS",
         applies="restart",
     ),
-    Setting(
-        "page", units.choice("off", "on"), "on", "Serve the page at / on the port of the job API.", "", switch=True
-    ),
+    Setting("page", units.choice("off", "on"), "on", "Serve the page at / on this port.", "", switch=True),
     Setting("allowed_hosts", parse_names, None, "More host names under which clients reach the miner.", "NAME[,NAME]"),
     Setting("engine", parse_engines, table.FAST, "Engine, or several separated by commas.", "NAME[,NAME]"),
     Setting(
@@ -208,7 +206,7 @@ SETTINGS: Final = (
         "api_token",
         parse_api_token,
         None,
-        "Bearer token that /mine, /result and /cancel require; unset: none is required.",
+        "Bearer token of the API; unset: one that is generated, which only calls that steer need.",
         "TOKEN",
         secret=True,
     ),
@@ -222,6 +220,21 @@ SETTINGS: Final = (
         secret=True,
     ),
     Setting("hub_file", parse_path, None, "File with the URL of the hub.", "FILE"),
+    Setting(
+        "hub_control",
+        units.choice("off", "on"),
+        "on",
+        "Do what the hub asks: pause, resume, use other backup pools, reload, restart.",
+        "",
+        switch=True,
+    ),
+    Setting(
+        "restart_silent_rigs",
+        units.integer(1, 1440),
+        None,
+        "Minutes after which a rig that should hash and does not is asked to restart; unset: never.",
+        "MINUTES",
+    ),
     Setting(
         "nats_port",
         units.integer(0, 65535),
@@ -320,12 +333,12 @@ SETTINGS: Final = (
 BY_NAME: Final = {setting.name: setting for setting in SETTINGS}
 
 NOT_OF: Final[Mapping[CommandName, frozenset[str]]] = {
-    "serve": frozenset(name for name in BY_NAME if name.startswith(("nats", "stratum_"))),
+    "serve": frozenset(name for name in BY_NAME if name.startswith(("nats", "stratum_", "restart_"))),
     "hub": frozenset(
         (
-            *("port", "bind", "api_token", "api_token_file", "job_expiry_s", "priority", "hub", "hub_file"),
+            *("job_expiry_s", "priority", "hub", "hub_file", "hub_control"),
             *("engine", "kernel", "workers", "progress_chunk_ms", "schedule", "pause_when_busy"),
-            *("gpu_devices", "gpu_duty", "gpu_temp_limit", "page"),
+            *("gpu_devices", "gpu_duty", "gpu_temp_limit"),
             *("rig_port", "rig_bind", "rig_claymore_port", "rig_cgminer_port"),
             *("manip_solved_blocks", "manip_base_delay_ns", "manip_step_batch", "manip_throttle_cap"),
         )

@@ -55,6 +55,8 @@ class Settings(EngineOptions):
     priority: str
     api_token: str | None
     hub: HubUrl | None
+    hub_control: str
+    restart_silent_rigs: int | None
     nats_port: int | None
     nats_bind: str
     nats: NatsUrl | None

@@ -35,6 +35,7 @@ from quantus_miner.gpu.device import Device
 from quantus_miner.host import cpus, topology
 from quantus_miner.host.notify import Notifier
 from quantus_miner.hub import nats_server
+from quantus_miner.hub.desired import Desired
 from quantus_miner.hub.roster import Roster
 from quantus_miner.jobs import Jobs
 from quantus_miner.mining.miner import Miner
@@ -75,6 +76,7 @@ from quantus_miner.wire import (
     stratum_miner,
     xmrig,
 )
+from quantus_miner.wire.commands import CommandRequest
 from quantus_miner.wire.stratum_pool import LoginAsked, ShareCame, StratumPool
 from quantus_miner.wire.validator import ShareValidator
 
@@ -593,7 +595,7 @@ def fleet_message(data: bytes) -> None:
     for kind in (
         fleet.JobMessage,
         fleet.Welcome,
-        fleet.SlotMessage,
+        fleet.RigMessage,
         fleet.VerdictMessage,
         fleet.SolutionMessage,
         fleet.SolutionReply,
@@ -617,6 +619,25 @@ def fleet_message(data: bytes) -> None:
                 assert positions_from(Order.WALK, live.prefix, 5)
         except core.RemoteProtocolError as error:
             assert str(error).isprintable()
+
+
+def hub_command(data: bytes) -> None:
+    """A command to the rigs of a hub, up to what is told to each of them."""
+    try:
+        command = msgspec.json.decode(data, type=CommandRequest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    rigs = {"a": ("farm1", "nvidia"), "b": ("farm1",), "c": ()}
+    desired = Desired()
+    try:
+        scope = desired.apply(command, rigs)
+    except MinerError as error:
+        _check_line(error)
+        return
+    assert set(scope.exceptions) <= set(scope.rigs) <= set(rigs)
+    for name, tags in rigs.items():
+        told = fleet.RigMessage(None, desired.orders(name, tags))
+        assert fleet.decode(fleet.encode(told), fleet.RigMessage) == told
 
 
 def rigs_file(data: bytes) -> None:
@@ -837,7 +858,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         *(stratum_line, stratum_from_pool, stratum_from_miner),
         *(cpu_list, cgroup_files, cpuinfo_file, sysfs_files, service_files, notify_environment),
         *(settings_environment, settings_file, secret_files, pool_urls, wallets),
-        *(hub_url, nats_servers, fleet_message, rigs_file),
+        *(hub_url, nats_servers, fleet_message, hub_command, rigs_file),
         *(store_file, kernels_file, tuning_file, solved_blocks_file, block_file, rpc_reply),
         *(miner_reply, node_files, miner_url),
     )

@@ -43,7 +43,7 @@ def hub(machine: Machine) -> Iterator[Machine]:
 def test_the_hub_and_its_nats_server_run_within_the_hardening(hub: Machine) -> None:
     assert hub.run(f"systemctl is-active {HUB}; systemctl is-enabled {HUB} || true").split() == ["active", "disabled"]
     listening = hub.run("awk '$4 == \"0A\" { print $2 }' /proc/net/tcp").split()
-    assert {f"0100007F:{port:04X}" for port in (3333, 4222)} <= set(listening)
+    assert {f"0100007F:{port:04X}" for port in (3333, 4222, 9834)} <= set(listening)
     pids = hub.run(
         f"cat /sys/fs/cgroup/*/system.slice/{HUB}/cgroup.procs /sys/fs/cgroup/system.slice/{HUB}/cgroup.procs "
         "2>/dev/null | sort -un",

@@ -22,6 +22,7 @@ from quantus_miner.cli.dev_node import dev_node
 from quantus_miner.cli.dev_pool import dev_pool
 from quantus_miner.cli.devices import devices
 from quantus_miner.cli.doctor import doctor
+from quantus_miner.cli.fleet import FLEET_COMMANDS
 from quantus_miner.cli.history import history
 from quantus_miner.cli.hub import hub
 from quantus_miner.cli.serve import serve
@@ -72,6 +73,8 @@ COMMANDS = (
 )  # fmt: skip
 for command in COMMANDS:
     cli.add_command(command)
+for command in FLEET_COMMANDS:
+    hub.add_command(command)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quantus_miner.client import Client
+    from quantus_miner.settings import Settings
     from quantus_miner.wire.status import PauseReply
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -24,16 +25,21 @@ def miner_options(command: Command) -> Command:
 
 
 def connect(url: str | None, given: dict[str, Any]) -> Client:
-    """Return a client of the miner that the options name. Raises SettingError if they cannot be used.
+    """Return a client of the miner that the options name. Raises SettingError if they cannot be used."""
+    from quantus_miner.cli.installed import find_service, installed_settings
 
-    Another machine gets only a token from a file that the command line names, never the one of this machine's miner.
+    return client_of(installed_settings(given, find_service().environ), url, given)
+
+
+def client_of(settings: Settings, url: str | None, given: dict[str, Any]) -> Client:
+    """Return a client of the miner or hub at ``url``, or of the one that has ``settings``.
+
+    Another machine gets only a token from a file that the command line names, never the one of this machine.
     """
     from quantus_miner import units
-    from quantus_miner.cli.installed import find_service, installed_settings
     from quantus_miner.client import Client, is_local
     from quantus_miner.web.control import read_token
 
-    settings = installed_settings(given, find_service().environ)
     if url is None:
         address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.bind, settings.bind)  # noqa: S104 - not to bind
         url = f"http://{units.endpoint(address, settings.port)}"

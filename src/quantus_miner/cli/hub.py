@@ -13,12 +13,14 @@ from quantus_miner.cli.completion import complete_path
 from quantus_miner.cli.options import load_settings, reload_settings, setting_options, without_secrets
 from quantus_miner.setting_table import names_of
 from quantus_miner.wire import fleet
+from quantus_miner.wire.commands import ALL, parse_tag
 from quantus_miner.wire.nats_url import PORT, parse_nats_url, parse_servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from quantus_miner.hub.roster import Roster
+    from quantus_miner.hub.tags import Tags
 
 Value = TypeVar("Value")
 
@@ -73,25 +75,43 @@ def _roster(state_dir: str | None) -> Roster:
     return Roster(load_settings({"state_dir": state_dir, "log": "warn"}).state_dir)
 
 
+def _tag_names(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(dict.fromkeys(map(parse_tag, texts)))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _tags(roster: Roster) -> Tags:
+    from quantus_miner.hub.tags import Tags
+
+    return Tags(roster.folder)
+
+
 @hub.command("invite")
 @_name
 @click.option(
     "--address",
-    metavar="HOST[:PORT][,…]",
+    metavar="HOST[:PORT][,...]",
     help=f"Where the rig finds the hub, or its NATS servers.  [default: those of --nats, else this host, port {PORT}]",
 )
 @_nats
+@click.option("--tag", "tags", metavar="TAG", multiple=True, callback=_tag_names, help="Tag it. May be repeated.")
 @_state_dir
-def invite(name: str, address: str | None, nats: str | None, state_dir: str | None) -> None:
+def invite(name: str, address: str | None, nats: str | None, tags: tuple[str, ...], state_dir: str | None) -> None:
     """Let a rig called NAME connect, and print its command. An earlier invitation of that name ends.
 
     With --nats, include what `hub nats-config` prints then in the configuration of the servers.
     """
+    if name == ALL:
+        raise click.BadParameter(f"{ALL} stands for all rigs, so none can have this name", param_hint="NAME")
     url = None if nats is None else _parsed("--nats", parse_nats_url, nats)
     servers = url.servers if url else ((socket.gethostname(), PORT),)
     if address is not None:
         servers = _parsed("--address", parse_servers, address)
     roster = _roster(state_dir)
+    if tags:
+        _tags(roster).set(name, tags)
     invitation = roster.invite(name, servers, roster.fingerprint() if url is None else url.pin)
     click.echo(f"quantus-miner serve --hub {invitation.secret}")
     _remind(roster)
@@ -118,6 +138,7 @@ def revoke(name: str, state_dir: str | None) -> None:
     """End the invitation of the rig called NAME, which is disconnected."""
     roster = _roster(state_dir)
     roster.revoke(name)
+    _tags(roster).set(name, ())
     click.echo(f"{name} is disconnected within seconds, and cannot connect any more.")
     _remind(roster)
 
@@ -128,3 +149,13 @@ def _remind(roster: Roster) -> None:
         click.echo(
             "The NATS servers have to know: give them what `quantus-miner hub nats-config` prints now.", err=True
         )
+
+
+@hub.command("tag")
+@_name
+@click.argument("tags", metavar="[TAG]...", nargs=-1, callback=_tag_names)
+@_state_dir
+def tag(name: str, tags: tuple[str, ...], state_dir: str | None) -> None:
+    """Give the rig called NAME these tags in place of its earlier ones, or none."""
+    _tags(_roster(state_dir)).set(name, tags)
+    click.echo(f"Tags of {name}: {', '.join(tags) or 'none'}")

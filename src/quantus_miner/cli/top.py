@@ -15,14 +15,14 @@ from quantus_miner.errors import MinerError
 @click.option("--once", is_flag=True, help="Print the status once, as plain text.")
 @miner_options
 def top(address: str | None, once: bool, url: str | None, **given: str | None) -> None:
-    """Show a running miner in the terminal, and pause or resume it. Without a URL, the one of this machine."""
+    """Show a running miner or hub in the terminal, and pause or resume it. Without a URL, the miner of this machine."""
     if address and url:
         raise click.UsageError("URL and --url are both given; give one of them")
     client = connect(address or url, given)
     if once:
-        from quantus_miner.top import text
+        from quantus_miner.top import faces
 
-        click.echo(text.plain(client.status()), nl=False)
+        click.echo(faces.plain(client.status()), nl=False)
         return
     try:
         import textual  # noqa: F401 - whether it is there

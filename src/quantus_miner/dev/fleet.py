@@ -153,7 +153,14 @@ async def _play_all(node: QuicNode, folder: Path, rigs: int, programs: list[Prog
     invitations = [roster.invite(name, (), pin) for name in names]
     hub = Program(
         "hub",
-        *("hub", f"--state-dir={folder / 'hub'}", "--nats-port=0", "--stratum-port=0", "--stratum-bind=127.0.0.1"),
+        *(
+            "hub",
+            f"--state-dir={folder / 'hub'}",
+            "--port=0",
+            "--nats-port=0",
+            "--stratum-port=0",
+            "--stratum-bind=127.0.0.1",
+        ),
         f"--node-addr=127.0.0.1:{node.port}",
         f"--auth-token-file={node.folder / node_files.TOKEN}",
         f"--tls-cert-sha256-file={node.folder / node_files.FINGERPRINT}",

@@ -20,14 +20,16 @@ STATUS_S: Final = 15.0
 class Notifier:
     """Sends to the socket that ``NOTIFY_SOCKET`` names, if there is one.
 
-    ``watchdog``: True if the manager expects signs of life from this process. ``interval_s``: seconds between two of
-    them, half of what the manager allows; without a watchdog, between two status lines.
+    ``exists``: True if there is one, so a service manager has started us. ``watchdog``: True if the manager expects
+    signs of life from this process. ``interval_s``: seconds between two of them, half of what the manager allows;
+    without a watchdog, between two status lines.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
         # A leading @ stands for an abstract socket, whose name begins with a NUL. Others (vsock) are not supported.
         self._address = "\0" + address[1:] if address.startswith("@") else address if address.startswith("/") else ""
+        self.exists = bool(self._address)
         allowed = environ.get("WATCHDOG_USEC", "")
         ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog = bool(self._address) and ours and bool(re.fullmatch(r"[1-9][0-9]{0,18}", allowed))

@@ -249,6 +249,7 @@ class Door:
 
     def tick(self) -> None:
         """Adjust difficulties. Disconnect all miners if there has been no work for long. Called once a second."""
+        self.tallies.tick(self.hub.clock())
         away = self.hub.work is None and self.hub.clock() - self.hub.idle_since >= AWAY_S
         for session in self.sessions:
             if session.upstream is not None:

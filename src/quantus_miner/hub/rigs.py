@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner.events import ShareJudged
 from quantus_miner.hub.allowance import Allowance
 from quantus_miner.hub.slots import HUB_BYTES, SLOT_BYTES, Slots
+from quantus_miner.mining.rates import RateMeter
 from quantus_miner.mining.stats import RigStats
 from quantus_miner.wire import fleet
 from quantus_miner.wire.core import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 
     from nats.aio.client import Client
     from nats.aio.msg import Msg
@@ -42,6 +43,8 @@ MAX_INVALID: Final = 5
 """Invalid solutions of a rig after which it is set aside."""
 MAX_JUDGING: Final = 1_000
 """Solutions that wait for the disk at once. For more, rigs have to ask again."""
+WINDOW_S: Final = 900.0
+"""Seconds over which the rate is averaged that a rig's solutions prove."""
 ASIDE_S: Final = 600.0
 """Seconds for which solutions of a rig that was set aside are not looked at."""
 MAX_MESSAGES: Final = 5_000
@@ -65,7 +68,15 @@ class Rig:
 
     name: str
     heard_at: float
+    proven: RateMeter
+    """Measures ``work``."""
     status: fleet.StatusMessage | None = None
+    work: int = 0
+    """Sum of the difficulties of its valid solutions."""
+    hashes: int = 0
+    """Nonces that it has reported meanwhile."""
+    silent_since: float | None = None
+    """Since when it has not hashed, although it should."""
     kept: int = 0
     stale: int = 0
     invalid: int = 0
@@ -82,7 +93,10 @@ class Rig:
 
 
 class Rigs:
-    """Owned by the event loop's thread. ``invited``: names of the rigs that may connect; None: the servers know."""
+    """Owned by the event loop's thread. ``invited``: names of the rigs that may connect; None: the servers know.
+
+    ``tags``: of those that have some. ``orders``: returns what a rig is asked to do.
+    """
 
     def __init__(self, hub: Hub, hasher: ShareHasher) -> None:
         self._hub = hub
@@ -91,9 +105,11 @@ class Rigs:
         self._number = secrets.token_bytes(HUB_BYTES)
         self._slots = Slots()
         self.invited: Collection[str] | None = None
+        self.tags: Mapping[str, Sequence[str]] = {}
+        self.orders: Callable[[str], fleet.Orders] = lambda _: fleet.NO_ORDERS
         self._rigs: dict[str, Rig] = {}
         self._targets: OrderedDict[bytes, LiveJob] = OrderedDict()
-        self._moved: set[str] = set()  # rigs that have to be told their slot
+        self._untold: set[str] = set()  # rigs that have to be told their slot or their orders
         self._due = asyncio.Event()
         self._judging: set[asyncio.Task[None]] = set()
         self._stats: tuple[RigStats, ...] = ()
@@ -130,7 +146,7 @@ class Rigs:
 
     def invite(self, names: Collection[str]) -> None:
         """Make these the rigs that may connect, and forget all others."""
-        self.invited = names
+        self.invited = dict.fromkeys(names)
         for name in self._rigs.keys() - set(names):
             self._slots.leave(name)
             del self._rigs[name]
@@ -159,6 +175,29 @@ class Rigs:
             if self._client is not None:
                 await self._client.publish(subject, fleet.encode(verdict))
 
+    def names(self) -> list[str]:
+        """Return the names of all rigs that may connect, or of those that were heard of if only the servers know."""
+        return list(self._rigs if self.invited is None else self.invited)
+
+    def tell(self, names: Iterable[str]) -> None:
+        """Tell rigs what they are asked to do. Those that are offline ask once they are back."""
+        self._untold.update(name for name in names if name in self._rigs)
+        self._due.set()
+
+    def is_online(self, name: str) -> bool:
+        """Return True if a rig was heard of within OFFLINE_S."""
+        rig = self._rigs.get(name)
+        return rig is not None and self._hub.clock() - rig.heard_at < OFFLINE_S
+
+    def silent(self, seconds: float) -> list[str]:
+        """Return the rigs that are here and have not hashed for ``seconds``, although they should."""
+        now = self._hub.clock()
+        return [
+            rig.name
+            for rig in self._rigs.values()
+            if rig.silent_since is not None and now - rig.silent_since >= seconds and now - rig.heard_at < OFFLINE_S
+        ]
+
     def stats(self) -> tuple[RigStats, ...]:
         """Return a snapshot of each rig that was heard of since the start. With MANY rigs it may be STATS_S old."""
         now, many = self._hub.clock(), len(self._rigs) >= MANY
@@ -168,21 +207,23 @@ class Rigs:
         return self._stats
 
     def _stats_of(self, rig: Rig, now: float) -> RigStats:
-        status, online = rig.status, now - rig.heard_at < OFFLINE_S
+        status = rig.status
         return RigStats(
             name=rig.name,
-            online=online,
+            tags=self.tags.get(rig.name, ()),
+            online=now - rig.heard_at < OFFLINE_S,
             aside=now < rig.aside_until,
             contact_age_s=now - rig.heard_at,
-            version=status.version if status else "",
-            hash_rate=status.hash_rate if status and online else None,
-            temperature=status.temperature if status and online else None,
-            power=status.power if status and online else None,
+            status=status,
+            waits=status is None or status.done != self.orders(rig.name).id,
             kept=rig.kept,
             stale=rig.stale,
             invalid=rig.invalid,
             accepted=rig.accepted,
             rejected=rig.rejected,
+            work=rig.work,
+            hashes=rig.hashes,
+            proven_rate=rig.proven.rate(now, rig.work),
         )
 
     def _on_work(self) -> None:
@@ -194,16 +235,16 @@ class Rigs:
         if len(self._targets) > MAX_TARGETS:
             self._targets.popitem(last=False)
         if work.job.prefix:
-            self._moved.update(self._slots.begin(work.job.header))
+            self._untold.update(self._slots.begin(work.job.header))
         self._due.set()
 
     async def _announce(self, client: Client) -> None:
-        if (message := self._job()) is None:
-            return
-        while self._moved:
-            name = self._moved.pop()
-            await client.publish(f"{fleet.RIG}.{name}", fleet.encode(fleet.SlotMessage(self._slot(name))))
-        await client.publish(fleet.JOB, fleet.encode(message))
+        while self._untold:
+            name = self._untold.pop()
+            message = fleet.RigMessage(self._slot(name), self.orders(name))
+            await client.publish(f"{fleet.RIG}.{name}", fleet.encode(message))
+        if (job := self._job()) is not None:
+            await client.publish(fleet.JOB, fleet.encode(job))
 
     def _job(self) -> fleet.JobMessage | None:
         work = self._hub.work
@@ -236,7 +277,8 @@ class Rigs:
     def _rig(self, name: str) -> Rig:
         rig = self._rigs.get(name)
         if rig is None:
-            rig = self._rigs[name] = Rig(name, self._hub.clock())
+            now = self._hub.clock()
+            rig = self._rigs[name] = Rig(name, now, RateMeter(now, window_s=WINDOW_S))
         rig.heard_at = self._hub.clock()
         return rig
 
@@ -245,10 +287,22 @@ class Rigs:
             return
         log.info("Rig %s is here", rig.name)
         self._slots.join(rig.name)
-        await message.respond(fleet.encode(fleet.Welcome(self._job(), self._slot(rig.name))))
+        welcome = fleet.Welcome(self._job(), self._slot(rig.name), self.orders(rig.name))
+        await message.respond(fleet.encode(welcome))
 
     async def _on_status(self, rig: Rig, message: Msg) -> None:
-        rig.status = fleet.decode(message.data, fleet.StatusMessage)
+        status = fleet.decode(message.data, fleet.StatusMessage)
+        before, rig.status = rig.status, status
+        if before is not None:
+            # A rig that has started again counts from 0.
+            rig.hashes += status.hashes - (before.hashes if status.hashes >= before.hashes else 0)
+        rig.proven.sample(rig.heard_at, rig.work)
+        if self._hub.work is None or status.hash_rate or status.pauses:
+            rig.silent_since = None
+        elif rig.silent_since is None:
+            rig.silent_since = rig.heard_at
+        if status.done != self.orders(rig.name).id:
+            self._untold.add(rig.name)  # again with the next announcement
 
     async def _on_solution(self, rig: Rig, message: Msg) -> None:
         found = fleet.decode(message.data, fleet.SolutionMessage)
@@ -278,6 +332,7 @@ class Rigs:
         valid = nonce.to_bytes(64).startswith(job.prefix) and self._hasher.meets(header, nonce, job.target)
         if valid:
             self._hub.prove(job.difficulty, header)
+            rig.work += job.difficulty
         saved = self._hub.solve(header, nonce) if valid else None
         if saved is None:
             rig.invalid += 1

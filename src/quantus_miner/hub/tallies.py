@@ -6,11 +6,14 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
+from quantus_miner.mining.rates import RateMeter
 from quantus_miner.mining.stats import HubWorkerStats
 from quantus_miner.wire.stratum import is_stale
 
 MAX_WORKERS: Final = 1_000
 """Worker names with counts of their own. All others share those of OTHERS."""
+WINDOW_S: Final = 900.0
+"""Seconds over which the rate is averaged that a worker's shares prove."""
 OTHERS: Final = "(others)"
 
 
@@ -27,6 +30,8 @@ class Tally:
     blocks: int = 0
     work: int = 0
     accepted_at: float | None = None
+    proven: RateMeter | None = None
+    """Measures ``work``, from the first tick on."""
 
 
 class Tallies:
@@ -59,6 +64,13 @@ class Tallies:
             tally.rejected += 1
         self.refusals[reason if reason in known else "other"] += 1
 
+    def tick(self, now: float) -> None:
+        """Sample the proven work. Called once a second."""
+        for tally in self._tallies.values():
+            if tally.proven is None:
+                tally.proven = RateMeter(now, tally.work, WINDOW_S)
+            tally.proven.sample(now, tally.work)
+
     def stats(self, now: float) -> tuple[HubWorkerStats, ...]:
         """Return a snapshot of each, in the order in which they came."""
         return tuple(
@@ -72,6 +84,7 @@ class Tallies:
                 tally.blocks,
                 tally.work,
                 None if tally.accepted_at is None else now - tally.accepted_at,
+                0.0 if tally.proven is None else tally.proven.rate(now, tally.work),
             )
             for tally in self._tallies.values()
         )

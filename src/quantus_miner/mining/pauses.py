@@ -16,7 +16,9 @@ CPU: Final = "cpu"
 USER: Final = "user"
 SCHEDULE: Final = "schedule"
 BUSY: Final = "busy"
-"""Reasons of pauses: a person asked for it, it is not the time to mine, or other programs need the machine."""
+HUB: Final = "hub"
+"""Reasons of pauses: a person asked for it here, it is not the time to mine, other programs need the machine, or a
+person asked for it at the hub."""
 
 
 class Pause(NamedTuple):

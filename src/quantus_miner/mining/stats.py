@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from quantus_miner.mining.pauses import CPU
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from quantus_miner.mining.pauses import Pause
     from quantus_miner.model import Status
+    from quantus_miner.wire.fleet import StatusMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,8 @@ class HubWorkerStats:
     """The miners of a hub that log in under one worker name.
 
     ``difficulty``: the last one that was given to one of them. ``work``: the sum of the difficulties of their accepted
-    shares. ``accepted_age_s``: seconds since the last of these.
+    shares. ``accepted_age_s``: seconds since the last of these. ``proven_rate``: nonces a second that those of the last
+    15 minutes prove.
     """
 
     name: str
@@ -213,29 +215,59 @@ class HubWorkerStats:
     blocks: int
     work: int
     accepted_age_s: float | None
+    proven_rate: float
 
 
 @dataclass(frozen=True, slots=True)
 class RigStats:
-    """A rig of a hub. ``hash_rate``: as it reports, nonces a second; None while it is offline.
+    """A rig of a hub. ``status``: its last report. ``contact_age_s``: seconds since it was heard of.
 
-    ``aside``: it has sent invalid solutions and is ignored for now. ``temperature``: degrees Celsius. ``power``: watts.
-    ``kept``: its solutions that the hub has taken. ``accepted``, ``rejected``: those that the hub's pool has.
+    ``aside``: it has sent invalid solutions and is ignored for now. ``waits``: it has not done what it was asked to.
+    ``kept``: its solutions that the hub has taken. ``accepted``, ``rejected``: those that the hub's pool has. ``work``:
+    the sum of their difficulties. ``hashes``: nonces that it has reported meanwhile. ``proven_rate``: nonces a second
+    that its solutions of the last 15 minutes prove.
     """
 
     name: str
+    tags: Sequence[str]
     online: bool
     aside: bool
     contact_age_s: float
-    version: str
-    hash_rate: float | None
-    temperature: float | None
-    power: float | None
+    status: StatusMessage | None
+    waits: bool
     kept: int
     stale: int
     invalid: int
     accepted: int
     rejected: int
+    work: int
+    hashes: int
+    proven_rate: float
+
+    @property
+    def report(self) -> StatusMessage | None:
+        """Its last report if it is online, None otherwise."""
+        return self.status if self.online else None
+
+    @property
+    def hash_rate(self) -> float | None:
+        """Nonces a second, as it reports; None while it is offline."""
+        return None if (report := self.report) is None else report.hash_rate
+
+    @property
+    def temperature(self) -> float | None:
+        """Degrees Celsius of its hottest GPU; None while that is not known."""
+        return None if (report := self.report) is None else report.temperature
+
+    @property
+    def power(self) -> float | None:
+        """Watts of its GPUs; None while that is not known."""
+        return None if (report := self.report) is None else report.power
+
+    @property
+    def luck(self) -> float | None:
+        """Proven work for the nonces that it has reported, on average 1. None before its first solution."""
+        return self.work / self.hashes if self.work and self.hashes else None
 
 
 @dataclass(frozen=True, slots=True)

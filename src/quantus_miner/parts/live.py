@@ -1,4 +1,4 @@
-"""The live sources: a hub, nodes and pools."""
+"""The live sources: nodes and pools."""
 
 from __future__ import annotations
 
@@ -7,21 +7,14 @@ import re
 import socket
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner import __version__
 from quantus_miner.parts.part import Part
-from quantus_miner.sources.hub import HubLink
 from quantus_miner.sources.node import NodeLink
 from quantus_miner.sources.pool import PoolLink
 from quantus_miner.wire.address import address_warning, compose_login
-from quantus_miner.wire.fleet import StatusMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from quantus_miner.monitor import Snapshot
     from quantus_miner.settings import Settings
     from quantus_miner.sources.link import Link
-    from quantus_miner.wire.fleet import HubUrl
     from quantus_miner.wire.pool_url import PoolUrl
 
 log = logging.getLogger("miner")
@@ -31,21 +24,11 @@ PRIORITIES: Final = {"live": (1, 0), "equal": (0, 0), "http": (0, 1)}
 
 
 class Live(Part):
-    """Mines for a hub, nodes and pools."""
+    """Mines for nodes and pools."""
 
     name = "The live source"
     settings = frozenset(
-        (
-            "node_addr",
-            "auth_token",
-            "tls_cert_sha256",
-            "pool",
-            "wallet",
-            "worker_name",
-            "exit_on_refusal",
-            "hub",
-            "priority",
-        )
+        ("node_addr", "auth_token", "tls_cert_sha256", "pool", "wallet", "worker_name", "exit_on_refusal", "priority")
     )
 
     async def start(self, settings: Settings) -> None:
@@ -62,35 +45,18 @@ class Live(Part):
 
     def _use(self, settings: Settings) -> None:
         self.components.live.set_links(
-            create_links(settings, self._hub_link),
+            self._links(settings),
             priority=PRIORITIES[settings.priority][0],
             exit_on_refusal=settings.exit_on_refusal == "on",
         )
 
-    def _hub_link(self, url: HubUrl) -> Link:
-        return HubLink(url, self.components.store, lambda: rig_status(self.components.monitor.look()))
+    def _links(self, settings: Settings) -> list[Link]:
+        return create_links(settings)
 
 
-def rig_status(snapshot: Snapshot) -> StatusMessage:
-    """Return what a hub is told of a rig."""
-    miner, readings = snapshot.miner, snapshot.readings.values()
-    temperatures = [reading.temperature for reading in readings if reading.temperature is not None]
-    power = [reading.power for reading in readings if reading.power is not None]
-    return StatusMessage(
-        version=__version__,
-        uptime_s=snapshot.uptime_s,
-        hash_rate=snapshot.rates.current if snapshot.rates else 0.0,
-        hashes=miner.hashes if miner else 0,
-        solutions=sum(miner.solved_by_engine.values()) if miner else 0,
-        workers=len(miner.workers) if miner else 0,
-        temperature=max(temperatures, default=None),
-        power=sum(power) if power else None,
-    )
-
-
-def create_links(settings: Settings, hub_link: Callable[[HubUrl], Link]) -> list[Link]:
-    """Return the live sources in the order of preference: the hub, the node, then the pools as given."""
-    links: list[Link] = [] if settings.hub is None else [hub_link(settings.hub)]
+def create_links(settings: Settings) -> list[Link]:
+    """Return the node and the pools in the order of preference."""
+    links: list[Link] = []
     if settings.node_addr is not None and settings.auth_token is not None:
         links.append(NodeLink(*settings.node_addr, settings.auth_token, settings.tls_cert_sha256))
     if settings.pool is not None and settings.wallet is not None:

@@ -15,7 +15,7 @@ from quantus_miner.unit import Host
 from quantus_miner.web.doctor import Doctor
 from quantus_miner.web.events import MAX_STREAMS, Streams, encode_event, message_of
 from quantus_miner.web.history import History
-from quantus_miner.web.page import Page
+from quantus_miner.web.page import INDEX, Page
 from quantus_miner.web.status import status_of
 from quantus_miner.wire.api import encode
 from quantus_miner.wire.events import LogMessage
@@ -52,7 +52,7 @@ class WebPage(MinerPart):
         self._history = History(components.store.keep_point, self._streams.publish)
         self._recent: deque[EventMessage] = deque(maxlen=RECENT)
         self._seen = 0  # number of the last line of the log that was sent
-        self._page = Page(components.routes)
+        self._page = Page(components.routes, INDEX)
         self._page.on = False
         self._page.add("/events", self._streams.reply)
         self._page.add("/history", self._reply_history)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from quantus_miner.backends.base import Engine
     from quantus_miner.host.notify import Notifier
     from quantus_miner.hub.cluster import SharedOutbox
+    from quantus_miner.hub.control import Control
     from quantus_miner.hub.door import Door
     from quantus_miner.hub.lease import Lease
     from quantus_miner.hub.rigs import Rigs
@@ -34,6 +35,10 @@ class Components:
     live: LiveSource
     notifier: Notifier
     monitor: Monitor
+    routes: Routes
+    """The calls of the API's port."""
+    access: Access
+    """Who may make them."""
     connections: dict[str, int] = field(default_factory=dict, kw_only=True)
     """How many connections each port can hold, by the name of its setting. Empty until the first port starts."""
 
@@ -48,10 +53,6 @@ class MinerComponents(Components):
     miner: Miner
     jobs: Jobs
     api: JobApi
-    routes: Routes
-    """The calls of the job API's port."""
-    access: Access
-    """Who may make them."""
     rig_routes: Routes
     """The calls of --rig-port."""
 
@@ -63,6 +64,7 @@ class HubComponents(Components):
     hub: Hub
     door: Door
     rigs: Rigs
+    control: Control
     lease: Lease
     """Who leads, if there is a cluster of hubs."""
     outbox: SharedOutbox

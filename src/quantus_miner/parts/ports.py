@@ -23,7 +23,11 @@ MINER_PORTS: Final = {
     "rig_claymore_port": MAX_CLIENTS,
     "rig_cgminer_port": MAX_CLIENTS,
 }
-HUB_PORTS: Final = {"stratum_port": server.MAX_SESSIONS, "metrics_port": server.MAX_SCRAPERS}
+HUB_PORTS: Final = {
+    "stratum_port": server.MAX_SESSIONS,
+    "port": server.MAX_WATCHERS,
+    "metrics_port": server.MAX_SCRAPERS,
+}
 """Connections that each port holds at once if there are enough file descriptors, by the name of its setting."""
 
 

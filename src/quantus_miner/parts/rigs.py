@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from quantus_miner.errors import MinerError
 from quantus_miner.hub.nats_server import NatsServer
 from quantus_miner.hub.roster import Roster, new_key
+from quantus_miner.hub.tags import Tags
 from quantus_miner.parts.part import HubPart
 from quantus_miner.sources import nats
 from quantus_miner.wire import fleet
@@ -23,9 +24,10 @@ ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - any address, 
 
 
 class RigServer(HubPart):
-    """Serves rigs. Does nothing if no port is set."""
+    """Serves rigs if a port is set. Applies invitations and tags, and has rigs restarted that are silent."""
 
     name = "The rig server"
+    settings = frozenset(("restart_silent_rigs",))
 
     def __init__(self, components: HubComponents) -> None:
         super().__init__(components)
@@ -34,25 +36,32 @@ class RigServer(HubPart):
         self._seed = ""
         self._host = ""
         self._port = 0
-        self._stamp = 0
         self._locked_out: frozenset[str] = frozenset()
+        self._tags: Tags | None = None
+        self._stamp = (0, 0)
+        self._silent_minutes: int | None = None
 
     async def start(self, settings: Settings) -> None:
         """Start the NATS server. Raises MinerError if it does not start."""
+        control, roster = self.components.control, Roster(settings.state_dir)
+        tags = Tags(roster.folder)
+        control.load()
+        self._stamp, self._silent_minutes = (roster.stamp(), tags.stamp()), settings.restart_silent_rigs
+        self._roster, self._tags = roster, tags
         if settings.nats_port is None:
+            control.invite(None, tags.load())
             return
-        self._roster = roster = Roster(settings.state_dir)
         self._seed, key = new_key()
         self._host = ANY.get(settings.nats_bind, settings.nats_bind)
         certificate = roster.certificate()
-        self._stamp, rigs = roster.stamp(), roster.load()
+        rigs = roster.load()
+        control.invite(rigs, tags.load())
         # A server that starts again has the port of the one before, where rigs look for it.
         port = settings.nats_port or self._port
         self._server = NatsServer(roster.folder, certificate, settings.nats_bind, port, key)
         self._locked_out = self.components.rigs.locked_out()
         await self._server.start(self._admitted(rigs))
         self._port = self._server.port
-        self.components.rigs.invite(rigs)
         text = "Rigs can connect to port %d of %s; %d are invited"
         log.info(text, self._server.port, settings.nats_bind, len(rigs))
 
@@ -91,26 +100,38 @@ class RigServer(HubPart):
             await nats.close(client)
 
     def tick(self) -> None:
-        """Apply invitations and revocations of other processes, and lock out rigs that send too much."""
-        if self._server is None or self._roster is None:
+        """Apply invitations and tags of other processes. Lock out rigs that send too much, restart silent ones."""
+        if self._roster is None or self._tags is None:
             return
-        stamp, locked_out = self._roster.stamp(), self.components.rigs.locked_out()
+        if self._silent_minutes is not None:
+            self.components.control.restart_silent(60 * self._silent_minutes)
+        stamp, locked_out = (self._roster.stamp(), self._tags.stamp()), self.components.rigs.locked_out()
         if (stamp, locked_out) == (self._stamp, self._locked_out):
             return
-        invited_anew = stamp != self._stamp
+        admits = (stamp[0], locked_out) != (self._stamp[0], self._locked_out)
+        invited_anew = stamp[0] != self._stamp[0]
         self._stamp, self._locked_out = stamp, locked_out
         try:
+            tags = self._tags.load()
+            if self._server is None:
+                self.components.control.invite(None, tags)
+                return
             rigs = self._roster.load()
-            self._server.reload(self._admitted(rigs))
+            if admits:
+                self._server.reload(self._admitted(rigs))
         except MinerError as error:
             log.error("The rigs stay as they are: %s", error)  # noqa: TRY400 - of the user
             return
-        self.components.rigs.invite(rigs)
+        self.components.control.invite(rigs, tags)
         if invited_anew:
             log.info("%d rigs are invited", len(rigs))
 
     def _admitted(self, rigs: dict[str, str]) -> dict[str, str]:
         return {name: key for name, key in rigs.items() if name not in self._locked_out}
+
+    async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - one setting
+        """Set after how long silent rigs are restarted."""
+        self._silent_minutes = new.restart_silent_rigs
 
     async def stop(self) -> None:
         """End the NATS server."""

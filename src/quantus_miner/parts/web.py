@@ -47,22 +47,34 @@ class JobList(MinerPart):
         self.components.jobs.prioritize(PRIORITIES[settings.priority][1])
 
 
-class JobServer(HttpPort, MinerPart):
-    """The job API."""
+class ApiServer(HttpPort):
+    """The API at ``bind`` and ``port``."""
 
-    name = "The job API"
     vital = True
     settings = HttpPort.settings | {"api_token"}
 
     async def start(self, settings: Settings) -> None:
         """Accept requests. Raises MinerError if the port is taken, or too few file descriptors are left."""
-        api, access = self.components.api, self.components.access
-        access.own_token = control.create_token(settings.state_dir)
+        self.components.access.own_token = control.create_token(settings.state_dir)
         most = self.connections("port", settings)
         sock = server.listen(settings.bind, settings.port, "--port")
         await self.serve(server.Server(self.components.routes, sock, most), settings.bind, settings)
-        api.accepting = True
         log.info("Server starting on %s", server.endpoint(sock))
+
+    def _use(self, settings: Settings) -> None:
+        super()._use(settings)
+        self.components.access.token = settings.api_token
+
+
+class JobServer(ApiServer, MinerPart):
+    """The job API."""
+
+    name = "The job API"
+
+    async def start(self, settings: Settings) -> None:
+        """Accept jobs."""
+        await super().start(settings)
+        self.components.api.accepting = True
 
     async def stop(self) -> None:
         """Refuse new jobs, then stop."""
@@ -71,10 +83,15 @@ class JobServer(HttpPort, MinerPart):
 
     def _use(self, settings: Settings) -> None:
         super()._use(settings)
-        self.components.access.token = settings.api_token
         bind = settings.bind
         if not bind.startswith("127.") and bind != "::1" and settings.api_token is None:
             log.warning("The job API listens on %s without --api-token: anyone who reaches it can use it", bind)
+
+
+class HubServer(ApiServer):
+    """The hub's API."""
+
+    name = "The hub's API"
 
 
 class Exporter(HttpPort):

@@ -67,11 +67,19 @@ def new_backoff() -> Backoff:
 
 
 class HubLink:
-    """Implements Link. ``status``: returns our state for the hub."""
+    """Implements Link. ``status``: returns our state for the hub. ``on_orders``: takes what the hub asks of us."""
 
-    def __init__(self, url: fleet.HubUrl, store: Store, status: Callable[[], fleet.StatusMessage]) -> None:
+    def __init__(
+        self,
+        url: fleet.HubUrl,
+        store: Store,
+        status: Callable[[], fleet.StatusMessage],
+        on_orders: Callable[[fleet.Orders], None] = lambda _: None,
+    ) -> None:
         self.identity = ("hub", url)
-        self._url = url
+        self._on_orders = on_orders
+        self.url = url
+        self._report_due = asyncio.Event()
         self._store = store
         self._status = status
         self._addresses = [Addresses(*server, socket.SOCK_STREAM) for server in url.servers]
@@ -92,7 +100,7 @@ class HubLink:
     @property
     def name(self) -> str:
         """``hub tls://host:4222``."""
-        return f"hub {self._url}"
+        return f"hub {self.url}"
 
     async def run(self, listener: Listener) -> NoReturn:
         """See ``Link.run``. Connects again by itself for GRACE_S seconds, to the next server if there are several."""
@@ -129,6 +137,10 @@ class HubLink:
         self._wake.set()
         return Handover.WAITS
 
+    def report(self) -> None:
+        """Report our state now, and not only when it is due."""
+        self._report_due.set()
+
     async def _restore(self) -> None:
         """Take over the solutions that the last run could not deliver."""
         if not self._restored:
@@ -142,7 +154,7 @@ class HubLink:
         """Return a client, which is closed with ``stack``, and a future that is done when its connection ends."""
         number = self._turn % len(self._addresses)
         if self._context is None:
-            self._context = await nats.trusting_pin(self._url.pin, self._addresses[number])
+            self._context = await nats.trusting_pin(self.url.pin, self._addresses[number])
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         said: list[str] = []
 
@@ -153,11 +165,11 @@ class HubLink:
             if not ended.done():
                 ended.set_result(None)
 
-        inbox = f"{fleet.INBOX}.{self._url.name}"
-        server = self._url.servers[number]
+        inbox = f"{fleet.INBOX}.{self.url.name}"
+        server = self.url.servers[number]
         try:
             client = await nats.connect(
-                server, self._context, seed=self._url.seed, inbox=inbox, on_error=on_error, on_end=on_end
+                server, self._context, seed=self.url.seed, inbox=inbox, on_error=on_error, on_end=on_end
             )
         except MachineError as error:
             raise LinkRefusedError(str(error)) from None
@@ -178,17 +190,16 @@ class HubLink:
             with self._ignoring("a job"):
                 self._take(fleet.decode(message.data, fleet.JobMessage), listener)
 
-        async def on_slot(message: Msg) -> None:
-            with self._ignoring("a slot"):
-                slot = fleet.decode(message.data, fleet.SlotMessage).slot
-                self._slot = None if slot is None else bytes.fromhex(slot)
+        async def on_message(message: Msg) -> None:
+            with self._ignoring("a message"):
+                self._take_ours(fleet.decode(message.data, fleet.RigMessage))
 
         async def on_verdict(message: Msg) -> None:
             with self._ignoring("a verdict"):
                 self._judge(fleet.decode(message.data, fleet.VerdictMessage), listener)
 
-        await client.subscribe(f"{fleet.RIG}.{self._url.name}", cb=on_slot)
-        await client.subscribe(f"{fleet.VERDICT}.{self._url.name}", cb=on_verdict)
+        await client.subscribe(f"{fleet.RIG}.{self.url.name}", cb=on_message)
+        await client.subscribe(f"{fleet.VERDICT}.{self.url.name}", cb=on_verdict)
         welcome = await self._say_hello(client)
         if not opened:
             listener.on_open()
@@ -200,14 +211,20 @@ class HubLink:
         """Ask the hub for its job and for our slot, which is that of its run. Raises LinkLostError."""
         self._stranger.clear()
         welcome = fleet.decode(await self._ask(client, fleet.HELLO, b""), fleet.Welcome)
-        self._slot = None if welcome.slot is None else bytes.fromhex(welcome.slot)
+        self._take_ours(welcome)
         self._greeted = "" if welcome.job is None else welcome.job.run
         return welcome
+
+    def _take_ours(self, message: fleet.Welcome | fleet.RigMessage) -> None:
+        """Take over our slot and what the hub asks of us. An older hub asks for nothing."""
+        self._slot = None if message.slot is None else bytes.fromhex(message.slot)
+        if message.orders is not None:
+            self._on_orders(message.orders)
 
     async def _ask(self, client: Client, subject: str, data: bytes) -> bytes:
         """Return the hub's reply. Raises LinkLostError."""
         try:
-            reply = await client.request(f"{subject}.{self._url.name}", data, timeout=REPLY_S)
+            reply = await client.request(f"{subject}.{self.url.name}", data, timeout=REPLY_S)
         except Exception:  # of this library, whatever it is
             raise LinkLostError("the hub does not answer") from None
         if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -315,5 +332,8 @@ class HubLink:
 
     async def _report(self, client: Client) -> None:
         while True:
-            await client.publish(f"{fleet.STATUS}.{self._url.name}", fleet.encode(self._status()))
-            await asyncio.sleep(STATUS_S)
+            self._report_due.clear()
+            await client.publish(f"{fleet.STATUS}.{self.url.name}", fleet.encode(self._status()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STATUS_S):
+                    await self._report_due.wait()

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import signal
 import time
-from typing import TYPE_CHECKING, ClassVar, Final
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from rich.text import Text
 from textual.app import App
@@ -18,8 +19,13 @@ from textual.worker import WorkerFailed
 
 from quantus_miner.errors import MinerError, printable
 from quantus_miner.host.deadline import in_thread
-from quantus_miner.top import text
+from quantus_miner.host.user import user_name
+from quantus_miner.top import faces, text
 from quantus_miner.top.watch import Watch
+from quantus_miner.wire.commands import ALL, CommandRequest, parse_target
+from quantus_miner.wire.fleet import MAX_NAME
+from quantus_miner.wire.hub_status import HubStatus
+from quantus_miner.wire.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
     from textual.events import Resize
 
     from quantus_miner.client import Client
-    from quantus_miner.wire.status import PauseReply, Status
+    from quantus_miner.wire.commands import Action
 
 POLL_S: Final = 1.0
 """Seconds from one call to the next."""
@@ -37,22 +43,6 @@ MIN_HEIGHT: Final = 24
 """Columns and lines of the smallest terminal."""
 TALL: Final = 40
 """Lines of a terminal with room for a higher plot."""
-TABLES: Final[dict[str, Callable[[Status], text.Table]]] = {
-    "devices": text.devices,
-    "workers": text.workers,
-    "shares": text.shares,
-    "connections": text.connections,
-    "jobs": text.jobs,
-}
-VIEWS: Final = {
-    "all": ("devices", "shares", "jobs"),
-    "hash rate": ("devices", "workers"),
-    "shares": ("shares",),
-    "connections": ("connections",),
-    "jobs": ("jobs",),
-    "help": (),
-}
-"""The tables of each view."""
 COLOURS: Final = {
     "mining": "green",
     "mined": "green",
@@ -65,25 +55,10 @@ COLOURS: Final = {
     "lost": "red",
     "down": "red",
     "refused": "red",
+    "ignored": "red",
+    "offline": "red",
 }
 """Colours of states, by their first word."""
-HELP: Final = """\
-a  all: devices, nodes and pools, jobs   p  pause the selected device
-h  hash rate by device and worker        r  resume the selected device
-s  shares by node and pool               ?  this help
-c  connections to nodes and pools        q  quit
-j  jobs of the job API
-
-Arrows select a device and scroll, Tab goes to the next table. In the row
-"all", and in views without devices, p and r are for all devices.
-
-Rates are averages: over 10 s, and over 60 s and 15 min where these stand.
-"-" is unknown. The plot shows the rate since top was started, one hour at
-most; no answer counts as 0. Figures that are older than 5 s are dimmed.
-
-SHARES  accepted, rejected, stale (too late)
-SENT    solutions sent, also those to nodes, which do not confirm them
-LUCK    accepted work for the nonces tested, on average 100 %"""
 
 
 class Rows(DataTable[Text]):
@@ -116,7 +91,7 @@ class Rows(DataTable[Text]):
 
 
 class Top(App[None]):
-    """Shows the miner of ``client`` until the user quits."""
+    """Shows the miner or the hub of ``client`` until the user quits. Until it answers, it counts as a miner."""
 
     ENABLE_COMMAND_PALETTE = False
     CSS = """
@@ -154,6 +129,7 @@ class Top(App[None]):
         self._wake = asyncio.Event()
         self._steering = False
         self._view = "all"
+        self._face: faces.Face = faces.MINER
 
     def show(self) -> None:
         """Run until the user quits. Raises what the view could not handle."""
@@ -177,9 +153,9 @@ class Top(App[None]):
                 yield Sparkline(id="plot")
                 yield Static(id="totals", classes="line")
                 yield Static(id="faults")
-                for name in TABLES:
+                for name in faces.TABLES:
                     yield Rows(name)
-            yield Static(Text(HELP), id="help")
+            yield Static(id="help")
             yield Footer(compact=True)
 
     def on_mount(self) -> None:
@@ -219,14 +195,19 @@ class Top(App[None]):
         status = self._watch.status
         if status is None:
             return
+        if (face := faces.of(status)) is not self._face:
+            self._face = face
+            self.refresh_bindings()
+            self.action_view("all")
+            return
         self._update("head", Text(f"{text.head(status)} | {printable(self._client.url)}"))
-        self._update("speed", coloured(text.speed(status)))
-        self._update("totals", Text(text.totals(status)))
-        faults = text.faults(status)
+        self._update("speed", coloured(face.speed(status)))
+        self._update("totals", Text(face.totals(status)))
+        faults = face.faults(status)
         self._update("faults", Text("\n".join(f"! {line}" for line in faults)))
         self.query_one("#faults").display = bool(faults)
-        for name in VIEWS[self._view]:
-            self.query_one(f"#{name}", Rows).show(TABLES[name](status))
+        for name in face.views[self._view]:
+            self.query_one(f"#{name}", Rows).show(faces.TABLES[name](status))
 
     def _show_age(self) -> None:
         now = time.monotonic()
@@ -242,43 +223,70 @@ class Top(App[None]):
 
     # --- keys ---
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Return False for the keys of views that there are not."""
+        return action != "view" or parameters[0] in self._face.views
+
     def action_view(self, view: str) -> None:
         """Show a view."""
         self._view = view
-        shown = VIEWS[view]
-        for name in TABLES:
+        shown = self._face.views[view]
+        for name in faces.TABLES:
             self.query_one(f"#{name}").display = name in shown
         self.query_one("#figures").display = bool(shown)
+        self._update("help", Text(self._face.help))
         self.query_one("#help").display = not shown
         if shown:
             self.query_one(f"#{shown[0]}").focus()
         self._show_figures()
 
-    def action_steer(self, verb: str) -> None:
-        """Pause or resume the selected device."""
+    def action_steer(self, verb: Literal["pause", "resume"]) -> None:
+        """Pause or resume the selected device or rig."""
         if self._steering:
             self.notify("The miner has not answered the last command yet", severity="warning", markup=False)
             return
         self._steering = True
-        calls = {"pause": self._client.pause, "resume": self._client.resume}
-        self.run_worker(self._steer(verb, calls[verb], self._selected()))
+        if isinstance(self._watch.status, HubStatus):
+            call = partial(self._command, verb, self._rig())
+        else:
+            call = partial(self._pause, verb, self._device())
+        self.run_worker(self._steer(call))
 
-    def _selected(self) -> str | None:
+    def _device(self) -> str | None:
         """Return the id of the selected device. None: all."""
-        table = self.query_one("#devices", Rows)
-        devices = self._watch.status.devices if self._watch.status is not None else []
+        table, status = self.query_one("#devices", Rows), self._watch.status
+        devices = status.devices if isinstance(status, Status) else []
         number = table.cursor_row - 1
         return devices[number].id if table.display and 0 <= number < len(devices) else None
 
-    async def _steer(self, verb: str, call: Callable[[str | None], PauseReply], device: str | None) -> None:
-        name = "all devices" if device is None else f"device {printable(device)}"
+    def _rig(self) -> str:
+        """Return the text in the selected row, ALL for the first one: the name of a rig, or of a stratum miner."""
+        table = self.query_one("#miners", Rows)
+        return str(table.get_row_at(table.cursor_row)[0]) if table.display and table.cursor_row else ALL
+
+    def _pause(self, verb: Literal["pause", "resume"], device: str | None) -> str:
+        """Pause or resume a device of a miner, or all. Return what was done. Raises MinerError."""
+        reply = (self._client.pause if verb == "pause" else self._client.resume)(device)
+        done = f"{verb}d {'all devices' if device is None else f'device {printable(device)}'}"
+        return done.capitalize() if reply.changed else f"Nothing to do: {done} already"
+
+    def _command(self, action: Action, rig: str) -> str:
+        """Have a rig of a hub pause or resume, or all. Return what was done. Raises MinerError."""
         try:
-            reply = await in_thread(lambda: call(device))
+            target = parse_target(rig)
+        except ValueError:
+            raise MinerError(f"{rig} is not a rig; only rigs can be paused from here") from None
+        reply = self._client.command(CommandRequest(action, [target], printable(user_name())[:MAX_NAME]))
+        kept = f", {len(reply.exceptions):,} keep what was said for them" if reply.exceptions else ""
+        return f"{action.capitalize()}: {reply.rigs:,} rigs, {reply.offline:,} of them offline{kept}"
+
+    async def _steer(self, call: Callable[[], str]) -> None:
+        try:
+            done = await in_thread(call)
         except MinerError as error:
             self.notify(str(error), severity="error", markup=False)
         else:
-            done = f"{verb}d {name}"
-            self.notify(done.capitalize() if reply.changed else f"Nothing to do: {done} already", markup=False)
+            self.notify(done, markup=False)
         finally:
             self._steering = False
         self._wake.set()

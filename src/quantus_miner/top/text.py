@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from quantus_miner.model import Rates
+    from quantus_miner.wire.hub_status import HubStatus
     from quantus_miner.wire.status import (
         DeviceStatus,
         JobStatus,
@@ -30,6 +31,7 @@ MAX_ROWS: Final = 300
 """Rows of a table."""
 MAX_FAULTS: Final = 5
 """Faults that are listed."""
+NO_STORE: Final = "jobs are kept in memory only, because the state folder cannot be written"
 ALL: Final = "all"
 """First row of the table of devices, for all of them."""
 UNKNOWN: Final = "-"
@@ -48,15 +50,15 @@ class Table(NamedTuple):
 # --- lines ---
 
 
-def head(status: Status) -> str:
+def head(status: Status | HubStatus) -> str:
     """Return which miner it is, such as ``rig1 | quantus-miner 0.1.0 | up 119 min``."""
-    return f"{_text(status.host)} | quantus-miner {_text(status.version)} | up {_duration(status.uptime_seconds)}"
+    return f"{cell(status.host)} | quantus-miner {cell(status.version)} | up {duration(status.uptime_seconds)}"
 
 
 def speed(status: Status) -> str:
     """Return the state and the rates, such as ``mining 3.26 MH/s | 60 s 3.25 MH/s | 15 min - | max 3.31 MH/s``."""
     known = status.state in ("mining", "idle")  # faults say why it is idle
-    state = status.state if known or not status.reason else f"{status.state} ({_text(status.reason)})"
+    state = status.state if known or not status.reason else f"{status.state} ({cell(status.reason)})"
     current, minute, quarter, highest = _rates(status.hash_rate)
     return f"{state} {current} | 60 s {minute} | 15 min {quarter} | max {highest}"
 
@@ -66,12 +68,17 @@ def totals(status: Status) -> str:
     shares = status.shares
     counts = f"{shares.accepted:,} accepted, {shares.rejected:,} rejected, {shares.stale:,} stale"
     others = f"blocks: {status.blocks:,} | solutions: {status.solutions:,} | jobs: {status.active_jobs:,}"
-    return _text(f"shares: {counts} | {others}")
+    return cell(f"shares: {counts} | {others}")
 
 
 def faults(status: Status) -> list[str]:
     """Return what is wrong, at most MAX_FAULTS lines."""
-    found = [_text(line) for line in _faults(status)]
+    return bounded(_faults(status))
+
+
+def bounded(lines: Iterable[str]) -> list[str]:
+    """Return at most MAX_FAULTS lines, each in short."""
+    found = [cell(line) for line in lines]
     left_out = len(found) - MAX_FAULTS
     return found if left_out <= 0 else [*found[: MAX_FAULTS - 1], f"and {left_out + 1} more"]
 
@@ -79,24 +86,9 @@ def faults(status: Status) -> list[str]:
 def _faults(status: Status) -> Iterator[str]:
     if status.state == "failed":
         yield "no worker is left; restart the miner"
-    idle = status.state == "idle"
-    if idle and not status.sources:
+    if status.state == "idle" and not status.sources:
         yield status.reason
-    for number, source in enumerate(status.sources):
-        if source.mined:
-            if source.failing:
-                yield f"{short(source.name)} is failing: {source.failing}"
-            if number:
-                yield f"mining for {short(source.name)} instead"
-            break  # those after it are not needed
-        if source.refusal:
-            yield f"{short(source.name)} refuses us: {source.refusal}"
-        elif not source.connected:
-            yield f"{short(source.name)} is not connected"
-        elif source.failing:
-            yield f"{short(source.name)} is failing: {source.failing}"
-        elif idle:
-            yield f"{short(source.name)} has no work"
+    yield from source_faults(status)
     for device in status.devices:
         if not device.up and not device.paused:
             yield f"device {device.id} of engine {device.engine} is lost"
@@ -108,7 +100,26 @@ def _faults(status: Status) -> Iterator[str]:
     if status.solutions_rejected:
         yield f"{status.solutions_rejected:,} hits proved invalid when they were hashed again"
     if status.store_ok is False:
-        yield "jobs are kept in memory only, because the state folder cannot be written"
+        yield NO_STORE
+
+
+def source_faults(status: Status | HubStatus) -> Iterator[str]:
+    """Yield what is wrong with the nodes and pools up to the one that is mined."""
+    for place, source in enumerate(status.sources):
+        if source.mined:
+            if source.failing:
+                yield f"{short(source.name)} is failing: {source.failing}"
+            if place:
+                yield f"mining for {short(source.name)} instead"
+            break  # those after it are not needed
+        if source.refusal:
+            yield f"{short(source.name)} refuses us: {source.refusal}"
+        elif not source.connected:
+            yield f"{short(source.name)} is not connected"
+        elif source.failing:
+            yield f"{short(source.name)} is failing: {source.failing}"
+        elif status.state == "idle":
+            yield f"{short(source.name)} has no work"
 
 
 # --- tables ---
@@ -118,10 +129,10 @@ def devices(status: Status) -> Table:
     """Return the devices, after a row for all of them."""
     titles = ("DEVICE", "ENGINE", STATE, "RATE", "60 s", "TEMP", "POWER", "PER JOULE", "15 min", "MAX", "FAN", "CLOCK")
     rates = status.hash_rate
-    total = (ALL, "", status.state, _rate(rates.current), _rate(rates.average_60s), "", "", "")
-    return _table(
+    total = (ALL, "", status.state, rate(rates.current), rate(rates.average_60s), "", "", "")
+    return table(
         (*titles, "NAME"),
-        [(*total, _rate(rates.average_15m), _rate(rates.highest), "", "", "")],
+        [(*total, rate(rates.average_15m), rate(rates.highest), "", "", "")],
         (_device(device, status.pauses) for device in status.devices),
         len(status.devices),
     )
@@ -139,15 +150,15 @@ def _device(device: DeviceStatus, pauses: Sequence[PauseStatus]) -> tuple[str, .
         device.id,
         device.engine if device.workers == 1 else f"{device.engine} x{device.workers}",
         state,
-        _rate(rates.current),
-        _rate(rates.average_60s),
-        _number(device.temperature_celsius, "{:.0f} °C"),
-        _number(device.power_watts, "{:.0f} W"),
+        rate(rates.current),
+        rate(rates.average_60s),
+        number(device.temperature_celsius, "{:.0f} °C"),
+        number(device.power_watts, "{:.0f} W"),
         UNKNOWN if efficiency is None else units.hash_rate(efficiency).replace("H/s", "H/J"),
-        _rate(rates.average_15m),
-        _rate(rates.highest),
-        _number(device.fan_ratio, "{:.0f} %", 100),
-        _number(device.sm_clock_hertz, "{:.0f} MHz", 1e-6),
+        rate(rates.average_15m),
+        rate(rates.highest),
+        number(device.fan_ratio, "{:.0f} %", 100),
+        number(device.sm_clock_hertz, "{:.0f} MHz", 1e-6),
         device.name,
     )
 
@@ -155,7 +166,7 @@ def _device(device: DeviceStatus, pauses: Sequence[PauseStatus]) -> tuple[str, .
 def workers(status: Status) -> Table:
     """Return the workers."""
     titles = ("WORKER", "DEVICE", "ENGINE", STATE, "RATE", "60 s", "15 min", "MAX", "HASHES")
-    return _table(titles, [], map(_worker, status.workers), len(status.workers))
+    return table(titles, [], map(_worker, status.workers), len(status.workers))
 
 
 def _worker(worker: WorkerStatus) -> tuple[str, ...]:
@@ -164,10 +175,10 @@ def _worker(worker: WorkerStatus) -> tuple[str, ...]:
     return str(worker.index), worker.device, worker.engine, state, *_rates(worker.hash_rate), f"{worker.hashes:,}"
 
 
-def shares(status: Status) -> Table:
+def shares(status: Status | HubStatus) -> Table:
     """Return the sources with what was sent to them."""
     titles = ("SOURCE", STATE, "SHARES", "LAST", "RATE", "DIFF", "LATENCY", "SENT", "LUCK")
-    return _table(titles, [], map(_shares, status.sources, _source_states(status)), len(status.sources))
+    return table(titles, [], map(_shares, status.sources, _source_states(status)), len(status.sources))
 
 
 def _shares(source: SourceStatus, state: str) -> tuple[str, ...]:
@@ -175,19 +186,19 @@ def _shares(source: SourceStatus, state: str) -> tuple[str, ...]:
         short(source.name),
         state,
         f"{source.accepted:,}/{source.rejected:,}/{source.stale:,}",
-        _duration(source.accepted_age_seconds),
-        _rate(source.hash_rate.current),
+        duration(source.accepted_age_seconds),
+        rate(source.hash_rate.current),
         UNKNOWN if source.difficulty is None else units.difficulty(min(source.difficulty, MAX_DIFFICULTY)),
-        _number(source.latency_seconds, "{:.0f} ms", 1000),
+        number(source.latency_seconds, "{:.0f} ms", 1000),
         f"{source.sent:,}",
-        _number(source.luck, "{:.0f} %", 100),
+        number(source.luck, "{:.0f} %", 100),
     )
 
 
-def connections(status: Status) -> Table:
+def connections(status: Status | HubStatus) -> Table:
     """Return the sources with how they are connected."""
     titles = ("SOURCE", STATE, "CONNECTS", "JOBS", "LATE", "LAST JOB", "LATENCY", "REASON")
-    return _table(titles, [], map(_connection, status.sources, _source_states(status)), len(status.sources))
+    return table(titles, [], map(_connection, status.sources, _source_states(status)), len(status.sources))
 
 
 def _connection(source: SourceStatus, state: str) -> tuple[str, ...]:
@@ -197,13 +208,13 @@ def _connection(source: SourceStatus, state: str) -> tuple[str, ...]:
         f"{source.connects:,}",
         f"{source.jobs:,}",
         f"{source.late:,}",
-        _duration(source.job_age_seconds),
-        _number(source.latency_seconds, "{:.0f} ms", 1000),
+        duration(source.job_age_seconds),
+        number(source.latency_seconds, "{:.0f} ms", 1000),
         source.refusal or source.failing or UNKNOWN,
     )
 
 
-def _source_states(status: Status) -> Iterator[str]:
+def _source_states(status: Status | HubStatus) -> Iterator[str]:
     """Yield the state of each source. Those after the one that is mined need no connection."""
     needed = True
     for source in status.sources:
@@ -219,7 +230,7 @@ def _source_states(status: Status) -> Iterator[str]:
 
 def jobs(status: Status) -> Table:
     """Return the jobs of the job API."""
-    return _table(
+    return table(
         ("JOB", STATE, "RATE", "HASHES", "ENGINE"),
         [],
         map(_job, status.jobs),
@@ -228,17 +239,21 @@ def jobs(status: Status) -> Table:
 
 
 def _job(job: JobStatus) -> tuple[str, ...]:
-    return job.job_id, job.status, _rate(job.hash_rate), f"{job.hashes:,}", job.engine
+    return job.job_id, job.status, rate(job.hash_rate), f"{job.hashes:,}", job.engine
 
 
-def _table(
-    titles: tuple[str, ...], first: list[tuple[str, ...]], found: Iterable[tuple[str, ...]], count: int
+def table(
+    titles: tuple[str, ...],
+    first: list[tuple[str, ...]],
+    found: Iterable[tuple[str, ...]],
+    count: int,
+    most: int = MAX_ROWS,
 ) -> Table:
-    """Return a table of ``first`` and the first of ``found``. ``count``: how many of these there are altogether."""
-    rows = first + [tuple(map(_text, row)) for row, _ in zip(found, range(MAX_ROWS), strict=False)]
+    """Return a table of ``first`` and up to ``most`` of ``found``. ``count``: how many of these there are."""
+    rows = first + [tuple(map(cell, row)) for row, _ in zip(found, range(most), strict=False)]
     left_out = count - (len(rows) - len(first))
     if left_out or not rows:
-        rows.append((_text(f"and {left_out:,} more") if left_out else "none", *[""] * (len(titles) - 1)))
+        rows.append((cell(f"and {left_out:,} more") if left_out else "none", *[""] * (len(titles) - 1)))
     return Table(titles, rows)
 
 
@@ -248,11 +263,17 @@ def _table(
 def plain(status: Status) -> str:
     """Return everything, for a terminal without a view or a file."""
     tables = (devices(status), workers(status), shares(status), connections(status), jobs(status))
-    lines = [head(status), speed(status), totals(status), *(f"! {line}" for line in faults(status))]
-    return "\n".join(lines) + "\n" + "".join(f"\n{_aligned(table)}" for table in tables)
+    return page([head(status), speed(status), totals(status)], faults(status), tables)
 
 
-def _aligned(table: Table) -> str:
+def page(lines: list[str], wrong: list[str], tables: Iterable[Table]) -> str:
+    """Return lines, faults and tables as one text."""
+    shown = [*lines, *(f"! {line}" for line in wrong)]
+    return "\n".join(shown) + "\n" + "".join(f"\n{aligned(each)}" for each in tables)
+
+
+def aligned(table: Table) -> str:
+    """Return a table with spaces between its columns."""
     lines = [table.titles, *table.rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
@@ -262,22 +283,26 @@ def _aligned(table: Table) -> str:
 # --- words ---
 
 
-def _text(value: str) -> str:
+def cell(value: str) -> str:
+    """Return a text of a miner in short, with control characters escaped."""
     text = printable(value[:MAX_CHARACTERS])
     return text if len(text) <= MAX_CHARACTERS and len(value) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 1]}…"
 
 
-def _rate(hashes_per_second: float | None) -> str:
-    return UNKNOWN if hashes_per_second is None else _text(units.hash_rate(hashes_per_second))
+def rate(hashes_per_second: float | None) -> str:
+    """Return a hash rate with its unit."""
+    return UNKNOWN if hashes_per_second is None else cell(units.hash_rate(hashes_per_second))
 
 
 def _rates(rates: Rates) -> tuple[str, ...]:
-    return _rate(rates.current), _rate(rates.average_60s), _rate(rates.average_15m), _rate(rates.highest)
+    return rate(rates.current), rate(rates.average_60s), rate(rates.average_15m), rate(rates.highest)
 
 
-def _duration(seconds: float | None) -> str:
-    return UNKNOWN if seconds is None else _text(units.duration(seconds))
+def duration(seconds: float | None) -> str:
+    """Return a time with its unit."""
+    return UNKNOWN if seconds is None else cell(units.duration(seconds))
 
 
-def _number(value: float | None, form: str, factor: float = 1) -> str:
+def number(value: float | None, form: str, factor: float = 1) -> str:
+    """Return ``factor`` times ``value`` in ``form``."""
     return UNKNOWN if value is None else form.format(value * factor)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from quantus_miner import units
 from quantus_miner.errors import printable
+from quantus_miner.wire.status import Status
 
 if TYPE_CHECKING:
-    from quantus_miner.wire.status import Status
+    from quantus_miner.wire.hub_status import HubStatus
 
 OLD_S: Final = 5.0
 """Seconds after which figures are old."""
@@ -21,17 +22,18 @@ class Watch:
     """The last status of the miner at ``url``. ``now`` is in seconds, of a clock that never goes back."""
 
     def __init__(self, url: str, now: float) -> None:
-        self.status: Status | None = None
+        self.status: Status | HubStatus | None = None
         self.rates: deque[float] = deque(maxlen=MAX_HISTORY)
         """Nonces a second since the start, one for each call. 0: no answer."""
         self._url = printable(url)
         self._at = now  # of the last status, before the first: of the start
         self._error = ""
 
-    def on_status(self, status: Status, now: float) -> None:
+    def on_status(self, status: Status | HubStatus, now: float) -> None:
         """Take over what the miner answered."""
         self.status, self._at, self._error = status, now, ""
-        self.rates.append(max(status.hash_rate.current, 0.0))
+        rates = status.hash_rate if isinstance(status, Status) else status.totals.hash_rate
+        self.rates.append(max(rates.current, 0.0))
 
     def on_error(self, message: str) -> None:
         """Keep why there was no answer."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from quantus_miner.events import Event
-    from quantus_miner.mining.stats import MinerStats
+    from quantus_miner.mining.stats import HubStats, MinerStats
     from quantus_miner.monitor import Snapshot
     from quantus_miner.wire.history import SpanName
 
@@ -122,9 +122,12 @@ class History:
 
     def on_snapshot(self, snapshot: Snapshot) -> None:
         """Count what has happened since the last snapshot."""
-        if snapshot.miner is None:
+        if snapshot.miner is not None:
+            part = self._since_last(snapshot, snapshot.miner)
+        elif snapshot.hub is not None:
+            part = self._since_last_of_hub(snapshot, snapshot.hub)
+        else:
             return
-        part = self._since_last(snapshot, snapshot.miner)
         for name, track in self._tracks.items():
             if (ended := track.add(part)) is not None:
                 self._keep(_stored(track, ended))
@@ -152,6 +155,29 @@ class History:
         counts: dict[object, float] = {worker.key: worker.hashes for worker in miner.workers}
         counts["seconds"], counts["hashes"] = snapshot.uptime_s, miner.hashes
         counts["blocks"] = sum(count for (_, status), count in ended_jobs.items() if status == Status.COMPLETED)
+        part, grown = self._part(snapshot, counts)
+        part.blocks += grown("blocks")
+        for worker in miner.workers:
+            if worker.index < MAX_SERIES:
+                part.workers[worker.index] = part.workers.get(worker.index, 0) + grown(worker.key)
+            device = worker.device[:MAX_ID]
+            if device in part.devices or len(part.devices) < MAX_SERIES:
+                part.devices[device] = part.devices.get(device, 0) + grown(worker.key)
+        return part
+
+    def _since_last_of_hub(self, snapshot: Snapshot, hub: HubStats) -> Point:
+        """As of a miner: what rigs have reported, and what the shares of stratum miners prove."""
+        kinds: dict[object, float] = {
+            "rigs": sum(rig.hashes for rig in hub.rigs),
+            "stratum miners": sum(worker.work for worker in hub.workers),
+        }
+        counts = {**kinds, "seconds": snapshot.uptime_s, "hashes": sum(kinds.values())}
+        part, grown = self._part(snapshot, counts)
+        part.devices = {str(kind): grown(kind) for kind in kinds}
+        return part
+
+    def _part(self, snapshot: Snapshot, counts: dict[object, float]) -> tuple[Point, Callable[[object], int]]:
+        """Return a point with what has happened since the last counts, and a function that says how one has grown."""
         before, self._counts = self._counts, counts
 
         def grown(key: object) -> int:
@@ -161,14 +187,7 @@ class History:
         part.time = int(snapshot.time)
         part.seconds = round(max(0.0, snapshot.uptime_s - before.get("seconds", 0.0)), 3)
         part.hashes = grown("hashes")
-        part.blocks += grown("blocks")
-        for worker in miner.workers:
-            if worker.index < MAX_SERIES:
-                part.workers[worker.index] = part.workers.get(worker.index, 0) + grown(worker.key)
-            device = worker.device[:MAX_ID]
-            if device in part.devices or len(part.devices) < MAX_SERIES:
-                part.devices[device] = part.devices.get(device, 0) + grown(worker.key)
-        return part
+        return part, grown
 
 
 def _sum(before: Point | None, point: Point) -> Point:

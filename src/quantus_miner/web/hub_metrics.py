@@ -31,6 +31,11 @@ HUB_METRICS: Final = (
     Row("miner_hub_rigs", "gauge", ("state",), "Rigs by state: online, offline."),
     Row("miner_hub_rig_up", "gauge", ("rig",), "1 while the rig is online, else 0."),
     Row("miner_hub_rig_hash_rate", "gauge", ("rig",), "Nonces a second, as the rig reports; missing while offline."),
+    Row("miner_hub_rig_proven_hash_rate", "gauge", ("rig",), "Nonces a second that its solutions of 15 minutes prove."),
+    Row("miner_hub_rig_work_total", "counter", ("rig",), "Sum of the difficulty of the rig's valid solutions."),
+    Row("miner_hub_rig_hashes_total", "counter", ("rig",), "Nonces that the rig has reported since the hub's start."),
+    Row("miner_hub_rig_paused", "gauge", ("rig",), "1 while the rig or one of its devices is paused, else 0."),
+    Row("miner_hub_rig_waits", "gauge", ("rig",), "1 while the rig has not done yet what it was asked to, else 0."),
     Row("miner_hub_rig_contact_age_seconds", "gauge", ("rig",), "Time since the rig was heard of."),
     Row("miner_hub_rig_temperature_celsius", "gauge", ("rig",), "Temperature of the rig's hottest GPU."),
     Row("miner_hub_rig_power_watts", "gauge", ("rig",), "Power that the rig's GPUs draw."),
@@ -40,6 +45,7 @@ HUB_METRICS: Final = (
         ("rig", "result"),
         "Solutions: kept, stale, invalid; in a pool also accepted, rejected.",
     ),
+    Row("miner_hub_rigs_without_series", "gauge", (), "Rigs beyond those that have series of their own."),
 )
 
 MAX_RIGS: Final = 1_000
@@ -69,6 +75,11 @@ def hub_values(hub: HubStats) -> dict[str, Values]:
         "miner_hub_rigs": {("online",): online, ("offline",): len(hub.rigs) - online},
         "miner_hub_rig_up": {(rig.name,): rig.online for rig in rigs},
         "miner_hub_rig_hash_rate": {(rig.name,): rig.hash_rate for rig in rigs},
+        "miner_hub_rig_proven_hash_rate": {(rig.name,): rig.proven_rate for rig in rigs},
+        "miner_hub_rig_work_total": {(rig.name,): rig.work for rig in rigs},
+        "miner_hub_rig_hashes_total": {(rig.name,): rig.hashes for rig in rigs},
+        "miner_hub_rig_paused": {(rig.name,): bool(rig.report and rig.report.pauses) for rig in rigs},
+        "miner_hub_rig_waits": {(rig.name,): rig.waits for rig in rigs},
         "miner_hub_rig_contact_age_seconds": {(rig.name,): rig.contact_age_s for rig in rigs},
         "miner_hub_rig_temperature_celsius": {(rig.name,): rig.temperature for rig in rigs},
         "miner_hub_rig_power_watts": {(rig.name,): rig.power for rig in rigs},
@@ -77,4 +88,5 @@ def hub_values(hub: HubStats) -> dict[str, Values]:
             for rig in rigs
             for result in ("kept", "stale", "invalid", "accepted", "rejected")
         },
+        "miner_hub_rigs_without_series": {(): len(hub.rigs) - len(rigs)},
     }

@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     from quantus_miner.web.routes import Routes
 
 INDEX: Final = "index.html"
+HUB_INDEX: Final = "hub.html"
 FILES: Final = {
     INDEX: "text/html",
+    HUB_INDEX: "text/html",
     "page.css": "text/css",
+    "hub.js": "text/javascript",
+    "miners.js": "text/javascript",
     "page.js": "text/javascript",
     "plot.js": "text/javascript",
+    "stream.js": "text/javascript",
+    "token.js": "text/javascript",
     "view.js": "text/javascript",
     "uPlot.iife.min.js": "text/javascript",
     "uPlot.min.css": "text/css",
@@ -45,10 +51,14 @@ HEADERS: Final = {
 
 
 class Page:
-    """The files of the page, added to ``routes``. ``on``: False answers its calls as if there were none; may change."""
+    """The files of the page, added to ``routes``. ``on``: False answers its calls as if there were none; may change.
 
-    def __init__(self, routes: Routes) -> None:
+    ``index``: the file that is the page, that of a miner or that of a hub.
+    """
+
+    def __init__(self, routes: Routes, index: str) -> None:
         self.on = True
+        self._start = index
         self._routes = routes
         self._files = {name: _File(name, kind) for name, kind in FILES.items()}
         self._add("/", self._index)
@@ -69,7 +79,7 @@ class Page:
         self._routes.add(path, "GET", if_on)
 
     async def _index(self, request: Request) -> Response:
-        return self._files[INDEX].reply(request)
+        return self._files[self._start].reply(request)
 
     async def _static(self, request: Request) -> Response:
         file = self._files.get(request.path_params["name"])

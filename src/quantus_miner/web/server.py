@@ -33,6 +33,8 @@ MAX_CONNECTIONS: Final = 512
 """Connections that a server holds at once."""
 MAX_SESSIONS: Final = 4096
 """Stratum miners that a hub serves at once."""
+MAX_WATCHERS: Final = 128
+"""Connections that the API of a hub holds at once."""
 MAX_SCRAPERS: Final = 32
 """Connections that the metrics exporter holds at once."""
 MIN_CONNECTIONS: Final = 2
@@ -63,7 +65,7 @@ def check_files() -> None:
 
 
 def share_connections(links: int, ports: Mapping[str, int]) -> dict[str, int]:
-    """Return how many connections each port can hold. ``ports``: how many it may hold, by name, the job API first.
+    """Return how many connections each port can hold. ``ports``: how many it may hold, by name, the one for work first.
 
     They share the file descriptors that are free now, minus those that other parts need later: for ``links``
     connections to nodes and pools, the store and look-ups. Each port but the first gets up to an eighth. Raises

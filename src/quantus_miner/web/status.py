@@ -69,7 +69,7 @@ def status_of(snapshot: Snapshot) -> wire.Status:
         blocks=snapshot.tally.blocks,
         devices=_devices(snapshot),
         workers=[_worker(worker, snapshot) for worker in (miner.workers if miner else ())],
-        sources=[_source(link, snapshot.source_rates.get(link.name)) for link in sources],
+        sources=[source_status(link, snapshot.source_rates.get(link.name)) for link in sources],
         jobs=[_job(job) for job in shown],
         jobs_left_out=len(jobs) - len(shown),
         store_ok=snapshot.store_ok,
@@ -139,7 +139,8 @@ def _worker(worker: WorkerStats, snapshot: Snapshot) -> wire.WorkerStatus:
     )
 
 
-def _source(link: LinkStats, rates: Rates | None) -> wire.SourceStatus:
+def source_status(link: LinkStats, rates: Rates | None) -> wire.SourceStatus:
+    """Return a node or a pool as it is shown."""
     return wire.SourceStatus(
         name=link.name,
         connected=link.connected,

@@ -23,7 +23,7 @@ SOLUTION: Final = "quantus.solution"
 STATUS: Final = "quantus.status"
 """A rig's state: ``quantus.status.NAME``."""
 RIG: Final = "quantus.rig"
-"""To one rig: ``quantus.rig.NAME``. Its slot has changed."""
+"""To one rig: ``quantus.rig.NAME``. Its slot or its orders have changed."""
 LEASE: Final = "quantus.lease"
 """Among the hubs of a cluster: who leads. Stored in LEASE_STREAM."""
 LEASE_STREAM: Final = "QUANTUS_LEASE"
@@ -40,6 +40,12 @@ HUB_INBOX: Final = "+hub"
 MAX_MESSAGE: Final = 4096
 """Bytes of a message, in both directions."""
 MAX_NAME: Final = 64
+MAX_DEVICES: Final = 16
+"""Devices that a rig reports one by one."""
+MAX_POOLS: Final = 4
+"""Pools that a hub can set for a rig."""
+MAX_POOL_URL: Final = 256
+"""Characters of the URL of one of them."""
 MAX_PREFIX: Final = 31
 """Bytes of a job's prefix, with the slot."""
 URL_FORM: Final = "tls://TOKEN@HOST:PORT[,HOST:PORT…] as `quantus-miner hub invite NAME` prints it"
@@ -50,6 +56,8 @@ Prefix = Annotated[str, Meta(pattern="^([0-9a-f]{2}){0,31}$")]
 Text = Annotated[str, Meta(min_length=1, max_length=128)]
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Rate = Annotated[float, Meta(ge=0, le=1e18)]
+Degrees = Annotated[float, Meta(ge=-300, le=1000)]
+PoolText = Annotated[str, Meta(min_length=1, max_length=MAX_POOL_URL)]
 State = Literal["kept", "stale", "invalid", "later"]
 Message = TypeVar("Message", bound=msgspec.Struct)
 
@@ -71,17 +79,40 @@ class JobMessage(msgspec.Struct):
     divided: bool
 
 
+class Orders(msgspec.Struct, omit_defaults=True):
+    """What a hub asks of a rig. The newest ones count. ``id``: of their content; empty if nothing was ever asked.
+
+    ``pools``: URLs of the pools that stand behind the hub, paid to ``wallet``; None for the rig's own. ``reloads``,
+    ``restarts``: how often the rig was asked to read its settings again, and to restart.
+    """
+
+    id: Annotated[str, Meta(max_length=32)] = ""
+    paused: bool = False
+    pools: Annotated[list[PoolText], Meta(max_length=MAX_POOLS)] | None = None
+    wallet: Annotated[str, Meta(max_length=128)] = ""
+    reloads: Count = 0
+    restarts: Count = 0
+
+
+NO_ORDERS: Final = Orders()
+
+
 class Welcome(msgspec.Struct):
     """The reply to HELLO. ``job``: None if there is none now. ``slot``: bytes; None if there is none for this job."""
 
     job: JobMessage | None
     slot: Prefix | None
+    orders: Orders | None = None
 
 
-class SlotMessage(msgspec.Struct):
-    """To a rig whose slot has changed, before the next job. ``slot``: None if there is none for that job."""
+class RigMessage(msgspec.Struct):
+    """To a rig whose slot has changed, before the next job, or whose orders have.
+
+    ``slot``: None if there is none for that job.
+    """
 
     slot: Prefix | None
+    orders: Orders | None = None
 
 
 class SolutionMessage(msgspec.Struct):
@@ -118,8 +149,17 @@ class VerdictMessage(msgspec.Struct):
     reason: Annotated[str, Meta(max_length=256)] = ""
 
 
-class StatusMessage(msgspec.Struct):
-    """The state of a rig. ``hash_rate``: nonces a second. ``solutions``: found since its start."""
+class DeviceMessage(msgspec.Struct, omit_defaults=True):
+    """One GPU of a rig, or its CPU workers: nonces a second, degrees Celsius, watts."""
+
+    id: Annotated[str, Meta(max_length=32)]
+    hash_rate: Rate
+    temperature: Degrees | None = None
+    power: Rate | None = None
+
+
+class StatusMessage(msgspec.Struct, omit_defaults=True):
+    """The state of a rig. ``hash_rate``: nonces a second over 10 s. ``hashes``, ``solutions``: since its start."""
 
     version: Annotated[str, Meta(max_length=64)]
     uptime_s: Rate
@@ -127,10 +167,29 @@ class StatusMessage(msgspec.Struct):
     hashes: Count
     solutions: Count
     workers: Count
-    temperature: Annotated[float, Meta(ge=-300, le=1000)] | None = None
+    temperature: Degrees | None = None
     """Degrees Celsius of the hottest GPU."""
     power: Rate | None = None
     """Watts of all GPUs."""
+    rate_60s: Rate | None = None
+    rate_15m: Rate | None = None
+    """Nonces a second over 60 s and over 15 minutes. None until these have passed."""
+    devices: Annotated[list[DeviceMessage], Meta(max_length=MAX_DEVICES)] = []
+    """The first MAX_DEVICES, if there are several."""
+    pauses: Annotated[list[Annotated[str, Meta(max_length=16)]], Meta(max_length=8)] = []
+    """Why it does not mine, or one of its devices does not."""
+    paused: bool = False
+    """True if all of its devices are paused."""
+    source: Annotated[str, Meta(max_length=128)] = ""
+    """What it mines for, if that is not the hub."""
+    accepted: Count = 0
+    rejected: Count = 0
+    stale: Count = 0
+    """Verdicts of its own pools on its shares."""
+    done: Annotated[str, Meta(max_length=32)] = ""
+    """Id of the last orders that it has obeyed or refused."""
+    refused: Annotated[str, Meta(max_length=128)] = ""
+    """Why it has refused them, or a part of them."""
 
 
 def encode(message: msgspec.Struct) -> bytes:

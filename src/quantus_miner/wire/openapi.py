@@ -23,7 +23,8 @@ def _reply(schema: str, description: str) -> dict[str, Any]:
     return {"description": description, "content": content}
 
 
-def _replies(schema: str, **descriptions: str) -> dict[str, Any]:
+def answers(schema: str, **descriptions: str) -> dict[str, Any]:
+    """Describe replies with the same content. ``descriptions``: by code, as in ``_200``."""
     return {code.removeprefix("_"): _reply(schema, text) for code, text in descriptions.items()}
 
 
@@ -69,7 +70,8 @@ _, _COMPONENTS = msgspec.json.schema_components(
 _BACKENDS: Final = {"type": "array", "items": {"$ref": "#/components/schemas/Backend"}}
 
 
-def _plain(path: str, summary: str, **descriptions: str) -> dict[str, Any]:
+def plain(path: str, summary: str, **descriptions: str) -> dict[str, Any]:
+    """Describe a call whose reply is any JSON object."""
     responses = {
         code.removeprefix("_"): {"description": text, "content": {"application/json": {"schema": {"type": "object"}}}}
         for code, text in descriptions.items()
@@ -77,13 +79,15 @@ def _plain(path: str, summary: str, **descriptions: str) -> dict[str, Any]:
     return {path: {"get": {"summary": summary, "responses": responses}}}
 
 
-def _reading(path: str, summary: str, schema: str) -> dict[str, Any]:
-    return {path: {"get": {"summary": summary, "responses": _replies(schema, _200="The miner at this moment.")}}}
+def reading(path: str, summary: str, schema: str) -> dict[str, Any]:
+    """Describe a call that only reads."""
+    return {path: {"get": {"summary": summary, "responses": answers(schema, _200="The miner at this moment.")}}}
 
 
-def _steering(path: str, summary: str, request: str, reply: str, done: str, wrong: str) -> dict[str, Any]:
+def steering(path: str, summary: str, request: str, reply: str, done: str, wrong: str) -> dict[str, Any]:
+    """Describe a call that needs the token."""
     body = {"content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{request}"}}}}
-    replies = _replies(reply, _200=done) | _replies(
+    replies = answers(reply, _200=done) | answers(
         "MineResponse",
         _400=wrong,
         _401="A token is required.",
@@ -97,13 +101,13 @@ def _steering(path: str, summary: str, request: str, reply: str, done: str, wron
 
 def _pausing(path: str, summary: str) -> dict[str, Any]:
     wrong = "The body is not valid, or there is no such device."
-    return _steering(path, summary, "PauseRequest", "PauseReply", "Done, or it was so already.", wrong)
+    return steering(path, summary, "PauseRequest", "PauseReply", "Done, or it was so already.", wrong)
 
 
-def _text(path: str, summary: str, kind: str, **replies: str) -> dict[str, Any]:
+def text(path: str, summary: str, kind: str, **replies: str) -> dict[str, Any]:
     """Describe a call of the page whose reply is not JSON."""
     content = {kind: {"schema": {"type": "string"}}}
-    responses = {"200": {"description": summary, "content": content}} | _replies("MineResponse", **replies)
+    responses = {"200": {"description": summary, "content": content}} | answers("MineResponse", **replies)
     return {path: {"get": {"summary": summary, "responses": responses}}}
 
 
@@ -111,10 +115,10 @@ _OFF: Final = "The page is switched off."
 _FOREIGN: Final = "The request comes from a web page of another site."
 _SPAN: Final = {"name": "span", "in": "query", "schema": {"enum": ["hour", "day"], "default": "hour"}}
 
-_PAGE: Final[dict[str, Any]] = {
-    **_text("/", "The page", "text/html", _404=_OFF),
-    **_text("/static/{name}", "A file of the page", "text/javascript", _404="There is no such file, or no page."),
-    **_text(
+PAGE: Final[dict[str, Any]] = {
+    **text("/", "The page", "text/html", _404=_OFF),
+    **text("/static/{name}", "A file of the page", "text/javascript", _404="There is no such file, or no page."),
+    **text(
         "/events",
         "Status, events, points of the history and lines of the log, as they come",
         "text/event-stream",
@@ -126,19 +130,19 @@ _PAGE: Final[dict[str, Any]] = {
         "get": {
             "summary": "Hash rates and finds of the last hour or day",
             "parameters": [_SPAN],
-            "responses": _replies("HistoryReply", _200="The history.")
-            | _replies("MineResponse", _400="There is no such span.", _403=_FOREIGN, _404=_OFF),
+            "responses": answers("HistoryReply", _200="The history.")
+            | answers("MineResponse", _400="There is no such span.", _403=_FOREIGN, _404=_OFF),
         }
     },
     "/doctor": {
         "get": {
             "summary": "What the service finds at itself",
-            "responses": _replies("DoctorReply", _200="The findings.")
-            | _replies("MineResponse", _403=_FOREIGN, _404=_OFF),
+            "responses": answers("DoctorReply", _200="The findings.")
+            | answers("MineResponse", _403=_FOREIGN, _404=_OFF),
         }
     },
 }
-_PAGE["/static/{name}"]["get"]["parameters"] = [
+PAGE["/static/{name}"]["get"]["parameters"] = [
     {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 ]
 
@@ -154,7 +158,7 @@ DOCUMENT: Final[dict[str, Any]] = {
                     "required": True,
                     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/MineRequest"}}},
                 },
-                "responses": _replies(
+                "responses": answers(
                     "MineResponse",
                     _200="The job is accepted.",
                     _400="The request is not valid; message says why.",
@@ -173,8 +177,8 @@ DOCUMENT: Final[dict[str, Any]] = {
                 "summary": "Where a job stands",
                 "security": _TOKEN,
                 "parameters": [_JOB_ID],
-                "responses": _replies("MiningResult", _200="The job.", _404="No such job: status not_found.")
-                | _replies("MineResponse", _401="A token is required.", _403="The request comes from a web page."),
+                "responses": answers("MiningResult", _200="The job.", _404="No such job: status not_found.")
+                | answers("MineResponse", _401="A token is required.", _403="The request comes from a web page."),
             }
         },
         "/cancel/{job_id}": {
@@ -182,7 +186,7 @@ DOCUMENT: Final[dict[str, Any]] = {
                 "summary": "End a job; a solution that was found stays",
                 "security": _TOKEN,
                 "parameters": [_JOB_ID],
-                "responses": _replies(
+                "responses": answers(
                     "MineResponse",
                     _200="The job has ended.",
                     _401="A token is required.",
@@ -193,10 +197,10 @@ DOCUMENT: Final[dict[str, Any]] = {
         },
         **_pausing("/pause", "Stop mining until resume, on all devices or one"),
         **_pausing("/resume", "Mine again"),
-        **_reading("/status", "The miner at this moment", "Status"),
-        **_reading("/2/summary", "The same as xmrig says it", "Summary"),
-        **_reading("/1/summary", "The same under an older name", "Summary"),
-        **_reading("/api.json", "The same under the oldest name", "Summary"),
+        **reading("/status", "The miner at this moment", "Status"),
+        **reading("/2/summary", "The same as xmrig says it", "Summary"),
+        **reading("/1/summary", "The same under an older name", "Summary"),
+        **reading("/api.json", "The same under the oldest name", "Summary"),
         "/2/backends": {
             "get": {
                 "summary": "CPU workers and GPUs as xmrig lists them",
@@ -205,7 +209,7 @@ DOCUMENT: Final[dict[str, Any]] = {
                 },
             },
         },
-        **_steering(
+        **steering(
             "/json_rpc",
             "Pause and resume as with xmrig: methods pause, stop, resume, start",
             "RpcRequest",
@@ -213,11 +217,11 @@ DOCUMENT: Final[dict[str, Any]] = {
             "Done, or the error of JSON-RPC.",
             "The body broke off.",
         ),
-        **_reading("/hive-stats", "The stats object of HiveOS", "HiveStats"),
-        **_PAGE,
-        **_plain("/health", "Check that the miner accepts jobs", _200="Ready.", _503="Not ready."),
-        **_plain("/openapi.json", "This document", _200="This document."),
-        **_plain("/version", "Name and version", _200="Name and version."),
+        **reading("/hive-stats", "The stats object of HiveOS", "HiveStats"),
+        **PAGE,
+        **plain("/health", "Check that the miner accepts jobs", _200="Ready.", _503="Not ready."),
+        **plain("/openapi.json", "This document", _200="This document."),
+        **plain("/version", "Name and version", _200="Name and version."),
     },
     "components": {
         "schemas": {"MineRequest": _REQUEST, **_COMPONENTS},

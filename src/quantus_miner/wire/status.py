@@ -12,7 +12,10 @@ State = Literal["mining", "idle", "paused", "failed"]
 
 
 class PauseStatus(msgspec.Struct):
-    """Why a device does not mine. ``device``: its id, ``cpu``, or null for all. ``reason``: user, schedule or busy."""
+    """Why a device does not mine. ``device``: its id, ``cpu``, or null for all.
+
+    ``reason``: user, schedule, busy or hub.
+    """
 
     device: str | None
     reason: str

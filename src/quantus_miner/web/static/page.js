@@ -1,19 +1,16 @@
 // The page of a miner: what /events sends, and the calls that pause and resume.
 
 import { Plot } from "./plot.js";
-import { $, clock, duration, fill, load, number, rate, show, si, unit } from "./view.js";
+import { listen } from "./stream.js";
+import { post } from "./token.js";
+import { $, clock, duration, fill, load, number, rate, show, si, sourceRow, unit } from "./view.js";
 
 const MAX_EVENTS = 50;
-const MAX_LOG = 200;
-const RETRY_MS = 5000;
-const TOKEN = "token";
 
 const plot = new Plot();
 let status = null;
 let lastState = "";
-let lines = [];
 let happened = [];
-let wanted = null; // the call that waits for a token
 const buttons = new Map();
 
 // --- what is shown ---
@@ -89,28 +86,6 @@ function steer(device) {
   return button;
 }
 
-function sourceRow(source) {
-  const state = source.refusal
-    ? [`refuses us: ${source.refusal}`, "bad"]
-    : source.failing
-      ? [`failing: ${source.failing}`, "bad"]
-      : !source.connected
-        ? ["not connected", "warn"]
-        : source.mined
-          ? ["in use", "good"]
-          : ["connected", ""];
-  const latency = source.latency_seconds;
-  return [
-    source.name.replace(/ [a-z+]+:\/\//, " "), // its scheme takes the room of the rest on a phone
-    state,
-    si(source.difficulty),
-    unit(latency === null ? null : 1000 * latency, "ms"),
-    `${source.accepted} / ${source.rejected} / ${source.stale}`,
-    number(source.luck, 2),
-    source.job_age_seconds === null ? "–" : `${duration(source.job_age_seconds)} ago`,
-  ];
-}
-
 function workerRow(worker) {
   const state = worker.failed
     ? ["failed", "bad"]
@@ -161,120 +136,42 @@ async function examine() {
 
 // --- what comes ---
 
-function connect() {
-  const stream = new EventSource("/events");
-  const on = (name, handle) => stream.addEventListener(name, (message) => handle(JSON.parse(message.data)));
-  stream.addEventListener("open", () => {
-    happened = [];
-    lines = [];
-    renderEvents();
-    say("live", "good");
-    plot.load();
-    examine();
-  });
-  stream.addEventListener("error", () => {
-    say("no connection to the miner, or too many pages are open; trying again", "bad");
-    // A browser connects again by itself, but not after a reply such as 503.
-    if (stream.readyState === EventSource.CLOSED) setTimeout(connect, RETRY_MS);
-  });
-  on("status", (message) => {
+function opened() {
+  happened = [];
+  renderEvents();
+  plot.load();
+  examine();
+}
+
+const HANDLERS = {
+  status(message) {
     status = message;
     render();
-  });
-  on("point", (message) => plot.add(message));
-  on("event", (message) => {
+  },
+  point: (message) => plot.add(message),
+  event(message) {
     happened = [...happened, message].slice(-MAX_EVENTS);
     renderEvents();
     const old = message.time < Date.now() / 1000 - 10;
     if (!old && message.kind !== "share" && message.kind !== "solution") show($("live"), sentence(message));
-  });
-  on("log", (message) => {
-    lines = [...lines, ...message.lines].slice(-MAX_LOG);
-    const log = $("log");
-    const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 20;
-    show(log, lines.join("\n"));
-    if (atEnd) log.scrollTop = log.scrollHeight;
-  });
-}
-
-function say(text, kind) {
-  show($("link"), text);
-  $("link").className = `link ${kind}`;
-}
+  },
+};
 
 // --- what is asked for ---
 
-function token(value) {
-  try {
-    if (value === null) sessionStorage.removeItem(TOKEN);
-    else if (value !== undefined) sessionStorage.setItem(TOKEN, value);
-    return sessionStorage.getItem(TOKEN);
-  } catch {
-    return value ?? null; // storage is blocked: ask each time
-  }
+async function call(action, device = null) {
+  const reply = await post(`/${action}`, { device });
+  if (!reply) return;
+  const done = action === "pause" ? "Paused" : "Resumed";
+  show($("said"), reply.changed ? done : `${done} already`);
 }
 
-async function call(action, device = null, given = token()) {
-  if (!given) {
-    ask(action, device, "");
-    return;
-  }
-  show($("said"), "");
-  let reply;
-  let body;
-  try {
-    reply = await fetch(`/${action}`, {
-      method: "POST",
-      headers: { Authorization: `Bearer ${given}`, "Content-Type": "application/json" },
-      body: JSON.stringify({ device }),
-    });
-    body = await reply.json();
-  } catch {
-    show($("said"), "The miner does not answer");
-    return;
-  }
-  if (reply.status === 401) {
-    token(null);
-    ask(action, device, "The miner refuses this token");
-  } else if (!reply.ok) {
-    show($("said"), body.message);
-  } else {
-    token(given);
-    $("forget").hidden = false;
-    const done = action === "pause" ? "Paused" : "Resumed";
-    show($("said"), body.changed ? done : `${done} already`);
-  }
-}
-
-function ask(action, device, wrong) {
-  wanted = { action, device };
-  show($("ask-wrong"), wrong);
-  $("token").value = "";
-  if (!$("ask").open) $("ask").showModal();
-  $("token").focus();
-}
-
-$("ask-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const given = $("token").value.trim();
-  $("token").value = "";
-  $("ask").close();
-  // Only what may stand in a header.
-  if (/^[!-~]{1,512}$/.test(given)) call(wanted.action, wanted.device, given);
-  else ask(wanted.action, wanted.device, "A token has no spaces and only ASCII characters");
-});
-$("ask-cancel").addEventListener("click", () => $("ask").close());
 $("pause").addEventListener("click", () => call("pause"));
 $("resume").addEventListener("click", () => call("resume"));
-$("forget").hidden = !token();
-$("forget").addEventListener("click", () => {
-  token(null);
-  $("forget").hidden = true;
-});
 $("happened").open = innerWidth >= 768;
 $("doctor").addEventListener("toggle", () => $("doctor").open && examine());
 document.addEventListener("visibilitychange", () => {
   render();
   plot.draw();
 });
-connect();
+listen(HANDLERS, opened);

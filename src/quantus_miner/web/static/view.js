@@ -88,3 +88,26 @@ function addCell(row, column) {
   row.append(cell);
   return cell;
 }
+
+// The row of a node or a pool.
+export function sourceRow(source) {
+  const state = source.refusal
+    ? [`refuses us: ${source.refusal}`, "bad"]
+    : source.failing
+      ? [`failing: ${source.failing}`, "bad"]
+      : !source.connected
+        ? ["not connected", "warn"]
+        : source.mined
+          ? ["in use", "good"]
+          : ["connected", ""];
+  const latency = source.latency_seconds;
+  return [
+    source.name.replace(/ [a-z+]+:\/\//, " "), // its scheme takes the room of the rest on a phone
+    state,
+    si(source.difficulty),
+    unit(latency === null ? null : 1000 * latency, "ms"),
+    `${source.accepted} / ${source.rejected} / ${source.stale}`,
+    number(source.luck, 2),
+    source.job_age_seconds === null ? "–" : `${duration(source.job_age_seconds)} ago`,
+  ];
+}

@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,6 @@ from .test_store import WAIT_S, Lines, crash, entries, find, full_disk, lines, o
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from quantus_miner.store.writer import Store
 
@@ -304,7 +304,7 @@ def somebody_else() -> Iterator[None]:
 def let_pass(path: Path) -> None:
     """Let any user reach ``path`` through pytest's folders."""
     for parent in path.parents:
-        if parent.is_relative_to(tempfile.gettempdir()) and parent != Path(tempfile.gettempdir()):
+        if Path(tempfile.gettempdir()) in parent.parents:
             parent.chmod(0o711)
 
 

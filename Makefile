@@ -36,7 +36,7 @@ test: $(VENV)/test.stamp $(VENV)/release.stamp
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile
 
 # The lines that no test reaches. The tests take half as long again.
 coverage: $(VENV)/test.stamp $(VENV)/release.stamp

@@ -6,7 +6,7 @@ import uuid
 
 from .conftest import MinerProcess
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 HEADER = bytes(range(32)).hex()
 
 

@@ -10,6 +10,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -92,6 +93,23 @@ def own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for logger in root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes datagrams and never answers."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        yield udp.getsockname()[1]
+
+
+@pytest.fixture
+def dead_port() -> int:
+    """A port where nobody listens."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("127.0.0.1", 0))
+        port: int = udp.getsockname()[1]
+    return port
 
 
 @pytest.fixture

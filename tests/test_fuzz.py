@@ -12,7 +12,7 @@ import pytest
 from .fuzz import hunt
 
 ROOT = Path(__file__).parent.parent
-RUNS = 300
+RUNS = 100
 guided = pytest.param(
     True, marks=pytest.mark.skipif(not hunt.GUIDED, reason="atheris has no wheel for this machine or Python")
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -23,25 +22,7 @@ from quantus_miner.wire.messages import NewJob
 from .node_link import HARD, WAIT_S, NodeListener, link_to, linked, miner_of, playing, run, sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture
-def silent_port() -> Iterator[int]:
-    """A port that takes datagrams and never answers."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.bind(("127.0.0.1", 0))
-        yield udp.getsockname()[1]
-
-
-@pytest.fixture
-def dead_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.bind(("127.0.0.1", 0))
-        port: int = udp.getsockname()[1]
-    return port
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,9 @@ def download(output: Path, python: str, architecture: str, extras: list[str], li
     blocks = re.split(r"^(?=\S)", pins(python, f"{architecture}-{target}", extras), flags=re.MULTILINE)
     built = [block for block in blocks if block.startswith(tuple(f"{name}==" for name in SOURCES))]
     wheels = "".join(block for block in blocks if block not in built)
-    _fetch(wheels, output, "download", "--only-binary=:all:", "--python-version", python, *platforms(architecture, libc))
+    _fetch(
+        wheels, output, "download", "--only-binary=:all:", "--python-version", python, *platforms(architecture, libc)
+    )
     if built and not any(output.glob(f"{SOURCES[0]}-*.whl")):
         _fetch("".join(built), output, "wheel")
 

@@ -31,7 +31,7 @@ DEBIANS: Final = ("bookworm", "trixie")
 """Where the wheel and the bundle are tried. Ubuntu's glibc is between theirs."""
 ARM_SUITE: Final = "bookworm"
 ARM_PYTHON: Final = "3.11"
-MUSL_PYTHON: Final = "3.13"
+MUSL_PYTHON: Final = "3.12"
 OLDEST_PROCESSOR: Final = "core2duo"
 PROCESSORS: Final = {OLDEST_PROCESSOR: "scalar", "Nehalem": "scalar", "Haswell": "avx2"}
 """Processors that are emulated, and the fastest kernel that each can run."""
@@ -46,10 +46,7 @@ def say(line: str) -> None:
 def make_roots() -> None:
     """Make the bare systems that are not there yet. Raises ReleaseError."""
     debians = [(suite, "amd64") for suite in DEBIANS] + [(ARM_SUITE, "arm64")]
-    commands: list[tuple[str | Path, ...]] = [
-        (trial.HERE / "make-root", suite, debian, ROOTS / f"{suite}-{debian}") for suite, debian in debians
-    ]
-    commands.append((trial.HERE / "make-musl-root", ROOTS / "musl"))
+    commands = [(trial.HERE / "make-root", suite, debian, ROOTS / f"{suite}-{debian}") for suite, debian in debians]
     with ThreadPoolExecutor() as pool:
         for done in [pool.submit(artefacts.run, *command) for command in commands]:
             done.result()
@@ -115,6 +112,13 @@ def try_oldest_processor(installed: Path) -> str:
     return f"{OLDEST_PROCESSOR}, emulated: start to first verified block in {seconds:.1f} s"
 
 
+def try_musl(wheels: Path, folder: Path) -> str:
+    """Install for Alpine, and run the native core with musl. Raises ReleaseError."""
+    trial.install(wheels, folder, MUSL_PYTHON, "x86_64", "musllinux")
+    found = trial.with_musl(folder / audit.CORE)
+    return f"with musl: {len(found.splitlines())} kernels find what they find with glibc"
+
+
 def try_kernels(core: Path, work: Path) -> str:
     """Search with all kernels on each of PROCESSORS. Raises ReleaseError."""
     trial.kernels_on(PROCESSORS, core, work)
@@ -128,7 +132,7 @@ def trials(installed: Path, work: Path) -> Iterator[Callable[[], str]]:
     for suite in DEBIANS:
         yield partial(try_wheel, f"{suite}-amd64", work / "wheels")
         yield partial(try_bundle, f"{suite}-amd64")
-    yield partial(try_wheel, "musl", work / "musl")
+    yield partial(try_musl, work / "musl", work / "on-musl")
     yield partial(try_kernels, installed / audit.CORE, work)
 
 

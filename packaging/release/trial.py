@@ -1,9 +1,10 @@
-"""Try wheels where they will run: bare systems without a compiler or a network, and other processors."""
+"""Try wheels where they will run: bare systems without a compiler or a network, other processors, musl."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -118,11 +119,11 @@ def on_processor(emulator: list[str], packages: Path, python: Path, kernel: str)
     return time.monotonic() - began
 
 
-def install(wheels: Path, folder: Path, python: str, architecture: str) -> None:
-    """Install from ``wheels`` into ``folder`` for another system than this one."""
+def install(wheels: Path, folder: Path, python: str, architecture: str, libc: str = "manylinux") -> None:
+    """Install from ``wheels`` into ``folder`` for another system than this one. ``libc``: manylinux or musllinux."""
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", wheels, "--no-compile")
     target = ("--only-binary=:all:", "--python-version", python, "--target", folder)
-    run(*pip, *target, *wheelhouse.platforms(architecture, "manylinux"), "quantus-miner")
+    run(*pip, *target, *wheelhouse.platforms(architecture, libc), "quantus-miner")
 
 
 def kernels_on(processors: dict[str, str], core: Path, work: Path) -> None:
@@ -138,3 +139,21 @@ def kernels_on(processors: dict[str, str], core: Path, work: Path) -> None:
         _, kernel, outcome, _ = found[-1].split()
         if not set(found) <= set(here) or (kernel, int(outcome)) != (fastest, FOUND):
             raise ReleaseError(f"with the processor {processor}, kernels find {found}; here, they find {here}")
+
+
+def with_musl(core: Path) -> str:
+    """Load the core with musl's own loader and search with every kernel; glibc has to give the same.
+
+    Returns what was found. Raises ReleaseError.
+    """
+    if not shutil.which("musl-gcc"):
+        raise ReleaseError("'musl-gcc' is missing; on Debian: apt install musl-tools")
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "load"
+        for compiler in ("musl-gcc", "gcc"):
+            run(compiler, f"-I{HERE.parent.parent / 'native/include'}", HERE / "load.c", "-o", program)
+            found.append(run(program, core))
+    if found[0] != found[1] or f" {FOUND} " not in found[0]:
+        raise ReleaseError(f"With musl the kernels find {found[0]!r}, with glibc {found[1]!r}")
+    return found[0]

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
+SOURCES: Final = ("nkeys",)
+"""Dependencies in pure Python that are published without wheels."""
+EPOCH: Final = 315_532_800
+"""The time in wheels that are built here: the first that an archive can have, in seconds since 1970."""
 
 
 def pins(python: str, platform: str, extras: list[str]) -> str:
@@ -44,20 +48,28 @@ def platforms(architecture: str, libc: str) -> list[str]:
 def download(output: Path, python: str, architecture: str, extras: list[str], libc: str = "manylinux") -> None:
     """Download wheels into ``output``. ``libc``: manylinux or musllinux."""
     target = {"manylinux": "manylinux_2_28", "musllinux": "unknown-linux-musl"}[libc]
-    wanted = pins(python, f"{architecture}-{target}", extras)
-    _fetch(wanted, output, ("--python-version", python, *platforms(architecture, libc)))
+    blocks = re.split(r"^(?=\S)", pins(python, f"{architecture}-{target}", extras), flags=re.MULTILINE)
+    built = [block for block in blocks if block.startswith(tuple(f"{name}==" for name in SOURCES))]
+    wheels = "".join(block for block in blocks if block not in built)
+    _fetch(
+        wheels, output, "download", "--only-binary=:all:", "--python-version", python, *platforms(architecture, libc)
+    )
+    if built and not any(output.glob(f"{SOURCES[0]}-*.whl")):
+        _fetch("".join(built), output, "wheel")
 
 
 def download_pip(output: Path) -> None:
     """Download the pip that is locked for releases, which runs as ``python pip-VERSION.whl/pip``."""
     lock = (ROOT / "requirements" / "release.txt").read_text(encoding="utf-8")
     (block,) = re.findall(r"^pip==\S+ \\\n(?: +--hash=.*\n?)+", lock, re.MULTILINE)
-    _fetch(block, output, ())
+    _fetch(block, output, "download", "--only-binary=:all:")
 
 
-def _fetch(requirements: str, output: Path, target: tuple[str, ...]) -> None:
+def _fetch(requirements: str, output: Path, command: str, *options: str) -> None:
+    """Put what is required into ``output`` with pip's ``download`` or ``wheel``."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(requirements)
         file.flush()
-        fetch = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes")
-        run(*fetch, "--only-binary=:all:", *target, "--dest", output, "--requirement", file.name)
+        pip = (sys.executable, "-m", "pip", command, "--quiet", "--no-deps", "--require-hashes", *options)
+        to = "--dest" if command == "download" else "--wheel-dir"
+        run(*pip, to, output, "--requirement", file.name, epoch=EPOCH)

@@ -246,8 +246,8 @@ class Run:
     async def until_ready(self) -> None:
         """Wait until a hub leads and the other one stands by."""
         end = time.monotonic() + LOST_S
-        while not all(hub.ready for hub in self.hubs) and time.monotonic() < end:
-            await asyncio.sleep(0.05)  # nothing tells us
+        while not all(hub.ready for hub in self.hubs) and time.monotonic() < end:  # noqa: ASYNC110 - nothing tells us
+            await asyncio.sleep(0.05)
         if time.monotonic() >= end:
             print("  no standby:", *self.said(), sep="\n    ", flush=True)
             for hub in self.hubs:

@@ -1,11 +1,12 @@
 """Kills hubs and their NATS server with SIGKILL at random moments, and compares what rigs found with what a node got.
 
-    python -m benchmarks.hub_kills [--kills 200] [--mode embedded|cluster]
+    python -m benchmarks.hub_kills [--kills 200] [--mode embedded|cluster|three]
 
 Rigs use the real link and a disk of their own, and find one solution for each header of a development node, which
 records all results. Half of the kills come within milliseconds of a solution. In the mode ``embedded``, one hub runs a
 NATS server, and is started again after each kill. In the mode ``cluster``, two hubs share a NATS server with
-JetStream, and one of them leads. A solution is lost if the node, still at its header, does not get it within a minute.
+JetStream, and one of them leads. In the mode ``three``, they share a cluster of three servers. A solution is lost if
+the node, still at its header, does not get it within a minute.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import contextlib
 import os
 import random
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -162,7 +164,7 @@ class Run:
         self.node = RecordingNode(folder, difficulty=3)
         self.folder = folder
         self.roster = Roster(folder / "hub0")
-        self.server = JetStreamServer(folder / "nats", self.roster)
+        self.servers = servers_of(folder, self.roster, {"embedded": 0, "cluster": 1, "three": 3}[mode])
         self.hubs: list[Hub] = []
         self.rigs: list[Rig] = []
         self.found: dict[str, tuple[float, str]] = {}  # by header: when, and the nonce
@@ -173,8 +175,8 @@ class Run:
         """Start all."""
         await self.node.start()
         stack.push_async_callback(self.node.stop)
-        if self.mode == "cluster":
-            port = await self._begin_cluster(stack)
+        if self.servers:
+            ports = await self._begin_cluster(stack)
         else:
             self.hubs = [Hub(self.node, self.folder / "hub0", "--nats-port=0")]
             found: list[int] = []
@@ -184,15 +186,15 @@ class Run:
                 return bool(found)
 
             await come_to("the hub's port", look)
-            port = found[0]
+            ports = found
             self.hubs[0].kill()
-            self.hubs = [Hub(self.node, self.folder / "hub0", f"--nats-port={port}")]
+            self.hubs = [Hub(self.node, self.folder / "hub0", f"--nats-port={ports[0]}")]
         for hub in self.hubs:
             stack.callback(hub.kill)
-        servers, pin = (("127.0.0.1", port),), self.roster.fingerprint()
+        servers, pin = tuple(("127.0.0.1", port) for port in ports), self.roster.fingerprint()
         urls = [self.roster.invite(f"rig{number}", servers, pin) for number in range(RIGS)]
-        if self.mode == "cluster":
-            self.server.reload()
+        for server in self.servers:
+            server.reload()
         self.rigs = [Rig(url, self.folder / url.name) for url in urls]
         tasks = [asyncio.create_task(rig.run()) for rig in self.rigs] + [asyncio.create_task(self.find())]
         stack.push_async_callback(_ended, tasks)
@@ -200,14 +202,15 @@ class Run:
             stack.callback(task.cancel)
         await come_to("the first block", lambda: self.node.tally.blocks > 3)
 
-    async def _begin_cluster(self, stack: contextlib.AsyncExitStack) -> int:
+    async def _begin_cluster(self, stack: contextlib.AsyncExitStack) -> list[int]:
         self.roster.hub_key()
         share_key(self.roster, self.folder / "hub1")
-        stack.push_async_callback(self.server.kill)
-        await self.server.start()
-        url = url_of(self.roster, self.server)
+        for server in self.servers:
+            stack.push_async_callback(server.kill)
+            await server.start()
+        url = url_of(self.roster, *self.servers)
         self.hubs = [Hub(self.node, self.folder / f"hub{number}", f"--nats={url}") for number in range(2)]
-        return self.server.port
+        return [server.port for server in self.servers]
 
     async def find(self) -> None:
         """Have one rig find one solution for each header that the rigs get."""
@@ -226,8 +229,8 @@ class Run:
 
     async def kill(self) -> tuple[str, float]:
         """Kill something at a random moment, and start it again. Return what it was, and when."""
-        if self.mode == "cluster":
-            await come_to("the standby", lambda: all(hub.ready for hub in self.hubs))
+        if self.servers:
+            await self.until_ready()
         if self.rng.random() < 0.5:
             await asyncio.sleep(self.rng.uniform(0.0, 0.5))
         else:
@@ -236,9 +239,10 @@ class Run:
             await asyncio.sleep(self.rng.uniform(0.0, 0.02))
         began = time.monotonic()
         if self.rng.random() < 0.3:
-            if self.mode == "cluster":
-                await self.server.kill()
-                await self.server.start()
+            if self.servers:
+                server = self.rng.choice(self.servers)
+                await server.kill()
+                await server.start()
             else:
                 os.kill(self.hubs[0].child(), 9)
             return "NATS", began
@@ -246,6 +250,16 @@ class Run:
         hub.kill()
         hub.start()
         return "hub", began
+
+    async def until_ready(self) -> None:
+        """Wait until a hub leads and the other one stands by."""
+        end = time.monotonic() + LOST_S
+        while not all(hub.ready for hub in self.hubs) and time.monotonic() < end:  # noqa: ASYNC110 - nothing tells us
+            await asyncio.sleep(0.05)
+        if time.monotonic() >= end:
+            print("  no standby:", *self.said(), sep="\n    ", flush=True)
+            for hub in self.hubs:
+                hub.check()
 
     async def recovered(self, began: float) -> float:
         """Return the seconds from ``began`` to the next block whose solution was found after that."""
@@ -271,6 +285,24 @@ class Run:
     def duplicates(self) -> int:
         """Return how many results the node got again."""
         return sum(count - 1 for count in Counter(self.node.results).values())
+
+
+def servers_of(folder: Path, roster: Roster, count: int) -> list[JetStreamServer]:
+    """Return NATS servers of one cluster, if there are several."""
+    if count < 2:
+        return [JetStreamServer(folder / "nats", roster)][:count]
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        ports = [each.getsockname()[1] for each in sockets]
+    routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
+    return [
+        JetStreamServer(
+            folder / f"nats{port}",
+            roster,
+            more=f'server_name: n{port}\ncluster {{ name: q, listen: "127.0.0.1:{port}", routes: [{routes}] }}',
+        )
+        for port in ports
+    ]
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:
@@ -317,9 +349,9 @@ def main() -> None:
     """Run the modes and print what came out."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--mode", choices=("embedded", "cluster"), action="append")
+    parser.add_argument("--mode", choices=("embedded", "cluster", "three"), action="append")
     options = parser.parse_args()
-    good = [asyncio.run(play(mode, options.kills)) for mode in options.mode or ("embedded", "cluster")]
+    good = [asyncio.run(play(mode, options.kills)) for mode in options.mode or ("embedded", "cluster", "three")]
     sys.exit(not all(good))
 
 

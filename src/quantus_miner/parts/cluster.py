@@ -219,8 +219,7 @@ class Cluster(HubPart):
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                await _cancel(task)
+            await _cancel(*tasks)
 
     def _on_time(self) -> None:
         """Stop leading if the lease could not be renewed. Nothing is sent after its end in any case."""
@@ -244,6 +243,7 @@ def check_readable(path: Path) -> None:
         raise SettingError(f"--nats-creds: cannot read {path}: {error.strerror}") from None
 
 
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def _cancel(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -236,11 +236,14 @@ SMOKE = {
     "failover": ("busy", "--seconds=1"),
     "reload": ("--seconds=1", "--changes=5"),
     "page": ("--seconds=0.3", "--rounds=1", "--clients=1"),
+    "fleet": ("--rigs=3", "--miners=3", "--jobs=1", "--seconds=0.3"),
 }
 
 
 @pytest.mark.parametrize("name", SMOKE)
 def test_a_benchmark_runs_to_its_end_and_leaves_the_users_state_alone(name: str, tmp_path: Path) -> None:
+    if name == "fleet" and not (shutil.which("nats-server") or Path(sys.executable).with_name("nats-server").exists()):
+        pytest.skip("needs nats-server (apt install nats-server)")
     environ = os.environ | {"XDG_STATE_HOME": str(tmp_path), "MINER_PORT": "a benchmark takes no settings of the user"}
     command = [sys.executable, "-m", f"benchmarks.{name}", *SMOKE[name]]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ, cwd=CHECKOUT)

@@ -706,7 +706,7 @@ def test_history_is_a_table_that_cannot_harm_the_terminal(tmp_path: Path) -> Non
         shown = CliRunner().invoke(cli, ["history", "--state-dir", str(tmp_path)], catch_exceptions=False).output
     head, line = shown.splitlines()
     assert head.split() == ["time", "source", "job", "nonce", "difficulty", "verdict"]
-    assert line.split()[1:] == ["pool", "p", "job", "2748?[2J", "abc", "1,234", "-"]
+    assert line.split()[1:] == ["pool", "p", "job", "2748\\x1b[2J", "abc", "1,234", "-"]
 
 
 def test_what_a_live_source_sends_is_history_with_its_verdict(tmp_path: Path) -> None:

@@ -184,11 +184,17 @@ class HubLink:
 
     async def _greet(self, client: Client, listener: Listener, *, opened: bool) -> None:
         """Subscribe to jobs, and ask for the current one and our slot."""
+        early: list[fleet.JobMessage] = []
+        welcomed = False
 
         async def on_job(message: Msg) -> None:
             listener.on_alive()
             with self._ignoring("a job"):
-                self._take(fleet.decode(message.data, fleet.JobMessage), listener)
+                job = fleet.decode(message.data, fleet.JobMessage)
+                if welcomed:
+                    self._take(job, listener)
+                else:
+                    early[:] = [job]
 
         async def on_message(message: Msg) -> None:
             with self._ignoring("a message"):
@@ -200,12 +206,14 @@ class HubLink:
 
         await client.subscribe(f"{fleet.RIG}.{self.url.name}", cb=on_message)
         await client.subscribe(f"{fleet.VERDICT}.{self.url.name}", cb=on_verdict)
+        await client.subscribe(fleet.JOB, cb=on_job)  # before we ask, or we would miss a job that comes meanwhile
         welcome = await self._say_hello(client)
+        welcomed = True
         if not opened:
             listener.on_open()
-        if welcome.job is not None:
-            self._take(welcome.job, listener)
-        await client.subscribe(fleet.JOB, cb=on_job)
+        for job in (welcome.job, *early):
+            if job is not None:
+                self._take(job, listener)
 
     async def _say_hello(self, client: Client) -> fleet.Welcome:
         """Ask the hub for its job and for our slot, which is that of its run. Raises LinkLostError."""

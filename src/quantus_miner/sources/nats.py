@@ -113,7 +113,11 @@ async def close(client: Client) -> None:
         async with asyncio.timeout(CLOSE_S):
             await client.close()
             return
-    transport = client._transport  # noqa: SLF001 - the library waits for its buffer to empty
+    # The library waits for its buffer to empty, and only then ends its tasks.
+    for subscription in client._subs.values():  # noqa: SLF001
+        if subscription._wait_for_msgs_task is not None:  # noqa: SLF001
+            subscription._wait_for_msgs_task.cancel()  # noqa: SLF001
+    transport = client._transport  # noqa: SLF001
     if (writer := getattr(transport, "_io_writer", None)) is not None:
         writer.transport.abort()
 

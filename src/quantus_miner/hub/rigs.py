@@ -215,7 +215,7 @@ class Rigs:
             aside=now < rig.aside_until,
             contact_age_s=now - rig.heard_at,
             status=status,
-            waits=status is None or status.done != self.orders(rig.name).id,
+            waits=self.orders(rig.name).id != (status.done if status else ""),
             kept=rig.kept,
             stale=rig.stale,
             invalid=rig.invalid,

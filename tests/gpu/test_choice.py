@@ -192,7 +192,7 @@ def test_a_missing_extra_is_one_line(
 
 
 def test_the_service_is_where_the_hint_looks_for_it() -> None:
-    script = (Path(__file__).parents[1] / "systemd" / "install").read_text()
+    script = (Path(__file__).parents[2] / "systemd" / "install").read_text()
     assert f"\nhome={drivers.SERVICE_PREFIX}\n" in script
 
 

@@ -120,18 +120,19 @@ def test_uplot_is_the_one_that_was_published() -> None:
 
 
 def test_the_page_needs_nothing_but_its_own_files() -> None:
-    index = STATIC.joinpath(page.INDEX).read_text()
-    named = {name.removeprefix("/static/") for name in re.findall(r'(?:src|href)="([^"#]+)"', index)}
+    starts = {name: STATIC.joinpath(name).read_text() for name in (page.INDEX, page.HUB_INDEX)}
+    named = {name.removeprefix("/static/") for name in re.findall(r'(?:src|href)="([^"#]+)"', "".join(starts.values()))}
     named = {name for name in named if not name.startswith("data:") and name != "/status"}
     for name in page.FILES:
         text = STATIC.joinpath(name).read_text()
         named |= set(re.findall(r'^import .* from "\./([^"]+)"', text, re.MULTILINE))
         assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", text), name
-        if name != page.INDEX and "uPlot" not in name:
+        if name not in starts and "uPlot" not in name:
             assert "http" not in text, name
-    assert named | {page.INDEX} == set(page.FILES)
-    # The policy of the page would block both.
-    assert not re.search(r"<style|style=|<script(?![^>]* src=)| on[a-z]+=", index)
+    assert named | set(starts) == set(page.FILES)
+    # The policy of the page would block all of these.
+    for name, text in starts.items():
+        assert not re.search(r"<style|style=|<script(?![^>]* src=)| on[a-z]+=", text), name
 
 
 def test_files_are_served_with_a_strict_policy_and_kept_by_browsers(miner: MinerProcess) -> None:

@@ -85,7 +85,7 @@ def test_a_vital_part_that_raises_ends_the_service_and_all_parts_are_stopped(
         if isinstance(raising, MinerError) or phase == "start":
             assert ending.value is raising
         else:
-            assert str(ending.value).startswith("The toy has failed: RuntimeError: boom (test_parts.py:")
+            assert str(ending.value).startswith("The toy has failed: RuntimeError: boom (toys.py:")
         return broken, other
 
     broken, other = asyncio.run(main())

@@ -68,7 +68,9 @@ def test_no_other_code_uses_wide_registers(objects: dict[str, str]) -> None:
     assert {"cpu", "dispatch", "poseidon2_baseline", "poseidon2_scalar", "sha3_baseline", "sha3_scalar"} < set(objects)
     for name, code in objects.items():
         if not name.endswith(("avx512", "avx512bw", "avx512x2")):
-            assert "%zmm" not in code, name
+            # gcc copies what has 64 bytes in one piece.
+            narrow = re.sub(r"\bvmov.*%zmm.*", "", code) if name.endswith("avx512vl") else code
+            assert "%zmm" not in narrow, name
             if not name.endswith(("avx2", "avx512vl")):
                 assert "%ymm" not in code, name
 

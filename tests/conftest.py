@@ -31,7 +31,7 @@ from quantus_miner.parts import supervisor
 from .opencl import MISSING, choose_vendors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 # The same examples in every run; a longer hunt: --hypothesis-profile=default
 hypothesis.settings.register_profile(
@@ -51,6 +51,14 @@ VECTORS = Path(__file__).parent / "vectors"
 def vectors(name: str) -> Any:
     """The golden vectors in ``vectors/NAME.json``."""
     return json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape what was captured of hostile texts: a report travels between processes as UTF-8."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from .conftest import CHECKOUT, UNIT, Machine
+from .test_page import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +36,8 @@ def hub(machine: Machine) -> Iterator[Machine]:
     machine.write(HUB_DROP_IN, "[Service]\nRestartSec=100ms\n")
     machine.run(f"systemctl daemon-reload; systemctl start {HUB}")
     yield machine
-    machine.run(
-        f"systemctl stop {HUB} {NODE}; rm -r /etc/quantus-hub.toml /etc/systemd/system/{HUB}.d /var/lib/quantus-hub"
-    )
+    machine.run(f"systemctl disable --now {HUB}; systemctl stop {NODE}")
+    machine.run(f"rm -r /etc/quantus-hub.toml /etc/systemd/system/{HUB}.d /var/lib/quantus-hub")
 
 
 def test_the_hub_and_its_nats_server_run_within_the_hardening(hub: Machine) -> None:
@@ -65,8 +65,8 @@ def test_the_hub_and_its_nats_server_run_within_the_hardening(hub: Machine) -> N
 
 
 def test_a_rig_mines_through_the_hub_also_after_its_death(hub: Machine) -> None:
-    invite = "quantus-miner hub invite rig7 --address 127.0.0.1 --state-dir /var/lib/quantus-hub"
-    url = hub.run(f"cd / && runuser -u quantus -- {invite}").rpartition(" ")[2]
+    url = re.findall(r"tls://\S+", follow(hub, "A hub"))[0].replace("192.168.1.10", "127.0.0.1")
+    assert hub.run(f"systemctl is-enabled {HUB}") == "enabled"
     cursor = hub.cursor()
     hub.configure(env=f"MINER_HUB={url}\nMINER_WORKERS=1\n")
     hub.wait_for_message(cursor, "Rig rig7 is here", HUB)

@@ -77,6 +77,7 @@ $("ask-form").addEventListener("submit", (event) => {
   settle?.(given);
 });
 $("ask").addEventListener("close", () => {
+  if ($("ask").open) return; // the event comes later than the close, and it was opened again
   answer?.(null);
   answer = null;
 });

@@ -16,7 +16,8 @@ def commands(title: str) -> str:
 
 def follow(machine: Machine, title: str) -> str:
     """Runs them where the page says they are run, as root, so that sudo has little to do, and returns what they say."""
-    sudo = 'sudo() { if [ "$1" = -u ]; then user=$2; shift 2; runuser -u "$user" -- "$@"; else "$@"; fi; }; sudoedit() { :; }'
+    as_user = 'user=$2; shift 2; runuser -u "$user" -- "$@"'
+    sudo = f'sudo() {{ if [ "$1" = -u ]; then {as_user}; else "$@"; fi; }}; sudoedit() {{ :; }}'
     return machine.run(f"set -x; {sudo}; cd /src/systemd; {commands(title)}")
 
 

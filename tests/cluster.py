@@ -217,6 +217,8 @@ class Place(contextlib.AsyncExitStack):
             while True:
                 # A server that was just told to reads its file again by itself.
                 with contextlib.suppress(Exception):
+                    if errors is not None:
+                        errors.clear()  # of an attempt that came too early
                     server = ("127.0.0.1", self.server.port)
                     return await nats.connect(
                         server, nats.trusting(pem), seed=key, inbox=inbox, on_error=on_error, on_end=on_end

@@ -37,7 +37,7 @@ from quantus_miner.mining.stats import ApiStats, LinkStats, MinerStats, WorkerSt
 from quantus_miner.model import LiveJob, Solution
 from quantus_miner.monitor import Snapshot
 from quantus_miner.parts.findings import examine
-from quantus_miner.parts.page import STREAM_SHARE
+from quantus_miner.parts.live_page import STREAM_SHARE
 from quantus_miner.settings import load
 from quantus_miner.store.rows import StoredPoint
 from quantus_miner.unit import Host

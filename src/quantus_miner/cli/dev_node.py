@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from quantus_miner.cli.options import pow_option
+from quantus_miner.cli.options import blocks_option, chain_options, pow_option
 from quantus_miner.model import Pow
 
 
@@ -15,17 +15,8 @@ from quantus_miner.model import Pow
 @click.option("--miner", metavar="URL", help="URL of a running miner's job API.  [default: start a miner]")
 @click.option("--api-token", metavar="TOKEN", envvar="MINER_API_TOKEN", help="Bearer token of that miner's job API.")
 @pow_option
-@click.option(
-    "--block-time",
-    type=click.FloatRange(0.05, 3600),
-    default=3.0,
-    show_default=True,
-    help="Target time between blocks, in seconds.",
-)
-@click.option(
-    "--difficulty", type=click.IntRange(1, 2**128), default=100_000, show_default=True, help="Difficulty of block 1."
-)
-@click.option("--blocks", type=click.IntRange(1), help="Stop after this many blocks.  [default: at Ctrl-C]")
+@chain_options(3.0, 100_000)
+@blocks_option
 @click.option(
     "--poll-ms", type=click.IntRange(1, 60_000), default=500, show_default=True, help="Milliseconds between polls."
 )

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from quantus_miner.cli.options import chain_options
 from quantus_miner.model import Pow
 
 
@@ -31,16 +32,7 @@ from quantus_miner.model import Pow
     show_default=True,
     help="Share difficulty of the first job.",
 )
-@click.option(
-    "--block-time",
-    type=click.FloatRange(0.05, 3600),
-    default=12.0,
-    show_default=True,
-    help="Target time between blocks, in seconds.",
-)
-@click.option(
-    "--difficulty", type=click.IntRange(1, 2**128), default=1_000_000, show_default=True, help="Difficulty of block 1."
-)
+@chain_options(12.0, 1_000_000)
 @click.option("--shares", type=click.IntRange(1), help="Stop after this many accepted shares.  [default: at Ctrl-C]")
 @click.option(
     "--misbehave",

@@ -32,6 +32,31 @@ pow_option: Final = click.option(
     show_default=True,
     help="Proof of work.",
 )
+blocks_option: Final = click.option(
+    "--blocks", type=click.IntRange(1), help="Stop after this many blocks.  [default: at Ctrl-C]"
+)
+
+
+def chain_options(block_time: float, difficulty: int) -> Callable[[Command], Command]:
+    """Add --block-time, in seconds, and --difficulty of a development chain, with these defaults."""
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            "--difficulty",
+            type=click.IntRange(1, 2**128),
+            default=difficulty,
+            show_default=True,
+            help="Difficulty of block 1.",
+        )(command)
+        return click.option(
+            "--block-time",
+            type=click.FloatRange(0.05, 3600),
+            default=block_time,
+            show_default=True,
+            help="Target time between blocks, in seconds.",
+        )(command)
+
+    return add
 
 
 def settings_options(command: Command) -> Command:

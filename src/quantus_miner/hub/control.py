@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from quantus_miner.errors import MinerError, printable
-from quantus_miner.host import files
 from quantus_miner.host.deadline import in_thread
 from quantus_miner.hub.desired import Desired
+from quantus_miner.hub.json_file import JsonFile
 from quantus_miner.hub.record import Record
 from quantus_miner.wire.address import parse_wallet
 from quantus_miner.wire.commands import MAX_LISTED, CommandEntry, CommandReply, CommandRequest
@@ -41,7 +41,7 @@ class Control:
     """The commands to ``rigs``. ``folder``: for its files. Owned by the event loop's thread."""
 
     def __init__(self, folder: Path, rigs: Rigs, *, now: Callable[[], float] = time.time) -> None:
-        self._path = folder / FILE
+        self._file: JsonFile[Desired] = JsonFile(folder / FILE, Desired, MAX_BYTES, "give the commands again")
         self._now = now
         self._rigs = rigs
         self._desired = Desired()
@@ -57,14 +57,7 @@ class Control:
     def load(self) -> None:
         """Read what was asked for in earlier runs. Raises MinerError if the file cannot be read."""
         self.record.load()
-        try:
-            self._desired = msgspec.json.decode(files.read(self._path, MAX_BYTES), type=Desired)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise MinerError(f"cannot read {self._path}: {error.strerror}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise MinerError(f"cannot read {self._path}: {error}; remove it and give the commands again") from None
+        self._desired = self._file.load() or Desired()
 
     def invite(self, names: Collection[str] | None, tags: Mapping[str, Sequence[str]]) -> None:
         """Make these the rigs that may connect; None: only the servers know. ``tags``: of those that have some.
@@ -122,13 +115,10 @@ class Control:
             entry = CommandEntry(self._now(), by, what, targets[:200] + "…" * (len(targets) > 200), result)
 
             def write() -> None:
-                files.replace(self._path, msgspec.json.encode(changed), 0o600)
+                self._file.write(changed, indent=-1)
                 self.record.write(entry)
 
-            try:
-                await in_thread(write)
-            except OSError as error:
-                raise MinerError(f"cannot write {self._path}: {error.strerror}") from None
+            await in_thread(write)
             self._desired = changed
             self._orders.clear()
             self._rigs.tell(scope.rigs)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from quantus_miner.errors import MinerError
 from quantus_miner.host import files
 from quantus_miner.wire.commands import MAX_LISTED, CommandEntry
 
@@ -50,10 +51,13 @@ class Record:
         self._last.append(entry)
 
     def write(self, entry: CommandEntry) -> None:
-        """Append a command to the file. Raises OSError."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.exists() and self._path.stat().st_size > MAX_BYTES:
-            self._path.replace(self._older)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "ab") as file:
-            file.write(msgspec.json.encode(entry) + b"\n")
+        """Append a command to the file. Raises MinerError."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists() and self._path.stat().st_size > MAX_BYTES:
+                self._path.replace(self._older)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "ab") as file:
+                file.write(msgspec.json.encode(entry) + b"\n")
+        except OSError as error:
+            raise MinerError(f"cannot write {self._path}: {error.strerror}") from None

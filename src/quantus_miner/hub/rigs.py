@@ -91,6 +91,10 @@ class Rig:
         self.messages = Allowance(MAX_MESSAGES, MESSAGES_PER_S, self.heard_at)
         self.hellos = Allowance(MAX_HELLOS, HELLOS_PER_S, self.heard_at)
 
+    def is_online(self, now: float) -> bool:
+        """Return True if it was heard of within OFFLINE_S."""
+        return now - self.heard_at < OFFLINE_S
+
 
 class Rigs:
     """Owned by the event loop's thread. ``invited``: names of the rigs that may connect; None: the servers know.
@@ -187,7 +191,7 @@ class Rigs:
     def is_online(self, name: str) -> bool:
         """Return True if a rig was heard of within OFFLINE_S."""
         rig = self._rigs.get(name)
-        return rig is not None and self._hub.clock() - rig.heard_at < OFFLINE_S
+        return rig is not None and rig.is_online(self._hub.clock())
 
     def silent(self, seconds: float) -> list[str]:
         """Return the rigs that are here and have not hashed for ``seconds``, although they should."""
@@ -195,7 +199,7 @@ class Rigs:
         return [
             rig.name
             for rig in self._rigs.values()
-            if rig.silent_since is not None and now - rig.silent_since >= seconds and now - rig.heard_at < OFFLINE_S
+            if rig.silent_since is not None and now - rig.silent_since >= seconds and rig.is_online(now)
         ]
 
     def stats(self) -> tuple[RigStats, ...]:
@@ -211,7 +215,7 @@ class Rigs:
         return RigStats(
             name=rig.name,
             tags=self.tags.get(rig.name, ()),
-            online=now - rig.heard_at < OFFLINE_S,
+            online=rig.is_online(now),
             aside=now < rig.aside_until,
             contact_age_s=now - rig.heard_at,
             status=status,

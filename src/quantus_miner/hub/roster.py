@@ -6,13 +6,13 @@ import os
 import ssl
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import load_pem_x509_certificate
 
 from quantus_miner.errors import MinerError
 from quantus_miner.host import files
 from quantus_miner.host.certificate import self_signed
+from quantus_miner.hub.json_file import JsonFile
 from quantus_miner.wire.fleet import HubUrl, parse_rig_name
 
 if TYPE_CHECKING:
@@ -36,30 +36,17 @@ class Roster:
 
     def __init__(self, state_dir: Path) -> None:
         self.folder = state_dir / "hub"
-        self._path = self.folder / RIGS
+        self._file: JsonFile[dict[str, str]] = JsonFile(
+            self.folder / RIGS, dict[str, str], MAX_BYTES, "invite the rigs again", _check
+        )
 
     def load(self) -> dict[str, str]:
         """Return the public keys by name. Raises MinerError if the file cannot be read."""
-        try:
-            rigs = msgspec.json.decode(files.read(self._path, MAX_BYTES), type=dict[str, str])
-            for name, key in rigs.items():
-                parse_rig_name(name)
-                if not (len(key) == 56 and key.isalnum() and key.isascii()):
-                    raise ValueError(f"the key of {name} is not valid")  # noqa: TRY301 - said below
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise MinerError(f"cannot read {self._path}: {error.strerror}") from None
-        except (ValueError, msgspec.DecodeError, RecursionError) as error:
-            raise MinerError(f"cannot read {self._path}: {error}; remove it and invite the rigs again") from None
-        return rigs
+        return self._file.load() or {}
 
     def stamp(self) -> int:
         """Return a number that changes with the file, 0 if there is none."""
-        try:
-            return self._path.stat().st_mtime_ns
-        except OSError:
-            return 0
+        return self._file.stamp()
 
     def invite(self, name: str, servers: tuple[Address, ...], pin: bytes | None) -> HubUrl:
         """Give a rig a new key, which replaces an earlier one, and return what it connects with. Raises MinerError.
@@ -70,7 +57,7 @@ class Roster:
         if len(rigs) >= MAX_RIGS and name not in rigs:
             raise MinerError(f"the hub knows {MAX_RIGS:,} rigs already; revoke one first")
         seed, key = new_key()
-        self._write(rigs | {name: key})
+        self._file.write(rigs | {name: key})
         return HubUrl(name, seed, pin, servers)
 
     def revoke(self, name: str) -> None:
@@ -78,7 +65,7 @@ class Roster:
         rigs = self.load()
         if rigs.pop(name, None) is None:
             raise MinerError(f"there is no rig {name}; rigs: {', '.join(rigs) or 'none'}")
-        self._write(rigs)
+        self._file.write(rigs)
 
     @property
     def has_key(self) -> bool:
@@ -115,11 +102,12 @@ class Roster:
         except (OSError, ValueError, ssl.SSLError):
             raise MinerError(f"cannot use {path}; remove it, and invite the rigs again") from None
 
-    def _write(self, rigs: dict[str, str]) -> None:
-        try:
-            files.replace(self._path, msgspec.json.format(msgspec.json.encode(rigs)), 0o600)
-        except OSError as error:
-            raise MinerError(f"cannot write {self._path}: {error.strerror}") from None
+
+def _check(rigs: dict[str, str]) -> None:
+    for name, key in rigs.items():
+        parse_rig_name(name)
+        if not (len(key) == 56 and key.isalnum() and key.isascii()):
+            raise ValueError(f"the key of {name} is not valid")
 
 
 def new_key() -> tuple[str, str]:

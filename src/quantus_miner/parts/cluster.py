@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 from quantus_miner import units
-from quantus_miner.errors import LinkLostError, LinkRefusedError, SettingError, printable
+from quantus_miner.errors import LinkLostError, SettingError, printable
 from quantus_miner.hub import cluster
 from quantus_miner.hub.cluster import boot_time
 from quantus_miner.hub.lease import LOOK_S, RENEW_S, VALID_S
@@ -126,33 +126,15 @@ class Cluster(HubPart):
         server = self._url.servers[self._turn % len(self._url.servers)]
         if self._context is None:
             self._context = await nats.trusting_pin(self._url.pin, Addresses(*server, socket.SOCK_STREAM))
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        said: list[str] = []
-
-        async def on_error(error: Exception) -> None:
-            said.append(str(error))
-
-        async def on_end() -> None:
-            if not ended.done():
-                ended.set_result(None)
-
-        inbox = f"{fleet.INBOX}.{fleet.HUB_INBOX}"
-        try:
-            client = await nats.connect(
-                server,
-                self._context,
-                inbox=inbox,
-                on_error=on_error,
-                on_end=on_end,
-                connect_s=CONNECT_S,
-                **self._login,
-            )
-        except Exception as error:
-            if any(nats.REFUSED in text.lower() for text in (*said, str(error))):
-                raise LinkRefusedError(f"{units.endpoint(*server)} refuses the hub's login; {HINT}") from None
-            raise LinkLostError((said or [str(error)])[-1] or type(error).__name__) from None
-        stack.push_async_callback(nats.close, client)
-        return client, ended
+        return await nats.open_session(
+            stack,
+            server,
+            self._context,
+            refused=f"{units.endpoint(*server)} refuses the hub's login; {HINT}",
+            inbox=f"{fleet.INBOX}.{fleet.HUB_INBOX}",
+            connect_s=CONNECT_S,
+            **self._login,
+        )
 
     async def _use(self, client: Client, ended: asyncio.Future[None]) -> None:
         """Keep or await the lease until the connection ends."""

@@ -1,30 +1,24 @@
-"""The page at ``/`` of the job API's port, and the calls behind it."""
+"""The page of a miner, and the calls behind it."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from quantus_miner import logs
 from quantus_miner.parts.findings import examine
+from quantus_miner.parts.live_page import LivePage
 from quantus_miner.parts.part import MinerPart
 from quantus_miner.unit import Host
 from quantus_miner.web.doctor import Doctor
-from quantus_miner.web.events import MAX_STREAMS, Streams, encode_event, message_of
-from quantus_miner.web.history import History
-from quantus_miner.web.page import INDEX, Page
+from quantus_miner.web.events import encode_event, message_of
+from quantus_miner.web.page import INDEX
 from quantus_miner.web.status import status_of
 from quantus_miner.wire.api import encode
-from quantus_miner.wire.events import LogMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from starlette.requests import Request
-    from starlette.responses import Response
 
     from quantus_miner.events import Event
     from quantus_miner.monitor import Snapshot
@@ -32,93 +26,41 @@ if TYPE_CHECKING:
     from quantus_miner.settings import Settings
     from quantus_miner.wire.events import EventMessage, FindingMessage
 
-STREAM_SHARE: Final = 8
-"""At most one of so many connections of the job API may be a stream of events."""
 RECENT: Final = 50
 """Events that a client gets when it connects. Solutions and shares are not among them."""
 
 
-class WebPage(MinerPart):
-    """Serves the page while ``page`` is on, and keeps the history that it shows."""
+class WebPage(LivePage, MinerPart):
+    """Shows a miner: its status, events and log, and what the doctor finds."""
 
-    name = "The page"
-    settings = frozenset(("page",))
     _settings: Settings
     """Those of ``start``, before which the page is off."""
 
     def __init__(self, components: MinerComponents) -> None:
-        super().__init__(components)
-        self._streams = Streams(self._first)
-        self._history = History(components.store.keep_point, self._streams.publish)
         self._recent: deque[EventMessage] = deque(maxlen=RECENT)
-        self._seen = 0  # number of the last line of the log that was sent
-        self._page = Page(components.routes, INDEX)
-        self._page.on = False
-        self._page.add("/events", self._streams.reply)
-        self._page.add("/history", self._reply_history)
+        super().__init__(components, INDEX)
         self._page.add("/doctor", Doctor(self._examine).reply)
-        components.monitor.subscribe("page", on_snapshot=self._on_snapshot, on_event=self._on_event)
-
-    async def start(self, settings: Settings) -> None:
-        """Restore the history of earlier runs, and serve the page if it is on."""
-        store = self.components.store
-        await asyncio.wrap_future(store.loaded)
-        # Only once, also if this part is started again.
-        earlier, store.earlier_points = store.earlier_points, []
-        self._history.restore(earlier)
-        self._streams.most = max(1, min(MAX_STREAMS, self.components.connections["port"] // STREAM_SHARE))
-        self._use(settings)
-
-    async def apply(self, old: Settings, new: Settings) -> None:  # noqa: ARG002 - what changes is set as a whole
-        """Switch the page on or off."""
-        self._use(new)
-
-    async def stop(self) -> None:
-        """End the streams, which would keep the port from closing, and store the history until now."""
-        self._page.on = False
-        self._streams.close()
-        self._history.close()
 
     def _use(self, settings: Settings) -> None:
         self._settings = settings
-        self._page.on = settings.page == "on"
-        (self._streams.open if self._page.on else self._streams.close)()
+        super()._use(settings)
 
-    def _on_snapshot(self, snapshot: Snapshot) -> None:
-        self._history.on_snapshot(snapshot)
-        lines = logs.tail(self._seen)
-        self._seen = lines[-1][0] if lines else self._seen
-        if self._streams:
-            self._streams.publish("status", encode(status_of(snapshot)))
-            if lines:
-                self._streams.publish("log", _encode_lines(lines))
+    def _publish(self, snapshot: Snapshot) -> bool:
+        self._streams.publish("status", encode(status_of(snapshot)))
+        return True
 
     def _on_event(self, event: Event) -> None:
-        self._history.on_event(event)
+        super()._on_event(event)
         message = message_of(event, time.time())
         if message.kind not in ("solution", "share"):
             self._recent.append(message)
         if self._streams:
             self._streams.publish("event", encode(message))
 
-    def _first(self) -> bytes:
-        """Return what a client gets that has just connected."""
-        lines = [line for line in logs.tail() if line[0] <= self._seen]
-        return b"".join(
-            [
-                encode_event("status", encode(status_of(self.components.monitor.look()))),
-                *(encode_event("event", encode(message)) for message in self._recent),
-                encode_event("log", _encode_lines(lines)),
-            ]
-        )
-
-    async def _reply_history(self, request: Request) -> Response:
-        return await self._history.reply(request, time.time())
+    def _begin(self, snapshot: Snapshot) -> bytes:
+        events = (encode_event("event", encode(message)) for message in self._recent)
+        return b"".join([encode_event("status", encode(status_of(snapshot))), *events])
 
     def _examine(self) -> Callable[[], list[FindingMessage]]:
         snapshot, settings = self.components.monitor.look(), self._settings
         return lambda: examine(Host(os.environ), settings, snapshot)
-
-
-def _encode_lines(lines: list[tuple[int, str]]) -> bytes:
-    return encode(LogMessage([text for _, text in lines]))

@@ -155,30 +155,19 @@ class HubLink:
         number = self._turn % len(self._addresses)
         if self._context is None:
             self._context = await nats.trusting_pin(self.url.pin, self._addresses[number])
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        said: list[str] = []
-
-        async def on_error(error: Exception) -> None:
-            said.append(str(error))
-
-        async def on_end() -> None:
-            if not ended.done():
-                ended.set_result(None)
-
-        inbox = f"{fleet.INBOX}.{self.url.name}"
-        server = self.url.servers[number]
         try:
-            client = await nats.connect(
-                server, self._context, seed=self.url.seed, inbox=inbox, on_error=on_error, on_end=on_end
+            return await nats.open_session(
+                stack,
+                self.url.servers[number],
+                self._context,
+                refused="it refuses our token: invite this rig again",
+                inbox=f"{fleet.INBOX}.{self.url.name}",
+                seed=self.url.seed,
             )
         except MachineError as error:
             raise LinkRefusedError(str(error)) from None
-        except Exception as error:  # of this library, whatever it is
-            if any(nats.REFUSED in text.lower() for text in (*said, str(error))):
-                raise LinkRefusedError("it refuses our token: invite this rig again") from None
-            raise LinkLostError(f"no connection: {(said or [str(error)])[-1] or type(error).__name__}") from None
-        stack.push_async_callback(nats.close, client)
-        return client, ended
+        except LinkLostError as error:
+            raise LinkLostError(f"no connection: {error}") from None
 
     # --- what is said on it ---
 

@@ -107,6 +107,45 @@ async def connect(
     return client
 
 
+async def open_session(
+    stack: contextlib.AsyncExitStack,
+    server: tuple[str, int],
+    context: ssl.SSLContext,
+    *,
+    refused: str,
+    inbox: str,
+    connect_s: float = CONNECT_S,
+    **login: str,
+) -> tuple[Client, asyncio.Future[None]]:
+    """Return a client, which is closed with ``stack``, and a future that is done when its connection ends.
+
+    ``refused``: what to say if the server refuses the login. The others are those of ``connect``. Raises
+    LinkRefusedError then, LinkLostError if it cannot be reached, MachineError without the extra ``hub``.
+    """
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    said: list[str] = []
+
+    async def on_error(error: Exception) -> None:
+        said.append(str(error))
+
+    async def on_end() -> None:
+        if not ended.done():
+            ended.set_result(None)
+
+    try:
+        client = await connect(
+            server, context, inbox=inbox, on_error=on_error, on_end=on_end, connect_s=connect_s, **login
+        )
+    except MachineError:
+        raise
+    except Exception as error:  # of this library, whatever it is
+        if any(REFUSED in text.lower() for text in (*said, str(error))):
+            raise LinkRefusedError(refused) from None
+        raise LinkLostError((said or [str(error)])[-1] or type(error).__name__) from None
+    stack.push_async_callback(close, client)
+    return client, ended
+
+
 async def close(client: Client) -> None:
     """Close a connection, within CLOSE_S even if the server does not read."""
     with contextlib.suppress(Exception):  # of this library, whatever it is

@@ -54,6 +54,16 @@ def create_token(folder: Path) -> str | None:
     return token
 
 
+async def read_steering(request: Request, access: Access, folder: Path) -> bytes | Response:
+    """Return the body of a call that needs a token whatever the settings are, or the reply that refuses it.
+
+    ``folder``: the state folder, in which a token is made if there is none.
+    """
+    if access.own_token is None:  # the disk may have recovered since the start
+        access.own_token = await in_thread(lambda: create_token(folder))
+    return access.refuse(request, steers=True) or await read_body(request)
+
+
 class Control:
     """POST /pause and POST /resume, added to ``routes``. Both need a token whatever the settings are.
 
@@ -74,11 +84,7 @@ class Control:
         return await self._change(request, paused=False)
 
     async def _change(self, request: Request, *, paused: bool) -> Response:
-        if self._access.own_token is None:  # the disk may have recovered since the start
-            self._access.own_token = await in_thread(lambda: create_token(self._folder))
-        if refusal := self._access.refuse(request, steers=True):
-            return refusal
-        body = await read_body(request)
+        body = await read_steering(request, self._access, self._folder)
         if isinstance(body, Response):
             return body
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,11 @@ import msgspec
 from starlette.responses import Response
 
 from quantus_miner import __version__
-from quantus_miner.errors import MinerError, printable
-from quantus_miner.host.deadline import in_thread
-from quantus_miner.web.control import create_token
+from quantus_miner.errors import MAX_REASON, MinerError, printable
+from quantus_miner.web.control import read_steering
 from quantus_miner.web.hub_status import hub_status
-from quantus_miner.web.routes import error, json_reply, read_body, refuse_other_pages
+from quantus_miner.web.routes import error, json_reply, refuse_other_pages
+from quantus_miner.web.shared import SharedInThread
 from quantus_miner.wire.api import encode
 from quantus_miner.wire.commands import CommandList, CommandReply, CommandRequest
 from quantus_miner.wire.hub_openapi import OPENAPI
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("miner.http")
 
 NOT_STORED = {"cache-control": "no-store"}
-MAX_REASON = 200
 
 
 class HubApi:
@@ -50,12 +48,12 @@ class HubApi:
         access: Access,
         folder: Path,
     ) -> None:
-        self._look = look
+        # With thousands of rigs it takes tens of milliseconds.
+        self._status = SharedInThread(look, encode_status)
         self._command = command
         self._commands = commands
         self._access = access
         self._folder = folder
-        self._status: asyncio.Task[bytes] | None = None
         routes.add("/status", "GET", self._reply_status)
         routes.add("/commands", "GET", self._reply_commands)
         routes.add("/command", "POST", self._reply_command)
@@ -63,20 +61,13 @@ class HubApi:
         routes.add("/version", "GET", self._reply_version)
 
     async def _reply_status(self, _: Request) -> Response:
-        # In a thread, and once for all who ask meanwhile: with thousands of rigs it takes tens of milliseconds.
-        if self._status is None or self._status.done():
-            self._status = asyncio.create_task(asyncio.to_thread(encode_status, self._look()))
-        return json_reply(200, await asyncio.shield(self._status), NOT_STORED)
+        return json_reply(200, await self._status.get(), NOT_STORED)
 
     async def _reply_commands(self, request: Request) -> Response:
         return refuse_other_pages(request) or json_reply(200, encode(CommandList(self._commands())), NOT_STORED)
 
     async def _reply_command(self, request: Request) -> Response:
-        if self._access.own_token is None:  # the disk may have recovered since the start
-            self._access.own_token = await in_thread(lambda: create_token(self._folder))
-        if refusal := self._access.refuse(request, steers=True):
-            return refusal
-        body = await read_body(request)
+        body = await read_steering(request, self._access, self._folder)
         if isinstance(body, Response):
             return body
         try:

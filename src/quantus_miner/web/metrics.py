@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import platform
 from typing import TYPE_CHECKING, Final
@@ -19,6 +18,7 @@ from quantus_miner.errors import printable
 from quantus_miner.model import Status
 from quantus_miner.web.hub_metrics import HUB_METRICS, hub_values
 from quantus_miner.web.metric import Counts, Row, Values
+from quantus_miner.web.shared import SharedInThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -369,15 +369,10 @@ def create_app(look: Callable[[], Snapshot]) -> ASGIApp:
             registry.register(collector)
         return generate_latest(registry)
 
-    scrape: asyncio.Task[bytes] | None = None
+    scrape = SharedInThread(look, render)
 
     async def metrics(_: Request) -> Response:
-        nonlocal scrape
-        # Requests during a scrape share its result, so that a flood of them takes only one thread.
-        if scrape is None or scrape.done():
-            # Use a thread: with thousands of jobs it takes longer than a poll should wait.
-            scrape = asyncio.create_task(asyncio.to_thread(render, look()))
-        body = await asyncio.shield(scrape)
+        body = await scrape.get()
         return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return Starlette(routes=[Route("/metrics", metrics)])

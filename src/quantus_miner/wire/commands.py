@@ -22,7 +22,10 @@ MAX_TARGETS: Final = 1_000
 MAX_LISTED: Final = 200
 """Commands that are listed, and exceptions in a reply."""
 
-Target = Annotated[str, Meta(pattern=f"^({TAG})?[A-Za-z0-9_-]{{1,{MAX_NAME}}}$")]
+NAME: Final = rf"[A-Za-z0-9_-]{{1,{MAX_NAME}}}"
+"""What a tag may be, and the name of a rig."""
+
+Target = Annotated[str, Meta(pattern=f"^({TAG})?{NAME}$")]
 
 
 class CommandRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -68,13 +71,13 @@ class CommandList(msgspec.Struct):
 
 def parse_tag(text: str) -> str:
     """Return ``text`` if a rig may have this tag. Raises ValueError that says what is allowed."""
-    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{MAX_NAME}}}", text):
+    if not re.fullmatch(NAME, text):
         raise ValueError(f"a tag must be 1 to {MAX_NAME} letters, digits, '_' and '-'")
     return text
 
 
 def parse_target(text: str) -> str:
     """Return ``text`` if it is a target. Raises ValueError that says what is allowed."""
-    if not re.fullmatch(rf"({TAG})?[A-Za-z0-9_-]{{1,{MAX_NAME}}}", text):
+    if not re.fullmatch(f"({TAG})?{NAME}", text):
         raise ValueError(f"{ALL}, {TAG}NAME for all rigs with a tag, or the name of a rig")
     return text

@@ -4,7 +4,7 @@ import { Miners } from "./miners.js";
 import { Plot } from "./plot.js";
 import { listen } from "./stream.js";
 import { post } from "./token.js";
-import { $, clock, duration, fill, load, number, rate, show, sourceRow, unit } from "./view.js";
+import { $, clock, fill, load, rate, show, showHead, sourceRow, unit } from "./view.js";
 
 const MAX_COMMANDS = 200;
 const plot = new Plot();
@@ -16,15 +16,7 @@ let lastState = "";
 function render() {
   if (!status || document.hidden) return;
   const { totals } = status;
-  document.title = `${rate(totals.hash_rate.current)} – ${status.host}`;
-  show($("host"), status.host);
-  show($("version"), `quantus-miner hub ${status.version}`);
-  show($("state"), status.state);
-  $("state").className = status.state === "mining" ? "good" : "warn";
-  show($("reason"), status.reason);
-  show($("rate"), rate(totals.hash_rate.current));
-  show($("rate-60s"), rate(totals.hash_rate.average_60s));
-  show($("rate-15m"), rate(totals.hash_rate.average_15m));
+  showHead(status, "quantus-miner hub", status.state === "mining" ? "good" : "warn", totals.hash_rate);
   show($("proven"), rate(totals.proven_rate.average_15m ?? totals.proven_rate.current));
   show($("rigs"), `${totals.online} / ${totals.rigs}`);
   show($("connections"), String(totals.connections));
@@ -32,7 +24,6 @@ function render() {
   show($("power"), unit(totals.power_watts, "W"));
   show($("hottest"), unit(totals.hottest_celsius, "°C"));
   show($("solutions-waiting"), String(status.solutions_waiting));
-  show($("uptime"), duration(status.uptime_seconds));
   fill($("sources"), status.sources.map(sourceRow));
   miners.now = status.time;
   miners.render();

@@ -3,7 +3,7 @@
 import { Plot } from "./plot.js";
 import { listen } from "./stream.js";
 import { post } from "./token.js";
-import { $, clock, duration, fill, load, number, rate, show, si, sourceRow, unit } from "./view.js";
+import { $, clock, fill, load, number, rate, show, showHead, si, sourceRow, unit } from "./view.js";
 
 const MAX_EVENTS = 50;
 
@@ -20,19 +20,10 @@ const STATES = { mining: "good", idle: "warn", paused: "warn", failed: "bad" };
 function render() {
   if (!status || document.hidden) return;
   const { hash_rate: rates, shares } = status;
-  document.title = `${rate(rates.current)} – ${status.host}`;
-  show($("host"), status.host);
-  show($("version"), `quantus-miner ${status.version}`);
-  show($("state"), status.state);
-  $("state").className = STATES[status.state];
-  show($("reason"), status.reason);
-  show($("rate"), rate(rates.current));
-  show($("rate-60s"), rate(rates.average_60s));
-  show($("rate-15m"), rate(rates.average_15m));
+  showHead(status, "quantus-miner", STATES[status.state], rates);
   show($("rate-highest"), rate(rates.highest));
   for (const name of ["accepted", "rejected", "stale"]) show($(name), String(shares[name]));
   show($("solutions"), String(status.solutions));
-  show($("uptime"), duration(status.uptime_seconds));
   const byUser = status.pauses.some((pause) => pause.reason === "user");
   $("pause").disabled = status.pauses.some((pause) => pause.reason === "user" && pause.device === null);
   $("resume").disabled = !byUser;

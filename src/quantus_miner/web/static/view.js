@@ -111,3 +111,17 @@ export function sourceRow(source) {
     source.job_age_seconds === null ? "–" : `${duration(source.job_age_seconds)} ago`,
   ];
 }
+
+// The head of a page. program: what runs; state: the class of its state; rates: of all devices or rigs.
+export function showHead(status, program, state, rates) {
+  document.title = `${rate(rates.current)} – ${status.host}`;
+  show($("host"), status.host);
+  show($("version"), `${program} ${status.version}`);
+  show($("state"), status.state);
+  $("state").className = state;
+  show($("reason"), status.reason);
+  show($("rate"), rate(rates.current));
+  show($("rate-60s"), rate(rates.average_60s));
+  show($("rate-15m"), rate(rates.average_15m));
+  show($("uptime"), duration(status.uptime_seconds));
+}
